@@ -1,0 +1,40 @@
+# Every target installs what it needs into one .venv and says what it is doing.
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+READY := $(VENV)/.ready
+
+.PHONY: demo test test-slow control lint bench clean
+
+$(READY): pyproject.toml constraints.txt
+	@echo "== installing into $(VENV) (about 2 minutes the first time) =="
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,demo,dev]"
+	@touch $(READY)
+
+demo: $(READY)  ## the whole road on the embedded synthetic shop, at most 5 minutes on 2 cores
+	@echo "== the whole road on the embedded shop =="
+	$(BIN)/pulse run --preset demo
+
+test: $(READY)  ## everything a change must pass, under 10 minutes on 2 cores
+	@echo "== tests =="
+	$(BIN)/python -m pytest -q --durations=10
+
+test-slow: $(READY)  ## the long checks
+	$(BIN)/python -m pytest -q -m slow
+
+control: $(READY)  ## does the gain of PULSE follow the strength of the motives? (about an hour)
+	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="
+	$(BIN)/python scripts/control.py
+
+lint: $(READY)  ## formatting, lint and types
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+	$(BIN)/mypy
+
+bench: $(READY)  ## speed: each a ratio in one run, beside its arithmetic limit
+	$(BIN)/python scripts/bench_scoring.py
+
+clean:
+	rm -rf $(VENV) runs

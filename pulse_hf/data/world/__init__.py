@@ -1,0 +1,1 @@
+"""The embedded synthetic world: a shop whose people have known motives."""

@@ -1,0 +1,210 @@
+"""Ground floor: the records that travel between stages, and the Parquet tables they are kept in.
+
+Three words are never mixed: ``item_id`` is the shop's own string, ``item_index`` is a dense integer
+in ``[1, num_items]`` (0 is padding) and lives only inside models, ``item_text`` is the line of words
+a language model reads.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+PADDING_INDEX = 0
+
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = ("train", "validation", "test")
+
+
+@dataclass(frozen=True, slots=True)
+class Interaction:
+    """One thing one person did: a row of the shop's log.
+
+    Args:
+        user_id: The shop's id of the person.
+        item_id: The shop's id of the item.
+        timestamp: Seconds since 1970, or any integer that orders a user's events (see ``Sequence``).
+        rating: Stars given, or ``None`` where the shop has none.
+        review: The person's own words, ``""`` where there are none.
+    """
+
+    user_id: str
+    item_id: str
+    timestamp: int
+    rating: float | None = None
+    review: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Item:
+    """One item of the catalogue.
+
+    Args:
+        item_id: The shop's id.
+        title: The name a person sees.
+        item_text: One clean line a language model or encoder reads; begins with the title.
+    """
+
+    item_id: str
+    title: str
+    item_text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Sequence:
+    """All events of one user, oldest first; the four tuples run in parallel.
+
+    A user with three or more events has a test target (the last event), a validation target (the
+    second last) and training events (the rest). A user with fewer only has training events.
+
+    Args:
+        user_id: The shop's id of the person.
+        item_ids: What was chosen.
+        timestamps: When, in seconds; empty if the data only has an order (no times).
+        ratings: Stars, ``None`` where unknown.
+        reviews: The person's words, ``""`` where unknown.
+    """
+
+    user_id: str
+    item_ids: tuple[str, ...]
+    timestamps: tuple[int, ...]
+    ratings: tuple[float | None, ...]
+    reviews: tuple[str, ...]
+
+    def __len__(self) -> int:
+        return len(self.item_ids)
+
+    @property
+    def num_train(self) -> int:
+        """Number of training events: everything before the validation target."""
+        return len(self) - 2 if len(self) >= 3 else len(self)
+
+    def split_of(self, position: int) -> Split:
+        """The split in which the event at ``position`` is the target."""
+        if position < self.num_train:
+            return "train"
+        return "test" if position == len(self) - 1 else "validation"
+
+    def before(self, position: int) -> Sequence:
+        """The history that a decision at ``position`` may see: events strictly before it."""
+        return Sequence(
+            self.user_id,
+            self.item_ids[:position],
+            self.timestamps[:position],
+            self.ratings[:position],
+            self.reviews[:position],
+        )
+
+    def training(self) -> Sequence:
+        """The training events alone: what fits may see of this user."""
+        return self.before(self.num_train)
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """One choice to be predicted: the event at ``position`` of ``user_id``'s sequence."""
+
+    user_id: str
+    position: int
+    split: Split
+
+    @property
+    def decision_id(self) -> str:
+        """Key of every table that has a row per decision."""
+        return f"{self.user_id}#{self.position}"
+
+
+@dataclass(frozen=True, slots=True)
+class CandidateSet:
+    """The frozen items that every system ranks for one decision.
+
+    Args:
+        decision_id: Which decision.
+        split: The decision's split.
+        item_ids: 1 target and N negatives in a shuffled order that is stored.
+        target_index: Where the target stands in ``item_ids``.
+    """
+
+    decision_id: str
+    split: Split
+    item_ids: tuple[str, ...]
+    target_index: int
+
+
+def stable_hash(*parts: str | int) -> int:
+    """A 64-bit hash of the parts that is the same in every process and on every machine.
+
+    Used wherever an order or a fold must not depend on ids, file order or ``PYTHONHASHSEED``.
+
+    >>> stable_hash("a", 1) == stable_hash("a", 1), stable_hash("a", 1) == stable_hash("a", 2)
+    (True, False)
+    """
+    text = "\x1f".join(str(part) for part in parts)
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big")
+
+
+def fold_of(user_id: str, num_folds: int, seed: int) -> int:
+    """The cross-fitting fold of a user, in ``[0, num_folds)`` (DESIGN §8.3)."""
+    return stable_hash("fold", seed, user_id) % num_folds
+
+
+def table_schema(name: str) -> pa.Schema:
+    """The Arrow schema of one table; every Parquet file of a run is written with one of these.
+
+    Raises:
+        KeyError: The name is not a table of ours.
+    """
+    import pyarrow as pa
+
+    decision = [("decision_id", pa.string()), ("user_id", pa.string()), ("position", pa.int32()), ("split", pa.string())]
+    provenance = [
+        ("engine", pa.string()),
+        ("model_id", pa.string()),
+        ("revision", pa.string()),
+        ("prompt_sha256", pa.string()),
+        ("seed", pa.int64()),
+    ]
+    fields = {
+        "items": [("item_id", pa.string()), ("title", pa.string()), ("item_text", pa.string())],
+        "sequences": [
+            ("user_id", pa.string()),
+            ("item_ids", pa.list_(pa.string())),
+            ("timestamps", pa.list_(pa.int64())),
+            ("ratings", pa.list_(pa.float32())),
+            ("reviews", pa.list_(pa.string())),
+        ],
+        "decisions": decision,
+        "candidates": [*decision, ("item_ids", pa.list_(pa.string())), ("target_index", pa.int32())],
+        "neighbours": [
+            *decision,
+            ("user_ids", pa.list_(pa.string())),
+            ("similarities", pa.list_(pa.float32())),
+            ("item_ids", pa.list_(pa.string())),
+        ],
+        "rationales": [*decision, ("status", pa.string()), ("text", pa.string()), ("raw", pa.string()), *provenance],
+        "thoughts": [
+            *decision,
+            ("reason", pa.string()),
+            ("agreement", pa.float32()),
+            ("base_reason", pa.string()),
+            ("leaf", pa.int32()),
+            *provenance,
+        ],
+        "trees": [
+            *decision,
+            ("node", pa.int32()),
+            ("parent", pa.int32()),
+            ("depth", pa.int32()),
+            ("status", pa.string()),
+            ("text", pa.string()),
+            ("raw", pa.string()),
+            ("log_likelihood", pa.float32()),
+            ("agreement", pa.float32()),
+        ],
+        "scores": [*decision, ("item_ids", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))],
+    }
+    return pa.schema(fields[name])

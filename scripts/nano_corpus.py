@@ -1,0 +1,354 @@
+"""The training text of pulse-nano: generated worlds, rated rationales and written explanations.
+
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 60
+
+Three sources, each turned into the very prompts of ``pulse_hf.reasoning.prompts``:
+
+* worlds: shops drawn with ``training_lexicon()`` (no held-out motive, domain or sentence) or with words
+  made up for one world; a teacher that reads only what the prompt shows writes the reasons, and
+  choices against random items give yes/no judgements in the scorer's form;
+* ``reason4rec_rollouts``: the best-rewarded rationales of 80 % of the prompts (by id);
+* ``xrec``: explanations of the Amazon part; the Google part is never read.
+
+Titles are replaced by made-up ones, the same in prompt and answer, so that a reader must copy them.
+"""
+
+from __future__ import annotations
+
+import argparse
+import gzip
+import json
+import re
+import sys
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+
+from pulse_hf.data.world.shop import Catalogue, Lexicon, World, WorldSettings, make_catalogue, make_world, training_lexicon
+from pulse_hf.reasoning import prompts as P
+from pulse_hf.schema import Decision, Item, Sequence, stable_hash
+
+HELD_OUT_ROLLOUT_SHARE = 0.2
+
+ADJECTIVES = """Amber Angled Arched Banded Barrel Beaded Bevelled Braided Brisk Brushed Buckled Carved Checked Chunky
+Cloudy Coastal Coiled Copper Corded Crafted Crimson Crisp Curved Dappled Deep Denim Domed Dusty Earthen Etched Faceted
+Fleecy Floral Fluted Forged Frosted Gilded Grained Grooved Hammered Hazel Hinged Hollow Honeyed Indigo Inlaid Ivory Jade
+Knitted Laced Layered Leafy Linen Lunar Maple Matte Mellow Mesh Minty Misty Mossy Nimble Notched Oiled Olive Onyx Open
+Ornate Oval Paneled Pearl Pebbled Pine Pleated Polar Porous Quilted Rattan Raw Ribbed Ridged Roasted Rosy Royal Rustic
+Saddled Sandy Satin Scalloped Scented Sculpted Shaded Sheer Sienna Silken Sloped Smoked Speckled Spiral Spun Square Stitched
+Striped Studded Suede Sunny Swirled Tapered Tasselled Tawny Teak Tinted Topaz Tufted Turned Twill Twisted Umber Urban Vaulted
+Velour Verdant Vivid Walnut Waxed Weathered Wicker Wired Wooden Woolen Woven Zesty""".split()
+KINDS = """Album|Armchair|Atlas|Bandana|Basket|Bath Mat|Blanket|Board Game|Bookend|Bowl|Bracelet|Candle|Cap|Card Deck|Chess Set|Clock|
+Coat Rack|Comb|Compass|Cookbook|Curtain|Cushion|Doormat|Drum|Easel|Face Cream|Figurine|Flute|Frame|Guitar Strap|Hammock|Hand Soap|
+Handbag|Hat|Hiking Pole|Journal|Kite|Ladder|Lens|Lip Balm|Magnet|Mirror|Mug|Necklace|Novel|Ornament|Paintbrush|Perfume|Phone Case|
+Piano Book|Pillowcase|Poster|Puzzle|Quilt|Radio|Record|Ring|Rope|Rug|Sandal|Scarf|Shampoo|Shelf|Shirt|Slipper|Sock|Speaker|Stool|
+Sunglasses|Table|Tapestry|Teapot|Toy Train|Tray|Tripod|Umbrella|Vase|Violin Bow|Wallet|Watch|Wreath|Yarn""".replace("\n", "").split("|")
+VERBS = """finding growing sharing learning trying collecting remembering making following chasing protecting feeling reading
+watching hearing exploring avoiding fixing planning showing""".split()
+QUALITIES = """old new strong honest bold simple rare gentle rich clear local famous classic modern sharp warm sweet fresh true wild""".split()
+NOUNS = """stories memories flavours songs ideas skills roots voices details habits colours legends journeys friendships traditions
+mysteries heroes textures moods scents patterns adventures lyrics recipes landscapes rhythms routines designs secrets jokes""".split()
+OWN = (
+    "I love {phrase}.", "This is about {phrase} for me.", "Got it because I want {phrase}.", "I always look for {phrase}.",
+    "{phrase} is why I took it.", "I care about {phrase}.", "Nothing beats {phrase}.", "Great for {phrase}, my first concern.",
+    "As someone who needs {phrase}, I am happy.", "I chose it for {phrase}.", "All I ask for is {phrase}.", "Perfect if you want {phrase} like me.",
+    "I keep coming back to {phrase}.", "We need {phrase}, so we picked it.", "{phrase} decided it for me.", "I am after {phrase}.",
+)
+OTHER = (
+    "My brother wants {phrase}, I do not.", "They advertise {phrase}, which means little to me.", "A friend likes it for {phrase}.",
+    "Not interested in {phrase}.", "The label says {phrase}, whatever.", "My boss keeps on about {phrase}.", "{phrase} is not my thing.",
+)
+PLAIN = (
+    "It is fine.", "Came quickly.", "Good.", "As expected.", "Would order again.", "The parcel was late.", "Nice enough.", "Shipping took a week.",
+    "Nothing to add.", "Returned once, then kept it.", "The photo is accurate.", "Does the job.",
+)
+RATIONALES = (
+    "They care about {phrase}, and the {feature} {kind} serves that.",
+    "{Phrase} matters to this person; being {feature}, the {kind} fits.",
+    "Their own words return to {phrase}, so the {feature} {kind} suits them.",
+    "They want {phrase}. The {target} is {feature} and helps with it.",
+)
+REASONS = (
+    "They care about {phrase} and will look for something {features}.",
+    "{Phrase} matters most to them, so the next choice is likely {features}.",
+    "Their own words return to {phrase}; something {features} would serve it.",
+    "They want {phrase}. Things that are {features} suit that.",
+)
+SILENT = (
+    "They say little about themselves; their choices are things like the {kind} and the {last}.",
+    "Their words give no motive; a {kind} and a {last} are what they chose.",
+)
+
+
+@dataclass(frozen=True)
+class Example:
+    """One training example.
+
+    Args:
+        turns: Alternating user and assistant texts of a conversation; empty for judgements.
+        prompt: A scorer prompt; empty for conversations.
+        candidates: ``(branch text, fits)`` of a scorer prompt.
+    """
+
+    turns: tuple[str, ...] = ()
+    prompt: str = ""
+    candidates: tuple[tuple[str, bool], ...] = ()
+
+
+def made_up_word(rng: np.random.Generator) -> str:
+    """A pronounceable word that means nothing."""
+    syllables = [f"{'bcdfghjklmnprstvwz'[rng.integers(18)]}{'aeiou'[rng.integers(5)]}{'nrlsmt '[rng.integers(7)].strip()}" for _ in range(rng.integers(2, 4))]
+    return "".join(syllables).capitalize()
+
+
+def made_up_title(rng: np.random.Generator) -> str:
+    """A title for real text whose own title must not be memorised."""
+    words = [made_up_word(rng) if rng.random() < 0.4 else str(rng.choice(ADJECTIVES)) for _ in range(rng.integers(1, 3))]
+    return " ".join([*words, KINDS[rng.integers(len(KINDS))]])
+
+
+def made_up_lexicon(rng: np.random.Generator) -> Lexicon:
+    """A world of its own: what it calls its motives and features must be read from the prompt."""
+    count = int(rng.integers(8, 15))
+    features = rng.permutation([*ADJECTIVES, *(made_up_word(rng) for _ in range(40))])[: count * 6].reshape(count, 6)
+    phrases = [
+        tuple(
+            f"{rng.choice(VERBS)} {rng.choice(QUALITIES)} {rng.choice(NOUNS)}" if rng.random() < 0.6 else f"{rng.choice(QUALITIES)} {rng.choice(NOUNS)}"
+            for _ in range(3)
+        )
+        for _ in range(count)
+    ]
+    kinds = rng.permutation(KINDS)[:40].reshape(4, 10)
+    return Lexicon(
+        motives=tuple(f"motive {number}" for number in range(count)),
+        phrases=tuple(phrases),
+        features=tuple(tuple(str(word) for word in row) for row in features),
+        second_motive_shift=tuple(int(x) for x in rng.integers(1, count, 6)),
+        domains=tuple((f"domain {number}", tuple(str(kind) for kind in row)) for number, row in enumerate(kinds)),
+        brands=tuple(made_up_word(rng) for _ in range(12)),
+        own=OWN, other=OTHER, plain=PLAIN,
+    )
+
+
+def known_lexicon(rng: np.random.Generator) -> Lexicon:
+    """The allowed part of the demo world's words, its kinds in another order so that no sequence rule is learnt."""
+    lexicon = training_lexicon()
+    domains = tuple((name, tuple(str(kind) for kind in rng.permutation(kinds))) for name, kinds in lexicon.domains)
+    return replace(
+        lexicon, domains=domains, brands=tuple(made_up_word(rng) for _ in range(12)),
+        own=lexicon.own + OWN, other=lexicon.other + OTHER, plain=lexicon.plain + PLAIN,
+    )
+
+
+class Teacher:
+    """Writes the reason that a careful reader of the prompt would give.
+
+    It sees the events the prompt shows. It takes the motive that the person's own sentences name most
+    (the latest one on a draw), and features that recur among the items chosen with it.
+    """
+
+    def __init__(self, lexicon: Lexicon, catalogue: Catalogue, world: World, budget: P.PromptBudget, rng: np.random.Generator) -> None:
+        self.lexicon, self.catalogue, self.budget, self.rng = lexicon, catalogue, budget, rng
+        self.index = {item["item_id"]: number for number, item in enumerate(world.items)}
+        self.kinds = [kind for _, names in lexicon.domains for kind in names]
+        self.own = [re.compile(".*" + re.escape(text).replace(r"\{phrase\}", "(.+?)"), re.IGNORECASE) for text in lexicon.own]
+        self.motive_of = {phrase.lower(): motive for motive, group in enumerate(lexicon.phrases) for phrase in group}
+
+    def named(self, review: str) -> list[str]:
+        """The phrases that the person's own sentences name."""
+        shown = " ".join(review.split()[: self.budget.review_words])
+        found = []
+        for sentence in re.findall(r"[^.]+\.", shown):
+            for pattern in self.own:
+                match = pattern.fullmatch(sentence.strip())
+                if match and match[1].lower() in self.motive_of:
+                    found.append(match[1].lower())
+                    break
+        return found
+
+    def motive(self, history: Sequence) -> tuple[int, str, list[int]] | None:
+        """The motive, one phrase for it as the person put it, and the items chosen with it."""
+        start = max(0, len(history) - self.budget.max_events)
+        votes: dict[int, list[tuple[int, str, int]]] = {}
+        for place in range(start, len(history)):
+            for phrase in self.named(history.reviews[place]):
+                votes.setdefault(self.motive_of[phrase], []).append((place, phrase, self.index[history.item_ids[place]]))
+        if not votes:
+            return None
+        best = max(votes, key=lambda motive: (len(votes[motive]), votes[motive][-1][0]))
+        return best, votes[best][-1][1], [item for _, _, item in votes[best]]
+
+    def features(self, motive: int, chosen: list[int]) -> list[str]:
+        """Up to three features: those of the chosen items that serve the motive, most recent first."""
+        words: list[str] = []
+        for item in reversed(chosen):
+            for m, f in self.catalogue.features[item]:
+                serves = m == motive or (m + self.lexicon.second_motive_shift[f]) % len(self.lexicon.motives) == motive
+                word = self.lexicon.features[m][f]
+                if serves and word not in words:
+                    words.append(word)
+        return words[:3]
+
+    def reason(self, history: Sequence, wrong: bool = False) -> str:
+        """A base reason; ``wrong`` names a motive that the person's own words do not support."""
+        found = self.motive(history)
+        if found is None and not wrong:
+            last = self.kinds[self.catalogue.kind[self.index[history.item_ids[-1]]]]
+            kind = self.kinds[self.catalogue.kind[self.index[history.item_ids[max(0, len(history) - 2)]]]]
+            return "Reason: " + self._pick(SILENT).format(kind=kind, last=last)
+        if wrong or found is None:
+            motive = int(self.rng.integers(len(self.lexicon.motives)))
+            phrase = self._pick(self.lexicon.phrases[motive])
+            words = [str(word) for word in self.rng.permutation(self.lexicon.features[motive])[:2]]
+        else:
+            motive, phrase, chosen = found
+            words = self.features(motive, chosen)
+            if self.lexicon.motives[0] != "motive 0":  # a world whose words can be known beforehand
+                extra = [word for word in self.lexicon.features[motive] if word not in words]
+                words = (words[:2] + [str(word) for word in self.rng.permutation(extra)])[:3]
+        text = self._pick(REASONS).format(phrase=phrase, Phrase=phrase[0].upper() + phrase[1:], features=_listed(words) or "of that sort")
+        return "Reason: " + text
+
+    def rationale(self, history: Sequence, item_id: str) -> str:
+        """Why the chosen item was chosen."""
+        found = self.motive(history)
+        item = self.index[item_id]
+        kind = self.kinds[self.catalogue.kind[item]]
+        own = [self.lexicon.features[m][f] for m, f in self.catalogue.features[item]]
+        if found is None:
+            return "Reason: " + self._pick(SILENT).format(kind=kind, last=self.kinds[self.catalogue.kind[self.index[history.item_ids[-1]]]])
+        motive, phrase, _ = found
+        serving = self.features(motive, [item]) or own[:1]
+        target = " ".join([*own, kind])
+        text = self._pick(RATIONALES).format(phrase=phrase, Phrase=phrase[0].upper() + phrase[1:], feature=serving[0], kind=kind, target=target)
+        return "Reason: " + text
+
+    def _pick(self, options: tuple[str, ...]) -> str:
+        return options[self.rng.integers(len(options))]
+
+
+def _listed(words: list[str]) -> str:
+    return " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
+
+
+def world_examples(seed: int, num_users: int = 150) -> Iterator[Example]:
+    """All the conversations and judgements of one world."""
+    rng = np.random.default_rng(seed)
+    lexicon = known_lexicon(rng) if rng.random() < 0.55 else made_up_lexicon(rng)
+    settings = WorldSettings(
+        num_users=num_users, items_per_kind=int(rng.integers(6, 14)), motive=float(rng.uniform(3, 6)), sequence=float(rng.uniform(0, 2)),
+        popularity=float(rng.uniform(0, 1)), own_words=float(rng.uniform(0.6, 0.95)), others_words=float(rng.uniform(0.1, 0.4)),
+    )
+    world = make_world(settings, seed, lexicon)
+    catalogue = make_catalogue(lexicon, settings.items_per_kind, np.random.default_rng(seed))
+    items = {row["item_id"]: Item(row["item_id"], row["title"], row["title"]) for row in world.items}
+    ids = list(items)
+    events: dict[str, list[dict[str, object]]] = {}
+    for row in world.reviews:
+        events.setdefault(str(row["user_id"]), []).append(row)
+    for user_id, rows in events.items():
+        sequence = Sequence(
+            user_id, tuple(str(r["item_id"]) for r in rows), (), tuple(r["rating"] for r in rows), tuple(str(r["review"]) for r in rows)  # type: ignore[misc]
+        )
+        budget = P.PromptBudget(max_events=int(rng.integers(3, 7)), neighbour_items=int(rng.integers(0, 6)), score_events=int(rng.integers(3, 7)))
+        teacher = Teacher(lexicon, catalogue, world, budget, rng)
+        position = int(rng.integers(2, len(sequence)))
+        history = sequence.before(position)
+        decision = Decision(user_id, position, "train")
+        lent = [ids[rng.integers(len(ids))] for _ in range(5)]
+        good = teacher.reason(history)
+        ask = P.reason_prompt(decision, sequence, items, lent, budget).messages[0]["content"]
+        first = teacher.reason(history, wrong=True) if rng.random() < 0.5 else good
+        yield Example(turns=(P.rationale_prompt(decision, sequence, items, budget).messages[0]["content"], teacher.rationale(history, sequence.item_ids[position])))
+        if first != good:  # the wrong first reason is context only: the trainer gives loss to the last answer
+            yield Example(turns=(ask, first, P.refine_message()["content"], good))
+        else:
+            yield Example(turns=(ask, good))
+        if rng.random() < 0.3:
+            yield Example(turns=(ask, good, P.refine_message()["content"], teacher.reason(history), P.refine_message()["content"], teacher.reason(history)))
+        silent = rng.random() < 0.2
+        agreement = float(np.clip(rng.normal(0.6, 0.15), -1, 1))
+        prompt = P.score_prompt(history, items, None if silent else good.removeprefix("Reason: "), agreement, budget)
+        negatives = [ids[rng.integers(len(ids))] for _ in range(7)]
+        branches = [(P.candidate_text(items[sequence.item_ids[position]]), True)]
+        branches += [(P.candidate_text(items[item]), False) for item in negatives if item != sequence.item_ids[position]]
+        yield Example(prompt=prompt, candidates=tuple(branches))
+
+
+def held_out_rollout(prompt_id: int) -> bool:
+    """Whether a rollout prompt belongs to the 20 % that pulse-nano never sees."""
+    return stable_hash("rollout", prompt_id) % 100 < 100 * HELD_OUT_ROLLOUT_SHARE
+
+
+def rollout_examples(data: Path, seed: int) -> Iterator[Example]:
+    """The best four rationales of each allowed prompt, titles replaced by made-up ones."""
+    rng = np.random.default_rng(seed)
+    by_prompt: dict[int, list[tuple[float, str]]] = {}
+    for row in _rows(data / "reason4rec_rollouts" / "completions.jsonl.gz"):
+        if not held_out_rollout(row["prompt_id"]):
+            by_prompt.setdefault(row["prompt_id"], []).append((row["reward"], row["completion"]))
+    for row in _rows(data / "reason4rec_rollouts" / "prompts.jsonl.gz"):
+        for _, completion in sorted(set(by_prompt.get(row["id"], [])), reverse=True)[:4]:
+            answer = _first_sentences(re.sub(r"\(Source[^)]*\)|\[\d+\]", "", completion))
+            shown = row["user_history"][-int(rng.integers(2, 6)) :]
+            titles = {title: made_up_title(rng) for title in [row["target_title"], *(event["title"] for event in shown)]}
+            if not answer or row["target_title"] not in answer:
+                continue
+            for old in sorted(titles, key=len, reverse=True):
+                answer = answer.replace(old, titles[old])
+            lines = [f"- {titles[e['title']]} | {rng.integers(3, 6)}/5 | " + P.inert(str(e.get("User Preference Elements", "")), 20) for e in shown]
+            prompt = P.fill("rationale", history="\n".join(lines), target=titles[row["target_title"]])
+            yield Example(turns=(prompt, "Reason: " + answer))
+
+
+def xrec_examples(data: Path, seed: int) -> Iterator[Example]:
+    """Written explanations of Amazon choices; the summary of the user stands for their own words."""
+    rng = np.random.default_rng(seed)
+    for row in _rows(data / "xrec" / "amazon.jsonl.gz"):
+        title = made_up_title(rng)
+        answer = _first_sentences(row["explanation"].replace(row["title"], title))
+        if not answer:
+            continue
+        lines = [f"- {made_up_title(rng)} | {rng.integers(3, 6)}/5 | " + P.inert(part, 24) for part in re.split(r"(?<=[.,]) ", row["user_summary"])[:4]]
+        yield Example(turns=(P.fill("rationale", history="\n".join(lines), target=title), "Reason: " + answer))
+
+
+def _first_sentences(text: str, max_words: int = 60) -> str:
+    kept: list[str] = []
+    for sentence in re.split(r"(?<=[.!?])\s+", " ".join(text.split())):
+        if len(" ".join([*kept, sentence]).split()) > max_words or not sentence.endswith((".", "!", "?")):
+            break
+        kept.append(sentence)
+    return " ".join(kept)
+
+
+def _rows(path: Path) -> Iterator[dict]:  # type: ignore[type-arg]
+    with gzip.open(path, "rt", encoding="utf-8") as stream:
+        for line in stream:
+            yield json.loads(line)
+
+
+def main() -> None:
+    """Write the corpus as JSON lines."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--worlds", type=int, default=60)
+    parser.add_argument("--seed", type=int, default=20261120)
+    arguments = parser.parse_args()
+    arguments.out.mkdir(parents=True, exist_ok=True)
+    counts: dict[str, int] = {}
+    with (arguments.out / "corpus.jsonl").open("w", encoding="utf-8") as stream:
+        sources = [("rollouts", rollout_examples(arguments.data, arguments.seed)), ("xrec", xrec_examples(arguments.data, arguments.seed))]
+        sources += [("worlds", world_examples(arguments.seed + number)) for number in range(arguments.worlds)]
+        for name, examples in sources:
+            for example in examples:
+                counts[name] = counts.get(name, 0) + 1
+                stream.write(json.dumps({"turns": example.turns, "prompt": example.prompt, "candidates": example.candidates}) + "\n")
+    sys.stderr.write(f"{counts}\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,294 @@
+"""Train pulse-nano, the small language model that makes the embedded demo run anywhere.
+
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110
+    python scripts/train_nano.py  --out runs/nano --tokens 12e6
+    python scripts/train_nano.py  --out runs/nano --export pulse_hf/models/nano
+
+A Llama of 4 layers learns by next-token prediction, with full weight on answers and judgements and a
+small one on prompts. Runs on CPU (bf16 autocast) or one GPU, keeps a checkpoint every few minutes as
+safetensors, resumes from it exactly where the data order stood, and writes its loss curve.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import math
+import os
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from safetensors.torch import load_file, save_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
+from tqdm import tqdm
+from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+
+from pulse_hf.reasoning.prompts import prompt_hashes
+
+VOCABULARY = 4096
+PAD, USER, ASSISTANT, END = "<|pad|>", "<|user|>", "<|assistant|>", "<|end|>"
+TEMPLATE = (
+    "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
+    "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
+)
+PROMPT_WEIGHT = 0.05
+JUDGEMENT_WEIGHT = 8.0
+YES, NO = " yes", " no"
+
+
+@dataclass
+class Encoded:
+    """One example as arrays of equal length; ``segments`` is all 0 for conversations."""
+
+    tokens: np.ndarray
+    targets: np.ndarray
+    weights: np.ndarray
+    positions: np.ndarray
+    segments: np.ndarray
+
+
+def train_tokenizer(corpus: Path) -> PreTrainedTokenizerFast:
+    """Byte-level BPE over the corpus."""
+
+    def texts() -> Any:
+        with corpus.open(encoding="utf-8") as stream:
+            for line in stream:
+                row = json.loads(line)
+                yield "\n".join(row["turns"]) or row["prompt"] + "".join(text + (YES if fits else NO) + "\n" for text, fits in row["candidates"])
+
+    tokenizer = Tokenizer(models.BPE())
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    tokenizer.decoder = decoders.ByteLevel()
+    specials = [PAD, USER, ASSISTANT, END]
+    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    tokenizer.train_from_iterator(texts(), trainer)
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT], chat_template=TEMPLATE,
+        model_max_length=1024, padding_side="left",
+    )
+
+
+class Encoder:
+    """Turns corpus rows into token arrays."""
+
+    def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
+        self.tokenizer = tokenizer
+        self.user, self.assistant, self.end = (tokenizer.convert_tokens_to_ids(token) for token in (USER, ASSISTANT, END))
+        self.yes, self.no = (self._one(text) for text in (YES, NO))
+        self.newline = self._ids("\n")
+
+    def _ids(self, text: str) -> list[int]:
+        return list(self.tokenizer.encode(text, add_special_tokens=False))
+
+    def _one(self, text: str) -> int:
+        ids = self._ids(text)
+        if len(ids) != 1:
+            raise ValueError(f"{text!r} takes {len(ids)} tokens, expected 1; train the tokenizer on judgements too")
+        return ids[0]
+
+    def __call__(self, row: dict[str, Any]) -> Encoded:
+        """Encode a conversation or a packed set of judgements."""
+        return self._conversation(row["turns"]) if row["turns"] else self._judgements(row["prompt"], row["candidates"])
+
+    def _conversation(self, turns: list[str]) -> Encoded:
+        tokens: list[int] = []
+        weights: list[float] = []
+        for number, text in enumerate(turns):
+            answer = number % 2 == 1
+            head = [self.assistant if answer else self.user, *self.newline]
+            body = [*self._ids(text), self.end]
+            tokens += [*head, *body, *self.newline]
+            weight = 1.0 if number == len(turns) - 1 else PROMPT_WEIGHT
+            weights += [0.0] * len(head) + [weight] * len(body) + [0.0] * len(self.newline)
+        array = np.array(tokens)
+        targets = np.append(array[1:], 0)
+        return Encoded(array, targets, np.append(np.array(weights)[1:], 0.0), np.arange(len(array)), np.zeros(len(array), dtype=np.int64))
+
+    def _judgements(self, prompt: str, candidates: list[list[Any]]) -> Encoded:
+        tokens = self._ids(prompt)
+        start = len(tokens)
+        targets, weights, positions, segments = [0] * start, [0.0] * start, list(range(start)), [0] * start
+        negatives = max(1, sum(not fits for _, fits in candidates))
+        for number, (text, fits) in enumerate(candidates, start=1):
+            ids = self._ids(text)
+            tokens += ids
+            targets += [0] * (len(ids) - 1) + [self.yes if fits else self.no]
+            weights += [0.0] * (len(ids) - 1) + [JUDGEMENT_WEIGHT / 2 / (1 if fits else negatives)]
+            positions += range(start, start + len(ids))
+            segments += [number] * len(ids)
+        return Encoded(*(np.array(values) for values in (tokens, targets, weights, positions, segments)))
+
+
+def make_batches(examples: list[Encoded], tokens_per_batch: int, seed: int) -> list[list[int]]:
+    """Length-sorted batches of one kind each, in a seeded order."""
+    rng = np.random.default_rng(seed)
+    batches: list[list[int]] = []
+    for packed in (False, True):
+        members = [i for i, e in enumerate(examples) if bool(e.segments.any()) == packed]
+        members.sort(key=lambda i: (len(examples[i].tokens) // 8, rng.random()))
+        batch: list[int] = []
+        for index in members:
+            if batch and len(examples[index].tokens) * (len(batch) + 1) > tokens_per_batch:
+                batches.append(batch)
+                batch = []
+            batch.append(index)
+        if batch:
+            batches.append(batch)
+    return [batches[i] for i in rng.permutation(len(batches))]
+
+
+def collate(examples: list[Encoded], device: str) -> dict[str, torch.Tensor]:
+    """Right-padded tensors; packed judgements get the additive mask under which branches do not see each other."""
+    length = max(len(e.tokens) for e in examples)
+
+    def padded(name: str, fill: float) -> torch.Tensor:
+        rows = [np.pad(getattr(e, name), (0, length - len(e.tokens)), constant_values=fill) for e in examples]
+        return torch.from_numpy(np.stack(rows))
+
+    batch = {"tokens": padded("tokens", 0), "targets": padded("targets", 0), "weights": padded("weights", 0).float(), "positions": padded("positions", 0)}
+    segments = padded("segments", 0)
+    if segments.any():
+        causal = torch.ones(length, length, dtype=torch.bool).tril()
+        visible = causal & ((segments[:, None, :] == 0) | (segments[:, None, :] == segments[:, :, None]))
+        batch["mask"] = torch.zeros(visible.shape).masked_fill(~visible, torch.finfo(torch.float32).min)[:, None]
+    return {key: value.to(device) for key, value in batch.items()}
+
+
+def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Weighted next-token loss; the head runs only where a weight is positive."""
+    hidden = model.model(input_ids=batch["tokens"], attention_mask=batch.get("mask"), position_ids=batch["positions"], use_cache=False).last_hidden_state
+    wanted = batch["weights"] > 0
+    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]).float(), batch["targets"][wanted], reduction="none")
+    weights = batch["weights"][wanted]
+    return (losses * weights).sum() / weights.sum()
+
+
+def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
+    """3.8 M parameters: 4 layers of width 256; 2 key-value heads keep decoding fast on CPU."""
+    torch.manual_seed(seed)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
+        max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+    )
+    return LlamaForCausalLM(config)
+
+
+def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+    """Weights and Adam's moments as safetensors, the step last; each file by rename."""
+    tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name != "lm_head.weight"}
+    for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        tensors |= {f"optimizer.{number}.{key}": value for key, value in optimizer.state[parameter].items() if torch.is_tensor(value)}
+    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, str(folder / "checkpoint.tmp"))
+    os.replace(folder / "checkpoint.tmp", folder / f"checkpoint-{state['step']}.safetensors")
+    (folder / "state.tmp").write_text(json.dumps(state))
+    os.replace(folder / "state.tmp", folder / "state.json")
+    for old in folder.glob("checkpoint-*.safetensors"):
+        if old.name != f"checkpoint-{state['step']}.safetensors":
+            old.unlink()
+
+
+def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer) -> dict[str, Any]:
+    """The state to go on from; a fresh one where there is no checkpoint."""
+    if not (folder / "state.json").exists():
+        return {"step": 0, "tokens": 0, "curve": []}
+    state: dict[str, Any] = json.loads((folder / "state.json").read_text())
+    tensors = load_file(str(folder / f"checkpoint-{state['step']}.safetensors"))
+    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")}, strict=False)
+    for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
+        prefix = f"optimizer.{number}."
+        optimizer.state[parameter] = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+    return state
+
+
+def train(out: Path, tokens: float, learning_rate: float, seed: int) -> None:
+    """Train to the token budget, resuming if a checkpoint lies in ``out``."""
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    if not (out / "tokenizer").exists():
+        train_tokenizer(out / "corpus.jsonl").save_pretrained(out / "tokenizer")
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
+    encode = Encoder(tokenizer)
+    with (out / "corpus.jsonl").open(encoding="utf-8") as stream:
+        examples = [e for e in (encode(json.loads(line)) for line in tqdm(stream, desc="encode", mininterval=5)) if len(e.tokens) <= 640]
+    model = new_model(tokenizer, seed).to(device).train()
+    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    state = load_checkpoint(out, model, optimizer)
+    per_epoch = sum(len(e.tokens) for e in examples)
+    print(f"{len(examples)} examples, {per_epoch:,} tokens an epoch, {sum(p.numel() for p in model.parameters()):,} parameters, on {device}")
+    order: list[list[int]] = []
+    for epoch in range(math.ceil(tokens / per_epoch) + 1):
+        order += make_batches(examples, 6144, seed + epoch)
+    began = saved = time.time()
+    with tqdm(total=int(tokens), initial=state["tokens"], unit="tok", mininterval=10) as bar:
+        while state["tokens"] < tokens:
+            rows = [examples[i] for i in order[state["step"]]]
+            progress = state["tokens"] / tokens
+            for group in optimizer.param_groups:
+                group["lr"] = learning_rate * min(1.0, (state["step"] + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+            with torch.autocast(device, torch.bfloat16):
+                loss = loss_of(model, collate(rows, device))
+            if not torch.isfinite(loss):
+                raise RuntimeError(f"loss {loss.item()} at step {state['step']}; nothing was saved after step {state['step'] - 1}")
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            optimizer.zero_grad()
+            count = sum(len(e.tokens) for e in rows)
+            state["step"] += 1
+            state["tokens"] += count
+            state["curve"].append([state["tokens"], int(rows[0].segments.any()), round(loss.item(), 4)])
+            bar.update(count)
+            if time.time() - saved > 180:
+                save_checkpoint(out, model, optimizer, state)
+                saved = time.time()
+                recent = {kind: np.mean([l for _, k, l in state["curve"][-100:] if k == kind] or [0]) for kind in (0, 1)}
+                bar.set_postfix(text=f"{recent[0]:.3f}", judge=f"{recent[1]:.3f}")
+    save_checkpoint(out, model, optimizer, state)
+    print(f"done in {time.time() - began:.0f} s of this process")
+
+
+def export(out: Path, folder: Path) -> None:
+    """Write the package data: bf16 weights, tokenizer, loss curve and what decided them."""
+    tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
+    model = new_model(tokenizer, 0)
+    state = json.loads((out / "state.json").read_text())
+    tensors = load_file(str(out / f"checkpoint-{state['step']}.safetensors"))
+    model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")}, strict=False)
+    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.to(torch.bfloat16).save_pretrained(folder)
+    tokenizer.save_pretrained(folder)
+    kinds = {"text": 0, "judgements": 1}
+    training = {
+        "tokens": state["tokens"],
+        "steps": state["step"],
+        "corpus_sha256": hashlib.sha256((out / "corpus.jsonl").read_bytes()).hexdigest(),
+        "prompt_sha256": prompt_hashes(),
+        "loss_curve": {name: [[t, l] for t, k, l in state["curve"] if k == kind][::20] for name, kind in kinds.items()},
+    }
+    (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
+
+
+def main() -> None:
+    """Train or export."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--tokens", type=float, default=12e6)
+    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--seed", type=int, default=1)
+    parser.add_argument("--threads", type=int, default=None)
+    parser.add_argument("--export", type=Path)
+    arguments = parser.parse_args()
+    if arguments.threads:
+        torch.set_num_threads(arguments.threads)
+    if arguments.export:
+        export(arguments.out, arguments.export)
+    else:
+        train(arguments.out, arguments.tokens, arguments.learning_rate, arguments.seed)
+
+
+if __name__ == "__main__":
+    main()
