@@ -36,6 +36,7 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
+TOKENS_PER_STEP = 3072
 PROMPT_WEIGHT = 0.05
 JUDGEMENT_WEIGHT = 8.0
 YES, NO = " yes", " no"
@@ -221,7 +222,7 @@ def train(out: Path, tokens: float, learning_rate: float, seed: int) -> None:
     print(f"{len(examples)} examples, {per_epoch:,} tokens an epoch, {sum(p.numel() for p in model.parameters()):,} parameters, on {device}")
     order: list[list[int]] = []
     for epoch in range(math.ceil(tokens / per_epoch) + 1):
-        order += make_batches(examples, 6144, seed + epoch)
+        order += make_batches(examples, TOKENS_PER_STEP, seed + epoch)
     began = saved = time.time()
     with tqdm(total=int(tokens), initial=state["tokens"], unit="tok", mininterval=10) as bar:
         while state["tokens"] < tokens:

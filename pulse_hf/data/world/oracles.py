@@ -46,7 +46,7 @@ def oracle_scores(
         chosen = [index[item_id] for item_id in candidates.item_ids]
         base = weights["popularity"] * catalogue.pop + follows(catalogue, last, weights["sequence"])
         probability = np.zeros(len(chosen))
-        for motive, part in zip(truth["users"][user_id]["motives"], (share, 1 - share), strict=True):
+        for motive, part in zip(truth["users"][user_id], (share, 1 - share), strict=True):
             chance = np.exp(weights["motive"] * catalogue.served[:, motive] + base)
             probability += part * chance[chosen] / chance.sum()
         scores["oracle-motives"].append(probability)

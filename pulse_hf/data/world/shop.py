@@ -90,8 +90,9 @@ class World:
     Args:
         reviews: One dict per event: user_id, item_id, timestamp, rating, review.
         items: One dict per item: item_id, title.
-        truth: JSON-able: motives with phrases, each user's motives, the motive at work in each event,
-            and what is needed to compute every choice's true probability.
+        truth: JSON-able: ``motives`` (name to phrases), ``users`` (first and second motive of each, by index),
+            ``events`` (name of the motive at work in each event), and what is needed to compute every
+            choice's true probability.
     """
 
     reviews: list[dict[str, Any]]
@@ -241,11 +242,13 @@ def make_world(settings: WorldSettings, seed: int, lexicon: Lexicon | None = Non
     catalogue = make_catalogue(lexicon, settings.items_per_kind, rng)
     item_ids = [f"B{number:05d}" for number in rng.permutation(len(catalogue.titles))]
     reviews: list[dict[str, Any]] = []
-    users: dict[str, Any] = {}
+    users: dict[str, list[int]] = {}
+    at_work: dict[str, list[str]] = {}
     for number in rng.permutation(settings.num_users):
         user_id = f"U{number:05d}"
         chosen, motives, pair = _live(catalogue, settings, len(lexicon.motives), rng)
-        users[user_id] = {"motives": pair, "at_work": motives}
+        users[user_id] = pair
+        at_work[user_id] = [lexicon.motives[motive] for motive in motives]
         day = int(rng.integers(0, 200))
         for index, (item, motive) in enumerate(zip(chosen, motives, strict=True)):
             day += int(rng.integers(1, 30))
@@ -260,9 +263,10 @@ def make_world(settings: WorldSettings, seed: int, lexicon: Lexicon | None = Non
             )
     items = [{"item_id": item_id, "title": title} for item_id, title in zip(item_ids, catalogue.titles, strict=True)]
     truth = {
-        "motives": {name: list(phrases) for name, phrases in zip(lexicon.motives, lexicon.phrases, strict=True)},
+        "motives": {name: {"phrases": list(phrases)} for name, phrases in zip(lexicon.motives, lexicon.phrases, strict=True)},
         "held_out_motives": [name for name in held_out_motives() if name in lexicon.motives],
         "users": users,
+        "events": at_work,
         "weights": {"motive": settings.motive, "popularity": settings.popularity, "sequence": settings.sequence},
         "first_motive_share": settings.first_motive_share,
         "item_ids": item_ids,
