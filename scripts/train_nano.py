@@ -176,7 +176,47 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
         vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
         max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
     )
-    return LlamaForCausalLM(config)
+    model = LlamaForCausalLM(config)
+    start_with_induction(model)
+    return model
+
+
+@torch.no_grad()
+def start_with_induction(model: LlamaForCausalLM, scale: float = 0.03) -> None:
+    """Begin with the two heads that copying needs, instead of waiting for them to form.
+
+    Layer 1, head 1 attends to the previous token (a constant direction of the embeddings, turned by one
+    position, matches best at distance one) and notes it down in dimensions 128-191. Layer 2, head 1 looks
+    for a place whose note equals the current token, and copies the token there. Only slowly turning
+    rotary pairs carry that comparison, so distance hardly matters. On random repeated tokens the fresh
+    model continues 8 of 10 correctly; without this it still could not copy after 3 million tokens.
+    """
+    head = model.config.head_dim
+    half, fast, slow_from = head // 2, 10, 20
+    embedding = model.model.embed_tokens.weight
+    embedding.normal_(0, scale / 10)
+    embedding[:, :128].normal_(0, scale)
+    embedding[:, 255] = 4 * scale
+    for layer in model.model.layers:  # everything else starts quiet
+        layer.self_attn.o_proj.weight.mul_(0.05)
+        layer.mlp.down_proj.weight.mul_(0.05)
+    first, second = (layer.self_attn for layer in model.model.layers[:2])
+    for attention in (first, second):
+        for projection in (attention.q_proj, attention.k_proj, attention.v_proj):
+            projection.weight[:head].mul_(0.1)
+    turn = model.config.rope_parameters["rope_theta"] ** (-torch.arange(fast) / half)
+    every = torch.arange(head)
+    first.q_proj.weight[:fast, 255] = 1.5
+    first.k_proj.weight[:fast, 255] = 1.5 * torch.cos(turn)
+    first.k_proj.weight[half : half + fast, 255] = 1.5 * torch.sin(turn)
+    first.v_proj.weight[every, every] = 1.0
+    first.o_proj.weight[128 + every, every] = scale
+    slow = torch.cat([torch.arange(slow_from, half), torch.arange(slow_from + half, head)])
+    compared = torch.arange(len(slow))
+    second.q_proj.weight[slow, compared] = 2.5
+    second.k_proj.weight[slow, 128 + compared] = 2.5
+    second.v_proj.weight[every, 64 + every] = 1.0
+    second.o_proj.weight[64 + every, every] = 6 * scale
 
 
 def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:

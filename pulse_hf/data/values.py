@@ -1,0 +1,97 @@
+"""Values of a row, read strictly: an id is a string, a number is a number, anything else is a named error."""
+
+from __future__ import annotations
+
+import math
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any, TypeGuard
+
+from pulse_hf.data.rows import RowError, excerpt
+
+TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+_EARLIEST_S, _LATEST_S = 788_918_400, 2_051_222_400  # 1995 and 2035: outside, the unit is most likely wrong
+_SECONDS_PER_YEAR = 31_556_952
+_MAX_DIGITS = 400  # Python refuses to read integers of some thousand digits
+_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*\Z", re.ASCII)
+
+
+def read_id(row: Mapping[str, Any], name: str, where: str, repaired: Counter[str]) -> str:
+    """An id exactly as it stands in the file; an integral JSON number becomes a string and is counted."""
+    value = row.get(name)
+    if isinstance(value, str):
+        text = value
+    elif _integral(value):
+        text = str(int(value))
+        repaired["number as id"] += 1
+    elif value is None:
+        raise RowError(where, name, value, f"an id (the row has {excerpt(sorted(row))})", f"missing {name}")
+    else:
+        raise RowError(where, name, value, "an id: a string or an integer", f"bad {name}")
+    if not text or text.isspace():
+        raise RowError(where, name, value, "an id that is not empty", f"missing {name}")
+    if not text.isprintable():
+        raise RowError(where, name, value, "an id without control or invisible characters", f"bad {name}")
+    return text
+
+
+def read_when(row: Mapping[str, Any], name: str, where: str, unit: str | None, repaired: Counter[str]) -> int:
+    """A timestamp in ``unit`` between 1995 and 2035, or any integer if ``unit`` is ``None`` (an order only)."""
+    raw = row.get(name)
+    value = _number(raw)
+    if value is None or not _integral(value) or abs(value) >= 2**63:
+        kind = f"integer timestamp in {unit!r}" if unit else "integer that orders the user's events"
+        raise RowError(where, name, raw, f"an {kind}", f"bad {name}")
+    if isinstance(value, float):
+        repaired["float as integer"] += 1
+    if unit and not _EARLIEST_S <= value / TICKS_PER_SECOND[unit] <= _LATEST_S:
+        readings = ", ".join(
+            f"in {key!r} it is the year {1970 + value / ticks / _SECONDS_PER_YEAR:.0f}"
+            for key, ticks in TICKS_PER_SECOND.items()
+        )
+        hint = "declare timestamp_unit, or declare the column as `order` if it only orders events"
+        raise RowError(where, name, raw, f"a time from 1995 to 2035 ({readings}; {hint})", f"{name} outside 1995-2035")
+    return int(value)
+
+
+def read_rating(
+    row: Mapping[str, Any], name: str, where: str, bounds: tuple[float, float], repaired: Counter[str]
+) -> float | None:
+    """A rating within ``bounds``; ``None`` (counted) where there is none."""
+    raw = row.get(name)
+    if raw is None or raw == "":
+        repaired["no rating"] += 1
+        return None
+    value = _number(raw)
+    if value is None or not bounds[0] <= value <= bounds[1]:
+        raise RowError(where, name, raw, f"a number from {bounds[0]:g} to {bounds[1]:g}", f"bad {name}")
+    return float(value)
+
+
+def read_text(row: Mapping[str, Any], name: str | None, where: str) -> str:
+    """A text; a list of texts is joined; ``""`` where there is none or no column is declared."""
+    value = row.get(name) if name else None
+    if value is None:
+        return ""
+    if isinstance(value, str):
+        return value
+    if isinstance(value, list) and all(isinstance(part, str) for part in value):
+        return " ".join(part for part in value if part)
+    if isinstance(value, int | float):
+        return excerpt(value)
+    raise RowError(where, str(name), value, "a text or a list of texts", f"bad {name}")
+
+
+def _number(value: Any) -> int | float | None:
+    if isinstance(value, bool):
+        return None
+    if isinstance(value, str) and len(value) <= _MAX_DIGITS and _NUMBER.match(value):
+        value = int(value) if value.strip().lstrip("+-").isdigit() else float(value)
+    return value if isinstance(value, int) or (isinstance(value, float) and math.isfinite(value)) else None
+
+
+def _integral(value: object) -> TypeGuard[int | float]:
+    if isinstance(value, bool):
+        return False
+    return isinstance(value, int) or (isinstance(value, float) and value.is_integer() and abs(value) < 2**53)
