@@ -5,7 +5,7 @@ one motive fully and another one half, so every item serves several motives and 
 Each user has a first and a second motive. At every step one of the two is at work, and one item is
 chosen with probability proportional to ``exp(utility)``:
 
-    utility = motive * served(item, motive at work) + popularity * pop(item) + sequence * follows(last kind, kind)
+    utility = motive * served(item, motive at work) + popularity * pop(item) + sequence * same domain(last item, item)
 
 The three weights are the knobs. The review shows the motive at work in words, most of the time; it may
 also quote somebody else's motive, or say nothing of interest. The truth is kept beside the log.
@@ -40,18 +40,18 @@ class WorldSettings:
         max_events: Most choices of a person.
         motive: Weight of the motive at work; 0 leaves only popularity and sequence.
         popularity: Weight of an item's popularity, a standard normal draw.
-        sequence: Weight of the kind that usually follows the last one; half of it for the same domain.
+        sequence: Weight of staying in the last item's domain.
         first_motive_share: How often the first motive is at work, the second one otherwise.
         own_words: How often a review names the motive at work.
         others_words: How often it quotes somebody else's motive.
     """
 
     num_users: int = 1_500
-    items_per_kind: int = 12
+    items_per_kind: int = 8
     min_events: int = 6
     max_events: int = 10
     motive: float = 5.0
-    popularity: float = 0.5
+    popularity: float = 0.7
     sequence: float = 1.5
     first_motive_share: float = 0.85
     own_words: float = 0.8
@@ -201,12 +201,8 @@ def make_catalogue(lexicon: Lexicon, items_per_kind: int, rng: np.random.Generat
 
 
 def follows(catalogue: Catalogue, last: int, sequence: float) -> NDArray[np.float64]:
-    """The sequence part of the utility after item ``last``: the kind three further on, same domain half."""
-    kinds_per_domain = int(np.unique(catalogue.kind[catalogue.domain == 0]).size)
-    here = catalogue.domain == catalogue.domain[last]
-    place = catalogue.kind % kinds_per_domain
-    next_place = (catalogue.kind[last] % kinds_per_domain + 3) % kinds_per_domain
-    return sequence * (here & (place == next_place)) + 0.5 * sequence * here
+    """The sequence part of the utility after item ``last``: people tend to stay in a domain for a while."""
+    return sequence * (catalogue.domain == catalogue.domain[last])
 
 
 def write_review(lexicon: Lexicon, motive: int, settings: WorldSettings, rng: np.random.Generator) -> str:
