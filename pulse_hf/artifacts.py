@@ -108,11 +108,12 @@ def build(
 def _open_work(work: Path, fingerprint: Fingerprint, *, force: bool) -> None:
     begun = work / ".fingerprint.json"
     if work.exists():
-        known = json.loads(begun.read_text(encoding="utf-8")) if begun.exists() else None
-        differences = _differences(known, fingerprint.flat()) if known is not None else []
-        if differences and not force:
+        known = json.loads(begun.read_text(encoding="utf-8")) if begun.exists() else {}
+        differences = _differences(known, fingerprint.flat())
+        # Only appended shards are worth keeping; anything else half-made is made again without a word.
+        if differences and known and any(work.rglob("shard-*.parquet")) and not force:
             raise ArtifactError(_refusal(work, differences))
-        if known is None or differences:
+        if differences:
             shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
     write_json(begun, fingerprint.flat())

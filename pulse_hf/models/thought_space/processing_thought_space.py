@@ -1,0 +1,143 @@
+"""Text to token ids for the two towers of the Thought Space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from transformers import (
+    AutoConfig,
+    AutoProcessor,
+    AutoTokenizer,
+    BatchEncoding,
+    PreTrainedTokenizerBase,
+    ProcessorMixin,
+)
+
+from .configuration_thought_space import PulseThoughtSpaceConfig
+
+__all__ = ["PulseThoughtSpaceProcessor"]
+
+
+class PulseThoughtSpaceProcessor(ProcessorMixin):
+    """Holds the two tokenizers and the longest texts of the two towers; saved in the model's folder.
+
+    Texts beyond the limit lose their end. Histories are told newest first, so what goes is the oldest.
+
+    Args:
+        history_tokenizer: Tokenizer of the history tower.
+        rationale_tokenizer: Tokenizer of the rationale tower.
+        max_history_tokens: Longest history, special tokens included.
+        max_rationale_tokens: Longest rationale, special tokens included.
+    """
+
+    def __init__(
+        self,
+        history_tokenizer: PreTrainedTokenizerBase,
+        rationale_tokenizer: PreTrainedTokenizerBase,
+        max_history_tokens: int = 256,
+        max_rationale_tokens: int = 128,
+        **kwargs: object,
+    ) -> None:
+        super().__init__(history_tokenizer, rationale_tokenizer, **kwargs)
+        self.max_history_tokens = max_history_tokens
+        self.max_rationale_tokens = max_rationale_tokens
+        self.truncated = {"history": 0, "rationale": 0}  # texts cut since the processor was made
+
+    @classmethod
+    def from_encoders(
+        cls,
+        history_encoder: str,
+        rationale_encoder: str | None = None,
+        *,
+        max_history_tokens: int = 256,
+        max_rationale_tokens: int = 128,
+        **loading: object,
+    ) -> PulseThoughtSpaceProcessor:
+        """The processor for pretrained encoders.
+
+        Args:
+            history_encoder: Folder or Hub id of the history encoder.
+            rationale_encoder: The same for rationales; ``None`` takes the history encoder's.
+            max_history_tokens: Longest history; at most the encoder's own limit is kept.
+            max_rationale_tokens: Longest rationale; likewise.
+            loading: Passed to ``AutoTokenizer.from_pretrained``, such as ``revision``.
+        """
+        names = (history_encoder, rationale_encoder or history_encoder)
+        tokenizers = [AutoTokenizer.from_pretrained(name, **loading) for name in names]
+        limits = []
+        for name, limit in zip(names, (max_history_tokens, max_rationale_tokens), strict=True):
+            config = AutoConfig.from_pretrained(name, **loading)
+            positions = getattr(config, "max_position_embeddings", None)  # encoders with relative positions have none
+            limits.append(limit if positions is None else min(limit, positions))
+        return cls(*tokenizers, *limits)
+
+    def token_ids(self, side: str, texts: Sequence[str]) -> list[list[int]]:
+        """Token ids of each text, cut to the side's limit; cuts are counted in ``truncated``.
+
+        Args:
+            side: ``"history"`` or ``"rationale"``.
+            texts: Raw strings.
+
+        Raises:
+            ValueError: ``texts`` is one string, or a text has no token.
+        """
+        if isinstance(texts, str):
+            raise ValueError("Found one string, expected a list of strings: wrap it in [ ].")
+        if not texts:
+            return []
+        is_history = side == "history"
+        tokenizer = self.history_tokenizer if is_history else self.rationale_tokenizer
+        limit = self.max_history_tokens if is_history else self.max_rationale_tokens
+        whole = tokenizer(list(texts), truncation=False, padding=False, verbose=False)["input_ids"]
+        long = [row for row, ids in enumerate(whole) if len(ids) > limit]
+        if long:
+            cut = tokenizer([texts[row] for row in long], truncation=True, max_length=limit, padding=False)[
+                "input_ids"
+            ]
+            for row, ids in zip(long, cut, strict=True):
+                whole[row] = ids
+            self.truncated[side] += len(long)
+        empty = [row for row, ids in enumerate(whole) if not ids]
+        if empty:
+            raise ValueError(
+                f"{side} text number {empty[0]} ({texts[empty[0]]!r}) has no token; drop empty texts first."
+            )
+        return whole
+
+    def pad(self, side: str, token_ids: Sequence[Sequence[int]]) -> BatchEncoding:
+        """Pad rows of token ids to the longest.
+
+        Args:
+            side: ``"history"`` or ``"rationale"``.
+            token_ids: One row per text.
+
+        Returns:
+            ``input_ids`` and ``attention_mask``, each (batch, longest).
+        """
+        tokenizer = self.history_tokenizer if side == "history" else self.rationale_tokenizer
+        padding = 0 if tokenizer.pad_token_id is None else tokenizer.pad_token_id
+        longest = max(len(ids) for ids in token_ids)
+        input_ids = torch.full((len(token_ids), longest), padding, dtype=torch.long)
+        attention_mask = torch.zeros_like(input_ids)
+        for row, ids in enumerate(token_ids):
+            input_ids[row, : len(ids)] = torch.tensor(ids, dtype=torch.long)
+            attention_mask[row, : len(ids)] = 1
+        return BatchEncoding({"input_ids": input_ids, "attention_mask": attention_mask})
+
+    def __call__(self, histories: Sequence[str], rationales: Sequence[str]) -> BatchEncoding:
+        """Inputs of the model's ``forward`` for texts of both kinds."""
+        batch = BatchEncoding()
+        for side, texts in (("history", histories), ("rationale", rationales)):
+            padded = self.pad(side, self.token_ids(side, texts))
+            batch.update({f"{side}_{name}": tensor for name, tensor in padded.items()})
+        return batch
+
+    @property
+    def model_input_names(self) -> list[str]:
+        """Names of the model's inputs."""
+        return [f"{side}_{name}" for side in ("history", "rationale") for name in ("input_ids", "attention_mask")]
+
+
+AutoProcessor.register(PulseThoughtSpaceConfig, PulseThoughtSpaceProcessor, exist_ok=True)
+PulseThoughtSpaceProcessor.register_for_auto_class()

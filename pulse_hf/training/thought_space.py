@@ -1,0 +1,342 @@
+"""Stage ``thought-space``: tune the history and rationale encoders by InfoNCE (paper §4.1, Eq. 1).
+
+Reads ``sequences/`` and ``rationales/``; writes ``thought_space/``: ``model/`` fitted on all users' pairs,
+``fold-<f>/`` fitted without the users of fold f (they serve those users' training decisions), and
+``metrics.json``, ``figure3.png``. Every evaluation is target-free, whatever the training text was.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pulse_hf import artifacts
+from pulse_hf.models.embedded import MINILM_ID, resolve_model
+from pulse_hf.reasoning.behaviour import behaviour_text, mask_words
+from pulse_hf.schema import Item, Sequence, fold_of, stable_hash
+
+if TYPE_CHECKING:
+    from pulse_hf.models.thought_space import PulseThoughtSpaceModel
+    from pulse_hf.training.thought_space_towers import TrainableSpace
+
+__all__ = ["Pair", "ThoughtSpaceSettings", "inputs_sha256", "train_thought_space", "training_pairs"]
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "thought_space"
+_FIGURE_ROWS = 60
+
+
+@dataclass(frozen=True)
+class ThoughtSpaceSettings:
+    """Settings of the stage; "ours" where the paper gives no value or another one is better.
+
+    Args:
+        encoder: Folder or Hub id of the encoder that both towers start from (paper: DistilBERT).
+        shared_towers: One tower for both kinds of text (ours; paper: two).
+        trained_layers: Upper layers that train, the rest stays frozen; ``None`` trains everything (paper).
+        projection_dim: Width of the space, 0 for the encoder's own (ours).
+        behaviour: ``"paper"``: the training history begins with the target; ``"history"``: target-free (ours).
+        max_events: Events a history tells, newest first (ours).
+        review_words: Words of each review (ours).
+        temperature: Of InfoNCE (lost in the paper's text; ours).
+        num_negatives: Negatives drawn per pair from the batch (paper: 10); ``None`` takes all (ours).
+        symmetric: Rationales look for their histories, too (ours).
+        epochs: Most passes over the pairs (ours).
+        batch_size: Pairs per step (ours).
+        encoder_learning_rate: Of the trained layers (paper has separate rates; value ours).
+        projection_learning_rate: Of the projections (likewise).
+        warmup_ratio: Share of the steps with rising rates, cosine decay after (ours).
+        weight_decay: Of AdamW (ours).
+        patience: Epochs without a better validation MRR before stopping (ours).
+        max_history_tokens: Longest history (ours).
+        max_rationale_tokens: Longest rationale (ours).
+        num_folds: Cross-fitted models beside the full one (DESIGN §8.3); 0 for none.
+        validation_share: Share of the training users kept for validation, in (0, 1) (ours).
+        max_validation_pairs: Most pairs used for validation (ours).
+        precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where the hardware computes in it.
+        max_cache_gib: Most memory for the frozen layers' states; beyond it they are computed in each step.
+    """
+
+    encoder: str = MINILM_ID
+    shared_towers: bool = True
+    trained_layers: int | None = 2
+    projection_dim: int = 0
+    behaviour: Literal["history", "paper"] = "history"
+    max_events: int = 6
+    review_words: int = 16
+    temperature: float = 0.05
+    num_negatives: int | None = 10
+    symmetric: bool = False
+    epochs: int = 3
+    batch_size: int = 64
+    encoder_learning_rate: float = 2e-4
+    projection_learning_rate: float = 1e-3
+    warmup_ratio: float = 0.1
+    weight_decay: float = 0.01
+    patience: int = 2
+    max_history_tokens: int = 192
+    max_rationale_tokens: int = 96
+    num_folds: int = 2
+    validation_share: float = 0.1
+    max_validation_pairs: int = 1000
+    precision: Literal["auto", "float32", "bfloat16"] = "auto"
+    max_cache_gib: float = 4.0
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.behaviour not in ("history", "paper"):
+            raise ValueError(f"behaviour is {self.behaviour!r}, expected 'history' or 'paper'.")
+        if self.precision not in ("auto", "float32", "bfloat16"):
+            raise ValueError(f"precision is {self.precision!r}, expected 'auto', 'float32' or 'bfloat16'.")
+        if self.num_folds == 1 or self.num_folds < 0:
+            raise ValueError(f"num_folds is {self.num_folds}, expected 0 (no cross-fitting) or at least 2.")
+        if not 0 < self.validation_share < 1:
+            raise ValueError(f"validation_share is {self.validation_share}, expected a share in (0, 1).")
+        if self.trained_layers == 0 and self.projection_dim == 0:
+            raise ValueError("trained_layers=0 and projection_dim=0 leave nothing to train: set one of them.")
+        if self.batch_size < 2:
+            raise ValueError(f"batch_size is {self.batch_size}, expected at least 2: negatives come from the batch.")
+
+
+@dataclass(frozen=True, slots=True)
+class Pair:
+    """A training decision's history and positive rationale.
+
+    Args:
+        decision_id: Which decision.
+        user_id: Whose.
+        target_id: The chosen item.
+        training_history: The text the history tower is trained on.
+        history: The target-free text, as when serving.
+        masked_history: The same with the words of all titles, the target's too, masked.
+        rationale: The positive rationale.
+        masked_rationale: The same with those words masked.
+    """
+
+    decision_id: str
+    user_id: str
+    target_id: str
+    training_history: str
+    history: str
+    masked_history: str
+    rationale: str
+    masked_rationale: str
+
+
+def training_pairs(
+    rationales: Iterable[Mapping[str, Any]],
+    sequences: Mapping[str, Sequence],
+    items: Mapping[str, Item],
+    settings: ThoughtSpaceSettings,
+) -> list[Pair]:
+    """Join rationales with the histories that their decisions saw; the leak audit calls it, too.
+
+    Args:
+        rationales: Rows of table ``rationales``; rows whose ``status`` is not ``"ok"`` are left out.
+        sequences: By user id.
+        items: By item id.
+        settings: ``behaviour``, ``max_events`` and ``review_words`` are used.
+
+    Raises:
+        ValueError: A row's target is not a training event, or its user is unknown.
+    """
+    return [_pair(row, sequences, items, settings) for row in rationales if row["status"] == "ok"]
+
+
+def _pair(
+    row: Mapping[str, Any],
+    sequences: Mapping[str, Sequence],
+    items: Mapping[str, Item],
+    settings: ThoughtSpaceSettings,
+) -> Pair:
+    user_id, position = row["user_id"], row["position"]
+    if user_id not in sequences:
+        raise ValueError(f"rationale {row['decision_id']}: user {user_id!r} has no sequence; make both in one run.")
+    sequence = sequences[user_id]
+    if not 1 <= position < sequence.num_train:
+        raise ValueError(
+            f"rationale {row['decision_id']}: position {position} is not a training target with a history "
+            f"(expected 1 to {sequence.num_train - 1}); rationales of other targets must not train anything."
+        )
+    history, target_id = sequence.before(position), sequence.item_ids[position]
+
+    def told(target: str | None = None, *, mask: bool = False) -> str:
+        return behaviour_text(
+            history,
+            items,
+            target=target,
+            max_events=settings.max_events,
+            review_words=settings.review_words,
+            mask_titles=mask,
+        )
+
+    titles = [items[item_id].title for item_id in (target_id, *history.item_ids)]
+    return Pair(
+        decision_id=row["decision_id"],
+        user_id=user_id,
+        target_id=target_id,
+        training_history=told(target_id) if settings.behaviour == "paper" else told(),
+        history=told(),
+        masked_history=mask_words(told(mask=True), titles),
+        rationale=row["text"],
+        masked_rationale=mask_words(row["text"], titles),
+    )
+
+
+def inputs_sha256(pairs: Iterable[Pair]) -> str:
+    """The sha256 of every text that trains; the leak audit compares it."""
+    return artifacts.sha256_of_text(text for pair in pairs for text in (pair.training_history, pair.rationale))
+
+
+def validation_users(pairs: Iterable[Pair], settings: ThoughtSpaceSettings, seed: int) -> set[str]:
+    """Users kept for validation: of each fold the share with the smallest hashes, at least two."""
+    folds: dict[int, list[str]] = {}
+    for user_id in dict.fromkeys(pair.user_id for pair in pairs):
+        folds.setdefault(fold_of(user_id, max(1, settings.num_folds), seed), []).append(user_id)
+    kept = set()
+    for users in folds.values():
+        users.sort(key=lambda user_id: stable_hash("thought-space-validation", seed, user_id))
+        kept.update(users[: max(2, round(len(users) * settings.validation_share))])
+    return kept
+
+
+def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int, force: bool = False) -> Path:
+    """Train the full model and one per fold.
+
+    Args:
+        run: The run's folder, with ``sequences/`` and ``rationales/``.
+        settings: The stage's settings.
+        seed: The run's seed.
+        force: Train anew although the artefact exists with other settings.
+
+    Returns:
+        ``run/thought_space``.
+
+    Raises:
+        ArtifactError: An input is missing, or the artefact was made from something else.
+        ValueError: Too few pairs, a rationale of a target that must not train, or a loss that is not finite.
+    """
+    location, identity = resolve_model(settings.encoder)
+    parents = {name: artifacts.content_sha256(run / name) for name in ("sequences", "rationales")}
+    fingerprint = artifacts.Fingerprint("thought-space", asdict(settings), seed, parents, model=identity)
+
+    def make(work: Path) -> dict[str, Any]:
+        from pulse_hf.data.sequences import load_items, load_sequences
+
+        rows = artifacts.read_table(run / "rationales" / "rationales.parquet").to_pylist()
+        sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
+        pairs = training_pairs(rows, sequences, {item.item_id: item for item in load_items(run)}, settings)
+        model = start_model(location, identity["revision"], settings)
+        report = _fit_all(work, model, pairs, settings, seed)
+        artifacts.write_json(work / "metrics.json", report)
+        dropped = dict(Counter(row["status"] for row in rows if row["status"] != "ok"))
+        return {
+            "rows": {"read": len(rows), "kept": len(pairs), "dropped": dropped},
+            "inputs_sha256": {"thought-space": inputs_sha256(pairs)},
+            "truncated": report["truncated"],
+            "validation": {name: fitted["validation"] for name, fitted in report["models"].items()},
+        }
+
+    artifacts.build(run / FOLDER, fingerprint, make, force=force)
+    return run / FOLDER
+
+
+def start_model(location: str, revision: str, settings: ThoughtSpaceSettings) -> PulseThoughtSpaceModel:
+    """The untrained model with its processor, on the accelerator if there is one."""
+    import torch
+
+    from pulse_hf.models.thought_space import PulseThoughtSpaceModel, PulseThoughtSpaceProcessor
+
+    loading = {"revision": revision} if len(revision) == 40 else {}  # a commit of the Hub
+    model = PulseThoughtSpaceModel.from_encoders(
+        location, shared_towers=settings.shared_towers, projection_dim=settings.projection_dim, **loading
+    )
+    model.processor = PulseThoughtSpaceProcessor.from_encoders(
+        location,
+        max_history_tokens=settings.max_history_tokens,
+        max_rationale_tokens=settings.max_rationale_tokens,
+        **loading,
+    )
+    model.config.max_events, model.config.review_words = settings.max_events, settings.review_words
+    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def _fit_all(
+    work: Path, model: PulseThoughtSpaceModel, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int
+) -> dict[str, Any]:
+    from pulse_hf.training.thought_space_fit import fit, validation_quality
+    from pulse_hf.training.thought_space_towers import SIDES, TextStates, TrainableSpace, computes_bf16, splits_exactly
+
+    bf16 = computes_bf16(settings.precision, model.device.type)
+    layers = settings.trained_layers
+    if layers is not None and not all(splits_exactly(model, side, pair_texts(pairs, side), layers) for side in SIDES):
+        logger.warning("%s has no plain list of layers to cut at: all of its layers train", settings.encoder)
+        layers = None
+    model.processor.truncated = dict.fromkeys(SIDES, 0)  # the probe's texts do not count twice
+    room = settings.max_cache_gib * 2**30 / len(SIDES)
+    states = {side: TextStates(model, side, layers, bf16=bf16, max_bytes=room) for side in SIDES}
+    held_out = validation_users(pairs, settings, seed)
+    models: dict[str, Any] = {}
+    for fold in (None, *range(settings.num_folds)):
+        name = "model" if fold is None else f"fold-{fold}"
+        mine = [pair for pair in pairs if fold is None or fold_of(pair.user_id, settings.num_folds, seed) != fold]
+        validation = _validation_pairs(mine, held_out, settings, seed)
+        fitting = [pair for pair in mine if pair.user_id not in held_out]
+        space = TrainableSpace(copy.deepcopy(model), states, layers)
+        before = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
+        fitted = fit(space, fitting, validation, settings, seed=seed + (0 if fold is None else fold + 1))
+        after = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
+        if fold is None:
+            _figure(work / "figure3.png", TrainableSpace(model, states, layers), space, validation, seed)
+        space.model.save_pretrained(work / name)
+        models[name] = {
+            "pairs": {"fitted": len(fitting), "validation": len(validation)},
+            "validation": {"before": before, "after": after},
+            **asdict(fitted),
+        }
+        logger.info("%s: validation MRR %.3f -> %.3f", name, before["titles"]["mrr"], after["titles"]["mrr"])
+    return {
+        "behaviour": settings.behaviour,
+        "precision": "bfloat16" if bf16 else "float32",
+        "trained_layers": layers,
+        "truncated": dict(model.processor.truncated),
+        "models": models,
+    }
+
+
+_MASKINGS = (("titles", False), ("titles_masked", True))
+
+
+def _validation_pairs(
+    pairs: Series[Pair], held_out: set[str], settings: ThoughtSpaceSettings, seed: int
+) -> list[Pair]:
+    mine = [pair for pair in pairs if pair.user_id in held_out]
+    mine.sort(key=lambda pair: stable_hash("thought-space-order", seed, pair.decision_id))
+    return mine[: settings.max_validation_pairs]
+
+
+def pair_texts(pairs: Series[Pair], side: str) -> list[str]:
+    """The texts of one side that train."""
+    return [pair.training_history if side == "history" else pair.rationale for pair in pairs]
+
+
+def _figure(path: Path, before: TrainableSpace, after: TrainableSpace, pairs: Series[Pair], seed: int) -> None:
+    from pulse_hf.training.thought_space_figure import draw_thought_space
+
+    rows = min(_FIGURE_ROWS, len(pairs) // 2)
+    own, others = pairs[:rows], pairs[rows : 2 * rows]
+
+    def vectors(space: TrainableSpace) -> Any:
+        history = space.vectors("history", [pair.history for pair in own])
+        positive, negative = (space.vectors("rationale", [pair.rationale for pair in some]) for some in (own, others))
+        return history, positive, negative
+
+    if rows >= 2:
+        draw_thought_space(path, vectors(before), vectors(after), caption=f"{rows} held-out pairs (t-SNE)", seed=seed)

@@ -1,0 +1,206 @@
+"""The plain loop behind the ``thought-space`` stage: InfoNCE, two learning rates, early stopping."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+from tqdm import tqdm
+
+from pulse_hf.metrics import rank_metrics
+from pulse_hf.training.losses import info_nce_loss
+from pulse_hf.training.thought_space_towers import SIDES, TrainableSpace
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pulse_hf.training.thought_space import Pair, ThoughtSpaceSettings
+
+_LENGTH_WINDOW = 16  # batches that are sorted by length together: little padding, still mixed by chance
+
+
+def length_batches(lengths: Sequence[int], batch_size: int, rng: np.random.Generator) -> Iterator[NDArray[np.int64]]:
+    """Every row once, in batches of rows of like length, in random order; no batch of one row.
+
+    >>> [sorted(b.tolist()) for b in length_batches([5, 1, 5, 1], 2, np.random.default_rng(0))]
+    [[0, 2], [1, 3]]
+    """
+    order = rng.permutation(len(lengths))
+    window = batch_size * _LENGTH_WINDOW
+    values = np.asarray(lengths)
+    chunks = [order[start : start + window] for start in range(0, len(order), window)]
+    order = np.concatenate([chunk[np.argsort(values[chunk], kind="stable")] for chunk in chunks])
+    batches = np.array_split(order, num_batches(len(order), batch_size))
+    yield from (batches[place] for place in rng.permutation(len(batches)))
+
+
+def num_batches(rows: int, batch_size: int) -> int:
+    """Batches per epoch: at most ``batch_size`` rows each, or one more where a row would be alone."""
+    return max(1, min(math.ceil(rows / batch_size), rows // 2))
+
+
+def groups_of(pairs: Sequence[Pair]) -> Tensor:
+    """(n, 3) ids of user, target item and rationale text: pairs that share one are no negatives of each other."""
+    columns = []
+    for key in ("user_id", "target_id", "rationale"):
+        number: dict[str, int] = {}
+        columns.append([number.setdefault(getattr(pair, key), len(number)) for pair in pairs])
+    return torch.tensor(columns).T
+
+
+def retrieval_quality(
+    history: NDArray[np.float32], rationale: NDArray[np.float32], groups: Tensor
+) -> dict[str, float]:
+    """How often a history finds its own rationale among those of others (R@1, MRR; ties by expected value).
+
+    Args:
+        history: (n, dim) unit vectors.
+        rationale: (n, dim) unit vectors, row i belongs to history i.
+        groups: (n, kinds) ids; rationales that share one with the history's own are no candidates.
+
+    Returns:
+        ``r@1`` and ``mrr`` in [0, 1], ``pairs`` and the mean number of ``candidates``.
+    """
+    cosines = history @ rationale.T
+    ids = groups.numpy()
+    rows, places = [], []
+    for row in range(len(cosines)):
+        candidate = ~(ids == ids[row]).any(1)
+        candidate[row] = True
+        rows.append(cosines[row, candidate])
+        places.append(int(candidate[:row].sum()))
+    found = rank_metrics(rows, places, system="thought space")
+    candidates = float(np.mean([len(row) for row in rows]))
+    return {
+        "r@1": float(found["hr@1"].mean()),
+        "mrr": float(found["mrr"].mean()),
+        "pairs": len(rows),
+        "candidates": candidates,
+    }
+
+
+@dataclass
+class FitReport:
+    """What happened in one fit.
+
+    Args:
+        losses: Training loss of every step.
+        epochs: Validation quality after each epoch; the first is before training.
+        best_epoch: The epoch whose weights were kept; 0 is the pretrained model.
+    """
+
+    losses: list[float]
+    epochs: list[dict[str, float]]
+    best_epoch: int
+
+
+def fit(
+    space: TrainableSpace,
+    pairs: Sequence[Pair],
+    validation: Sequence[Pair],
+    settings: ThoughtSpaceSettings,
+    *,
+    seed: int,
+) -> FitReport:
+    """Train the space by Eq. 1; the weights of the epoch with the best validation MRR are what remains.
+
+    Args:
+        space: What trains.
+        pairs: Pairs to fit.
+        validation: Pairs of other users; their histories are target-free.
+        settings: The stage's settings.
+        seed: Decides batches and drawn negatives.
+
+    Raises:
+        ValueError: Fewer than two pairs on a side, or a loss that is not finite (the step is named).
+    """
+    if min(len(pairs), len(validation)) < 2:
+        raise ValueError(
+            f"Found {len(pairs)} pairs to fit and {len(validation)} to validate, expected at least 2 each: add users."
+        )
+    rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
+    for side in SIDES:
+        space.states[side].add([_training_text(pair, side) for pair in pairs])
+    optimizer = _optimizer(space, settings)
+    schedule = _schedule(
+        optimizer, settings.epochs * num_batches(len(pairs), settings.batch_size), settings.warmup_ratio
+    )
+    groups = groups_of(pairs)
+    report = FitReport([], [validation_quality(space, validation)], 0)
+    best = {name: value.detach().clone() for name, value in space.trained().items()}
+    for epoch in range(1, settings.epochs + 1):
+        lengths = [space.states["history"].length(pair.training_history) for pair in pairs]
+        for rows in tqdm(list(length_batches(lengths, settings.batch_size, rng)), desc=f"epoch {epoch}", leave=False):
+            history, rationale = (
+                space.embed(side, [_training_text(pairs[row], side) for row in rows]) for side in SIDES
+            )
+            loss = info_nce_loss(
+                history,
+                rationale,
+                settings.temperature,
+                num_negatives=settings.num_negatives,
+                generator=generator,
+                same=groups[rows],
+                symmetric=settings.symmetric,
+            )
+            if not torch.isfinite(loss):
+                raise ValueError(
+                    f"loss is {loss.item()} at step {len(report.losses) + 1}, epoch {epoch}: lower the learning rates."
+                )
+            optimizer.zero_grad()
+            loss.backward()
+            nn.utils.clip_grad_norm_(space.trained().values(), 1.0)
+            optimizer.step()
+            schedule.step()
+            report.losses.append(round(loss.item(), 6))
+        report.epochs.append(validation_quality(space, validation))
+        if report.epochs[-1]["mrr"] > report.epochs[report.best_epoch]["mrr"]:
+            report.best_epoch = epoch
+            best = {name: value.detach().clone() for name, value in space.trained().items()}
+        elif epoch - report.best_epoch >= settings.patience:
+            break
+    with torch.no_grad():
+        for name, value in space.trained().items():
+            value.copy_(best[name])
+    return report
+
+
+def validation_quality(space: TrainableSpace, pairs: Sequence[Pair], *, masked: bool = False) -> dict[str, float]:
+    """Retrieval quality on target-free histories, titles as they are or masked on both sides."""
+    history = space.vectors("history", [pair.masked_history if masked else pair.history for pair in pairs])
+    rationale = space.vectors("rationale", [pair.masked_rationale if masked else pair.rationale for pair in pairs])
+    return retrieval_quality(history, rationale, groups_of(pairs))
+
+
+def _training_text(pair: Pair, side: str) -> str:
+    return pair.training_history if side == "history" else pair.rationale
+
+
+def _optimizer(space: TrainableSpace, settings: ThoughtSpaceSettings) -> torch.optim.AdamW:
+    groups = []
+    for projection, rate in ((False, settings.encoder_learning_rate), (True, settings.projection_learning_rate)):
+        mine = {name: value for name, value in space.trained().items() if ("_projection." in name) == projection}
+        # Vectors (biases, LayerNorm scales) are not decayed, as usual for encoders.
+        for decay, members in (
+            (settings.weight_decay, [value for value in mine.values() if value.dim() > 1]),
+            (0.0, [value for value in mine.values() if value.dim() <= 1]),
+        ):
+            if members:
+                groups.append({"params": members, "lr": rate, "weight_decay": decay})
+    return torch.optim.AdamW(groups)
+
+
+def _schedule(optimizer: torch.optim.Optimizer, steps: int, warmup_ratio: float) -> torch.optim.lr_scheduler.LambdaLR:
+    warmup = max(1, round(steps * warmup_ratio))
+
+    def factor(step: int) -> float:
+        if step < warmup:
+            return (step + 1) / warmup
+        return 0.5 * (1 + math.cos(math.pi * (step - warmup) / max(1, steps - warmup)))
+
+    return torch.optim.lr_scheduler.LambdaLR(optimizer, factor)

@@ -1,0 +1,404 @@
+"""The ``thought-space`` stage: cached states are exact, only the upper layers move, and it learns the hidden word."""
+
+import copy
+from dataclasses import asdict, replace
+
+import numpy as np
+import pytest
+import torch
+from tokenizers import Tokenizer, models, pre_tokenizers, processors
+from transformers import (
+    BertConfig,
+    BertModel,
+    DistilBertConfig,
+    DistilBertModel,
+    GPT2Config,
+    GPT2Model,
+    PreTrainedTokenizerFast,
+)
+
+from pulse_hf import artifacts
+from pulse_hf.models.thought_space import PulseThoughtSpaceModel, PulseThoughtSpaceProcessor
+from pulse_hf.schema import Item, Sequence, fold_of
+from pulse_hf.training import thought_space, thought_space_fit
+from pulse_hf.training.thought_space import ThoughtSpaceSettings, inputs_sha256, train_thought_space, training_pairs
+from pulse_hf.training.thought_space_fit import (
+    fit,
+    groups_of,
+    length_batches,
+    num_batches,
+    retrieval_quality,
+    validation_quality,
+)
+from pulse_hf.training.thought_space_towers import SIDES, TextStates, TrainableSpace, split_tower, splits_exactly
+
+MOTIVES = [f"m{number}" for number in range(24)]
+FILLERS = [f"f{number}" for number in range(60)]
+TITLES = [f"t{number}" for number in range(30)]
+SETTINGS = ThoughtSpaceSettings(
+    trained_layers=2,
+    epochs=8,
+    batch_size=32,
+    encoder_learning_rate=1e-2,
+    num_folds=2,
+    validation_share=0.2,
+    patience=8,
+    precision="float32",
+)
+
+
+def tokenizer():
+    words = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "item", *MOTIVES, *FILLERS, *TITLES]
+    made = Tokenizer(models.WordLevel({word: place for place, word in enumerate(words)}, unk_token="[UNK]"))
+    made.pre_tokenizer = pre_tokenizers.Whitespace()
+    made.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]", special_tokens=[("[CLS]", 2), ("[SEP]", 3)]
+    )
+    return PreTrainedTokenizerFast(tokenizer_object=made, pad_token="[PAD]", unk_token="[UNK]")
+
+
+def encoder(kind="bert"):
+    torch.manual_seed(0)
+    if kind == "bert":
+        sizes = {"hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 64}
+        return BertModel(BertConfig(vocab_size=119, max_position_embeddings=64, initializer_range=0.1, **sizes))
+    if kind == "distilbert":
+        sizes = {"dim": 32, "n_layers": 3, "n_heads": 2, "hidden_dim": 64}
+        return DistilBertModel(
+            DistilBertConfig(vocab_size=119, max_position_embeddings=64, initializer_range=0.1, **sizes)
+        )
+    return GPT2Model(GPT2Config(vocab_size=119, n_positions=64, n_embd=32, n_layer=2, n_head=2))
+
+
+@pytest.fixture(scope="module", params=["bert"])
+def encoder_folder(tmp_path_factory, request):
+    return save_encoder(tmp_path_factory.mktemp("encoder"), request.param)
+
+
+def save_encoder(folder, kind):
+    encoder(kind).save_pretrained(folder)
+    tokenizer().save_pretrained(folder)
+    return str(folder)
+
+
+def world(num_users=160, seed=0):
+    """Users whose reviews and rationales share one motive word among many others; titles are noise."""
+    rng = np.random.default_rng(seed)
+
+    def words(pool, count):
+        return list(rng.choice(pool, count, replace=False))
+
+    items = {f"i{number}": Item(f"i{number}", title, f"{title}.") for number, title in enumerate(TITLES)}
+    sequences, rows = {}, []
+    for number in range(num_users):
+        motive = str(rng.choice(MOTIVES))
+        chosen = tuple(f"i{place}" for place in rng.choice(len(TITLES), 5, replace=False))
+        reviews = tuple(" ".join(rng.permutation([motive, *words(FILLERS, 4)])) for _ in chosen)
+        user = f"u{number}"
+        sequences[user] = Sequence(user, chosen, tuple(range(5)), (5.0,) * 5, reviews)
+        for position in (1, 2):
+            text = " ".join([items[chosen[position]].title, *rng.permutation([motive, *words(FILLERS, 4)])])
+            rows.append(rationale(user, position, text))
+    return sequences, items, rows
+
+
+def rationale(user, position, text, status="ok", split="train"):
+    row = {"decision_id": f"{user}#{position}", "user_id": user, "position": position, "split": split}
+    return {**row, "status": status, "text": text, "raw": text, "engine": "test", "seed": 0}
+
+
+def write_run(run, sequences, items, rows):
+    def make_sequences(work):
+        artifacts.write_table(work / "sequences.parquet", "sequences", sequences.values())
+        artifacts.write_table(work / "items.parquet", "items", items.values())
+        return {}
+
+    def make_rationales(work):
+        return {"rows": artifacts.write_table(work / "rationales.parquet", "rationales", rows)}
+
+    artifacts.build(run / "sequences", artifacts.Fingerprint("prepare", {}, 0), make_sequences, force=True)
+    artifacts.build(run / "rationales", artifacts.Fingerprint("rationales", {}, 0), make_rationales, force=True)
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory, encoder_folder):
+    """A finished stage on the little world."""
+    run = tmp_path_factory.mktemp("run")
+    sequences, items, rows = world()
+    rows.append(rationale("u0", 1, "", status="empty"))
+    write_run(run, sequences, items, rows)
+    settings = replace(SETTINGS, encoder=encoder_folder)
+    return run, settings, train_thought_space(run, settings, seed=7)
+
+
+def space_on(folder, texts=(), *, trained_layers=1, shared=True, projection_dim=0, max_bytes=1e9, bf16=False):
+    model = PulseThoughtSpaceModel.from_encoders(folder, shared_towers=shared, projection_dim=projection_dim)
+    model.processor = PulseThoughtSpaceProcessor.from_encoders(folder, max_history_tokens=40, max_rationale_tokens=20)
+    states = {side: TextStates(model, side, trained_layers, bf16=bf16, max_bytes=max_bytes) for side in SIDES}
+    for side in SIDES:
+        states[side].add(list(texts))
+    return TrainableSpace(copy.deepcopy(model), states, trained_layers)
+
+
+def some_pairs(num_users=60, **changes):
+    sequences, items, rows = world(num_users, seed=3)
+    return training_pairs(rows, sequences, items, replace(SETTINGS, **changes))
+
+
+# -- the stage -----------------------------------------------------------------------------------------
+
+
+def test_the_space_learns_the_word_that_histories_and_rationales_share(trained):
+    run, _, folder = trained
+    metrics = artifacts.read_json(folder / "metrics.json")
+    assert sorted(metrics["models"]) == ["fold-0", "fold-1", "model"]
+    for name, fitted in metrics["models"].items():
+        before, after = (fitted["validation"][when] for when in ("before", "after"))
+        for masking in ("titles", "titles_masked"):
+            # Half the users teach a fold's model less.
+            assert after[masking]["mrr"] > before[masking]["mrr"] + (0.2 if name == "model" else 0.08), name
+            assert after[masking]["pairs"] == fitted["pairs"]["validation"]
+        assert fitted["losses"][-1] < fitted["losses"][0]
+    artifacts.verify(folder)
+    assert (folder / "figure3.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_the_artefact_says_what_went_in(trained):
+    run, settings, folder = trained
+    counts = artifacts.read_manifest(folder)["counts"]
+    assert counts["rows"] == {"read": 321, "kept": 320, "dropped": {"empty": 1}}
+    sequences, items, rows = world()
+    assert counts["inputs_sha256"]["thought-space"] == inputs_sha256(training_pairs(rows, sequences, items, settings))
+    changed = [{**rows[0], "text": "f1"}, *rows[1:]]
+    assert inputs_sha256(training_pairs(changed, sequences, items, settings)) != inputs_sha256(
+        training_pairs(rows, sequences, items, settings)
+    )
+    assert not artifacts.build(
+        folder, artifacts.Fingerprint("thought-space", asdict(settings), 7, *fingerprint_of(run, settings)), dict
+    )
+    with pytest.raises(artifacts.ArtifactError, match=r"settings\.temperature"):
+        train_thought_space(run, replace(settings, temperature=0.1), seed=7)
+
+
+def fingerprint_of(run, settings):
+    parents = {name: artifacts.content_sha256(run / name) for name in ("sequences", "rationales")}
+    return parents, thought_space.resolve_model(settings.encoder)[1]
+
+
+def test_the_saved_models_give_the_reported_quality(trained):
+    run, settings, folder = trained
+    sequences, items, rows = world()
+    pairs = training_pairs(rows, sequences, items, settings)
+    held_out = thought_space.validation_users(pairs, settings, 7)
+    for name, fold in (("model", None), ("fold-0", 0)):
+        loaded = PulseThoughtSpaceModel.from_pretrained(folder / name)
+        mine = [
+            pair
+            for pair in pairs
+            if pair.user_id in held_out and (fold is None or fold_of(pair.user_id, 2, 7) != fold)
+        ]
+        history = loaded.encode_histories([pair.history for pair in mine]).numpy()
+        found = retrieval_quality(
+            history, loaded.encode_rationales([pair.rationale for pair in mine]).numpy(), groups_of(mine)
+        )
+        reported = artifacts.read_json(folder / "metrics.json")["models"][name]["validation"]["after"]["titles"]
+        assert found == pytest.approx(reported, abs=2e-3)
+
+
+def test_a_fold_model_never_sees_the_users_it_serves(encoder_folder, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(space, pairs, validation, settings, *, seed):
+        seen.append({pair.user_id for pair in (*pairs, *validation)})
+        return fit(space, pairs, validation, settings, seed=seed)
+
+    monkeypatch.setattr(thought_space_fit, "fit", spy)
+    write_run(tmp_path, *world(24))
+    train_thought_space(tmp_path, replace(SETTINGS, encoder=encoder_folder, epochs=1), seed=7)
+    everybody, without_0, without_1 = seen
+    assert len(everybody) == 24
+    assert without_0 == {user for user in everybody if fold_of(user, 2, 7) == 1}
+    assert without_1 == {user for user in everybody if fold_of(user, 2, 7) == 0}
+
+
+def test_the_same_seed_gives_the_same_artefact(encoder_folder, tmp_path):
+    hashes = []
+    for name in ("a", "b"):
+        write_run(tmp_path / name, *world(24))
+        folder = train_thought_space(tmp_path / name, replace(SETTINGS, encoder=encoder_folder, epochs=1), seed=7)
+        hashes.append(artifacts.content_sha256(folder))
+    assert hashes[0] == hashes[1]
+
+
+# -- pairs ---------------------------------------------------------------------------------------------
+
+
+def test_only_the_paper_behaviour_shows_the_target_and_only_in_training():
+    sequences, items, rows = world(10)
+    free = training_pairs(rows, sequences, items, SETTINGS)
+    paper = training_pairs(rows, sequences, items, replace(SETTINGS, behaviour="paper"))
+    for one, other in zip(free, paper, strict=True):
+        title = items[one.target_id].title
+        assert title not in one.training_history.replace(":", " ").replace(".", " ").split()
+        assert title in other.training_history.replace(".", " ").split()
+        assert one.training_history == one.history == other.history
+
+
+def test_masked_texts_hold_no_word_of_the_titles():
+    for pair in some_pairs(10):
+        words = set(f"{pair.masked_history} {pair.masked_rationale}".replace(":", " ").replace(".", " ").split())
+        assert not words & {title for title in TITLES if len(title) > 2}
+        assert "item" in words
+
+
+def test_a_rationale_of_a_later_target_is_refused():
+    sequences, items, _ = world(3)
+    for position in (0, 3, 4):  # no history, validation, test
+        with pytest.raises(ValueError, match=f"u1#{position}"):
+            training_pairs([rationale("u1", position, "f1", split="test")], sequences, items, SETTINGS)
+    with pytest.raises(ValueError, match="no sequence"):
+        training_pairs([rationale("nobody", 1, "f1")], sequences, items, SETTINGS)
+
+
+def test_settings_that_cannot_work_are_refused():
+    wrong = [
+        ("behaviour", "both"),
+        ("num_folds", 1),
+        ("validation_share", 0.0),
+        ("batch_size", 1),
+        ("trained_layers", 0),
+    ]
+    for name, value in [*wrong, ("precision", "fp8")]:
+        with pytest.raises(ValueError, match=name):
+            replace(SETTINGS, **{name: value})
+
+
+# -- frozen lower states -------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", ["bert", "distilbert"])
+@pytest.mark.parametrize("trained_layers", [0, 1, 2])
+@pytest.mark.parametrize("max_bytes", [1e9, 0])
+def test_kept_states_and_upper_layers_equal_the_whole_encoder(tmp_path, kind, trained_layers, max_bytes):
+    folder = save_encoder(tmp_path, kind)
+    texts = [" ".join(FILLERS[start : start + 1 + start % 9]) for start in range(12)]
+    space = space_on(folder, texts, trained_layers=trained_layers, projection_dim=32, max_bytes=max_bytes)
+    whole = space.model.encode_histories(texts)
+    np.testing.assert_allclose(space.vectors("history", texts), whole.numpy(), atol=1e-5)
+    assert splits_exactly(space.model, "history", texts, trained_layers)
+
+
+def test_the_gradient_is_that_of_the_whole_encoder(encoder_folder):
+    texts = ["f1 f2 m3", "f4", "f5 f6 f7 f8 f9 m1"]
+    space = space_on(encoder_folder, texts)
+    target = torch.randn(3, 32, generator=torch.Generator().manual_seed(0))
+    (space.embed("history", texts) * target).sum().backward()
+    whole = copy.deepcopy(space.model)
+    whole.requires_grad_(True).zero_grad()
+    batch = whole.processor.pad("history", whole.processor.token_ids("history", texts))
+    (whole.embed("history", **batch) * target).sum().backward()
+    expected = dict(whole.named_parameters())
+    assert space.trained()
+    for name, value in space.trained().items():
+        torch.testing.assert_close(value.grad, expected[name].grad, atol=1e-5, rtol=1e-4)
+
+
+def test_an_encoder_without_a_list_of_layers_trains_as_a_whole(tmp_path):
+    folder = save_encoder(tmp_path, "gpt2")
+    space = space_on(folder, ["f1 f2"], trained_layers=1)
+    assert split_tower(space.model.tower("history"), 1) is None
+    assert not splits_exactly(space.model, "history", ["f1 f2", "f3"], 1)
+    assert len(space.trained()) == len(list(space.model.parameters()))
+    np.testing.assert_allclose(
+        space.vectors("history", ["f1 f2"]), space.model.encode_histories(["f1 f2"]).numpy(), atol=1e-5
+    )
+
+
+def test_bfloat16_is_near_float32(encoder_folder):
+    texts = ["f1 f2 m3", "f4 f4"]
+    exact, rough = (space_on(encoder_folder, texts, bf16=bf16).vectors("history", texts) for bf16 in (False, True))
+    assert 0 < np.abs(exact - rough).max() < 0.02
+
+
+# -- the loop ------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize("projection_dim", [0, 32])
+def test_trained_parameters_move_and_frozen_ones_do_not(encoder_folder, shared, projection_dim, monkeypatch):
+    quality = iter([0.1, 0.2, 0.3])
+    monkeypatch.setattr(thought_space_fit, "validation_quality", lambda *_: {"mrr": next(quality)})
+    pairs = some_pairs(20)
+    space = space_on(encoder_folder, shared=shared, projection_dim=projection_dim)
+    before = {name: value.clone() for name, value in space.model.named_parameters()}
+    fit(space, pairs[10:], pairs[:10], replace(SETTINGS, epochs=2), seed=0)
+    trained = set(space.trained())
+    towers = {"history_tower."} if shared else {"history_tower.", "rationale_tower."}
+    assert {name.split("encoder")[0] for name in trained if "tower" in name} == towers
+    assert all(".layer.1." in name or "projection" in name for name in trained)
+    for name, value in space.model.named_parameters():
+        # A key's bias shifts all scores of a query alike: softmax ignores it, so its gradient is rounding.
+        if not name.endswith("key.bias"):
+            assert torch.equal(before[name], value) == (name not in trained), name
+
+
+def test_the_best_epoch_is_what_remains(encoder_folder, monkeypatch):
+    pairs = some_pairs(20)
+    space = space_on(encoder_folder)
+    snapshots = []
+    quality = iter([0.1, 0.3, 0.9, 0.5, 0.4, 0.3])
+
+    def scripted(space, validation):
+        snapshots.append({name: value.detach().clone() for name, value in space.trained().items()})
+        return {"mrr": next(quality)}
+
+    monkeypatch.setattr(thought_space_fit, "validation_quality", scripted)
+    report = fit(space, pairs[10:], pairs[:10], replace(SETTINGS, patience=2, epochs=9), seed=0)
+    assert (report.best_epoch, len(report.epochs)) == (2, 5)
+    for name, value in space.trained().items():
+        torch.testing.assert_close(value, snapshots[2][name], atol=0, rtol=0)
+        assert not torch.equal(value, snapshots[4][name]) or name.endswith("key.bias")
+
+
+def test_a_loss_that_is_not_finite_names_the_step(encoder_folder, monkeypatch):
+    monkeypatch.setattr(
+        thought_space_fit, "info_nce_loss", lambda *_, **__: torch.tensor(float("nan"), requires_grad=True)
+    )
+    pairs = some_pairs(10)
+    with pytest.raises(ValueError, match="step 1"):
+        fit(space_on(encoder_folder), pairs[10:], pairs[:10], SETTINGS, seed=0)
+    with pytest.raises(ValueError, match="1 pairs to fit"):
+        fit(space_on(encoder_folder), pairs[:1], pairs[10:], SETTINGS, seed=0)
+
+
+@pytest.mark.parametrize(("rows", "batch_size"), [(2, 2), (3, 2), (5, 4), (64, 64), (65, 64), (500, 7)])
+def test_batches_hold_every_row_once_and_never_one_alone(rows, batch_size):
+    lengths = np.random.default_rng(1).integers(1, 50, rows)
+    batches = list(length_batches(lengths, batch_size, np.random.default_rng(0)))
+    assert len(batches) == num_batches(rows, batch_size)
+    assert sorted(np.concatenate(batches).tolist()) == list(range(rows))
+    assert min(len(batch) for batch in batches) >= 2
+    assert max(len(batch) for batch in batches) <= max(batch_size, 3)
+
+
+def test_retrieval_quality_by_hand():
+    history = np.eye(3, dtype=np.float32)
+    rationale = history[[0, 2, 1]]
+    apart = torch.arange(3).unsqueeze(1)
+    # Row 0 finds its own; rows 1 and 2 see the other's at cosine 1, and their own tied with one more at 0.
+    found = retrieval_quality(history, rationale, apart)
+    assert found["r@1"] == pytest.approx(1 / 3)
+    assert found["mrr"] == pytest.approx((1 + 2 * (1 / 2 + 1 / 3) / 2) / 3)
+    # Rows 1 and 2 belong to one user: no candidates of each other.
+    found = retrieval_quality(history, rationale, torch.tensor([[0], [1], [1]]))
+    assert found["candidates"] == pytest.approx((3 + 2 + 2) / 3)
+    assert found["mrr"] == pytest.approx((1 + 2 * (1 + 1 / 2) / 2) / 3)
+
+
+def test_validation_sees_target_free_texts_only(encoder_folder):
+    pairs = some_pairs(10, behaviour="paper")
+    space = space_on(encoder_folder)
+    plain, masked = validation_quality(space, pairs), validation_quality(space, pairs, masked=True)
+    poisoned = [replace(pair, training_history="f1") for pair in pairs]
+    assert validation_quality(space, poisoned) == plain
+    assert validation_quality(space, poisoned, masked=True) == masked
