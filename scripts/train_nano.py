@@ -36,8 +36,8 @@ TEMPLATE = (
     "{% for message in messages %}{{ '<|' + message['role'] + '|>\n' + message['content'] + '<|end|>\n' }}{% endfor %}"
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
-TOKENS_PER_STEP = 3072
-PROMPT_WEIGHT = 0.05
+TOKENS_PER_STEP = 4096
+PROMPT_WEIGHT = 0.3
 JUDGEMENT_WEIGHT = 8.0
 YES, NO = " yes", " no"
 
@@ -160,13 +160,17 @@ def collate(examples: list[Encoded], device: str) -> dict[str, torch.Tensor]:
     return {key: value.to(device) for key, value in batch.items()}
 
 
-def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> torch.Tensor:
-    """Weighted next-token loss; the head runs only where a weight is positive."""
+def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, float]:
+    """Weighted next-token loss, and the plain loss of answers and judgements alone.
+
+    The head runs only where a weight is positive.
+    """
     hidden = model.model(input_ids=batch["tokens"], attention_mask=batch.get("mask"), position_ids=batch["positions"], use_cache=False).last_hidden_state
     wanted = batch["weights"] > 0
     losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]).float(), batch["targets"][wanted], reduction="none")
     weights = batch["weights"][wanted]
-    return (losses * weights).sum() / weights.sum()
+    answers = losses.detach()[weights != PROMPT_WEIGHT]
+    return (losses * weights).sum() / weights.sum(), answers.mean().item()
 
 
 def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM:
@@ -271,7 +275,7 @@ def train(out: Path, tokens: float, learning_rate: float, seed: int) -> None:
             for group in optimizer.param_groups:
                 group["lr"] = learning_rate * min(1.0, (state["step"] + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
             with torch.autocast(device, torch.bfloat16):
-                loss = loss_of(model, collate(rows, device))
+                loss, answers = loss_of(model, collate(rows, device))
             if not torch.isfinite(loss):
                 raise RuntimeError(f"loss {loss.item()} at step {state['step']}; nothing was saved after step {state['step'] - 1}")
             loss.backward()
@@ -281,7 +285,7 @@ def train(out: Path, tokens: float, learning_rate: float, seed: int) -> None:
             count = sum(len(e.tokens) for e in rows)
             state["step"] += 1
             state["tokens"] += count
-            state["curve"].append([state["tokens"], int(rows[0].segments.any()), round(loss.item(), 4)])
+            state["curve"].append([state["tokens"], int(rows[0].segments.any()), round(answers if not rows[0].segments.any() else loss.item(), 4)])
             bar.update(count)
             if time.time() - saved > 180:
                 save_checkpoint(out, model, optimizer, state)

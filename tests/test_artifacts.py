@@ -80,6 +80,7 @@ def test_half_made_work_of_other_settings_is_refused(tmp_path):
     folder = tmp_path / "toy"
 
     def fail(work):
+        Shards(work / "shards", "decisions").append([ROW])
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
@@ -87,6 +88,17 @@ def test_half_made_work_of_other_settings_is_refused(tmp_path):
     with pytest.raises(ArtifactError, match=r"settings\.size"):
         build(folder, fingerprint(settings={"size": 5}), make)
     assert build(folder, fingerprint(), make) is True
+
+
+def test_half_made_work_without_shards_is_made_again(tmp_path):
+    def fail(work):
+        write_json(work / "half.json", 1)
+        raise RuntimeError("killed")
+
+    with pytest.raises(RuntimeError):
+        build(tmp_path / "toy", fingerprint(), fail)
+    assert build(tmp_path / "toy", fingerprint(seed=2), make) is True
+    assert set(read_manifest(tmp_path / "toy")["files"]) == {"rows.json"}
 
 
 def test_verify_names_every_kind_of_damage(tmp_path):

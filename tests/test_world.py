@@ -27,7 +27,7 @@ def test_same_seed_same_world(shop):
 
 
 def test_no_title_names_a_motive(shop):
-    phrases = [phrase for motive in shop.truth["motives"].values() for phrase in motive["phrases"]]
+    phrases = [phrase for motive in shop.truth["motives"].values() for phrase in motive]
     small = {"a", "and", "of", "in", "to", "the", "it", "as", "than", "for", "at", "on", "by", "with", "no", "big", "that"}
     naming = set().union(*(words(phrase) for phrase in phrases)) - small
     for name in shop.truth["motives"]:
@@ -57,7 +57,7 @@ def test_reviews_name_the_motive_at_work_as_often_as_the_knob_says(shop):
         by_user.setdefault(row["user_id"], []).append(row)
     for user_id, rows in by_user.items():
         for row, motive in zip(rows, shop.truth["events"][user_id], strict=True):
-            named.append(any(phrase.lower() in row["review"].lower() for phrase in shop.truth["motives"][motive]["phrases"]))
+            named.append(any(phrase.lower() in row["review"].lower() for phrase in shop.truth["motives"][motive]))
     assert np.mean(named) == pytest.approx(WorldSettings().own_words, abs=0.03)
 
 

@@ -90,7 +90,8 @@ class World:
     Args:
         reviews: One dict per event: user_id, item_id, timestamp, rating, review.
         items: One dict per item: item_id, title.
-        truth: JSON-able: ``motives`` (name to phrases), ``users`` (first and second motive of each, by index),
+        truth: JSON-able: ``motives`` (name to phrases), ``motive_names`` in their order,
+            ``users`` (first and second motive of each, by index),
             ``events`` (name of the motive at work in each event), and what is needed to compute every
             choice's true probability.
     """
@@ -259,7 +260,8 @@ def make_world(settings: WorldSettings, seed: int, lexicon: Lexicon | None = Non
             )
     items = [{"item_id": item_id, "title": title} for item_id, title in zip(item_ids, catalogue.titles, strict=True)]
     truth = {
-        "motives": {name: {"phrases": list(phrases)} for name, phrases in zip(lexicon.motives, lexicon.phrases, strict=True)},
+        "motives": {name: list(phrases) for name, phrases in zip(lexicon.motives, lexicon.phrases, strict=True)},
+        "motive_names": list(lexicon.motives),
         "held_out_motives": [name for name in held_out_motives() if name in lexicon.motives],
         "users": users,
         "events": at_work,

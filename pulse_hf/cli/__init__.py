@@ -1,0 +1,1 @@
+"""The command line: ``pulse`` with one word per stage."""

@@ -1,0 +1,140 @@
+"""``pulse``: one word per stage, ``run`` for the whole road, ``recommend`` to use what came out."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from pulse_hf.settings import RunSettings
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    help="Recommendation that knows why. Start with: pulse run --preset demo",
+)
+
+Run = Annotated[Path, typer.Option("--run", help="Run folder; every stage has its own folder inside.")]
+Preset = Annotated[str, typer.Option(help="demo (embedded, synthetic), small (one small GPU) or paper.")]
+SettingsFile = Annotated[Path | None, typer.Option("--settings", help="JSON file with a group per stage, on top of the preset.")]
+Assignments = Annotated[list[str] | None, typer.Option("--set", help="stage.key=value, may be repeated; wins over the file.")]
+Force = Annotated[bool, typer.Option("--force", help="Make anew what was made from other settings or inputs.")]
+
+
+def _settings(preset: str, file: Path | None, assignments: list[str] | None) -> RunSettings:
+    from pulse_hf.presets import preset_named
+    from pulse_hf.settings import load_settings, override
+
+    settings = preset_named(preset)
+    if file is not None:
+        settings = load_settings(file, settings)
+    return override(settings, assignments or [])
+
+
+def _stage_command(word: str, purpose: str) -> None:
+    @app.command(word, help=purpose[0].upper() + purpose[1:] + ".")
+    def command(
+        run: Run,
+        preset: Preset = "small",
+        settings: SettingsFile = None,
+        assignments: Assignments = None,
+        force: Force = False,
+    ) -> None:
+        from pulse_hf.pipeline import run_stage, stage_named
+
+        folder = run_stage(stage_named(word), run, _settings(preset, settings, assignments), force=force)
+        typer.echo(folder)
+
+
+# Written out, not taken from pulse_hf.pipeline: help must start without importing the stages.
+_WORDS = {
+    "world": "generate the embedded synthetic shop",
+    "prepare": "read, clean, filter and split the interactions",
+    "sequential": "train SASRec, find similar users",
+    "candidates": "freeze the candidate sets every system ranks",
+    "rationales": "write the positive rationales of training targets",
+    "thought-space": "align histories and rationales by InfoNCE",
+    "thoughts": "draft reasons and refine them by tree of thought",
+    "recommender": "tune the small language model as candidate scorer",
+    "evaluate": "score every system, audit for leaks, write the report",
+}
+
+
+@app.command("run")
+def run_command(
+    preset: Preset = "demo",
+    run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<preset> by default.")] = None,
+    settings: SettingsFile = None,
+    assignments: Assignments = None,
+    until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
+    force: Force = False,
+) -> None:
+    """Run the whole road; finished stages are skipped, a killed run goes on where it was."""
+    from pulse_hf.pipeline import run_road, token_budget
+
+    chosen = _settings(preset, settings, assignments)
+    folder = run if run is not None else Path("runs") / preset
+    budget = ", ".join(f"{value:,} {name}" for name, value in token_budget(chosen).items())
+    typer.echo(f"at most {budget}{'' if chosen.world else ' (per user)'}; run folder {folder}", err=True)
+    run_road(folder, chosen, until=until, force=force)
+    if until in (None, "evaluate"):
+        _show(folder)
+
+
+def _show(folder: Path) -> None:
+    from pulse_hf.cli.show import show_examples, show_report
+
+    show_report(folder)
+    show_examples(folder, count=3)
+
+
+@app.command()
+def recommend(
+    run: Annotated[Path, typer.Option("--run", help="A finished run, or a folder saved by PulseRecommender.")],
+    user: Annotated[str | None, typer.Option(help="A user id of the run.")] = None,
+    history: Annotated[list[str] | None, typer.Option(help="An item id or a title, oldest first; may be repeated.")] = None,
+    k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
+    rationale: Annotated[str | None, typer.Option(help="Your own reason instead of a generated one.")] = None,
+) -> None:
+    """Print a ranked list with reasons for a user of the run or for a typed history."""
+    from pulse_hf.cli.show import show_recommendations
+
+    show_recommendations(run, user=user, history=history or [], k=k, rationale=rationale)
+
+
+@app.command()
+def audit(run: Run) -> None:
+    """Swap all validation and test targets and check that no training input changes."""
+    from pulse_hf.cli.show import show_audit
+
+    if not show_audit(run):
+        raise typer.Exit(6)
+
+
+for _word, _purpose in _WORDS.items():
+    _stage_command(_word, _purpose)
+
+
+def main() -> None:
+    """Entry point: a user's mistake is one clear line, a bug is a traceback."""
+    from pulse_hf.artifacts import ArtifactError
+
+    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    for noisy in ("httpx", "transformers", "sentence_transformers", "datasets", "matplotlib", "trl", "accelerate"):
+        logging.getLogger(noisy).setLevel(logging.WARNING)
+    try:
+        app()
+    except ArtifactError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(6)
+    except (ValueError, FileNotFoundError) as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+
+if __name__ == "__main__":
+    main()

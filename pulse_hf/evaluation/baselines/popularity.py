@@ -1,0 +1,22 @@
+"""``popularity``: how often an item was chosen in training events."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+
+from pulse_hf.evaluation.protocol import Study
+from pulse_hf.schema import Decision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["scores"]
+
+
+def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    """The number of training events of each candidate."""
+    counts = study.training_counts
+    return [np.array([counts[item] for item in candidates], dtype=float) for candidates in study.candidates(decisions)]

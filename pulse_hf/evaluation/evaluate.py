@@ -1,0 +1,318 @@
+"""The stage ``evaluate``: every system on the same candidates, the worth of a reason, the leak audit, the report."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.artifacts import (
+    ArtifactError,
+    Fingerprint,
+    build,
+    content_sha256,
+    package_versions,
+    read_manifest,
+    sha256_of_file,
+    write_json,
+    write_text,
+)
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from pulse_hf.evaluation.protocol import Study
+    from pulse_hf.evaluation.systems import ScoreBook, System
+    from pulse_hf.schema import Decision
+
+    Metrics = dict[str, dict[str, NDArray[np.float64]]]
+
+logger = logging.getLogger(__name__)
+
+SYSTEMS = (
+    "random",
+    "popularity",
+    "repeat",
+    "item-knn",
+    "title-similarity",
+    "sasrec",
+    "sasrec+text",
+    "fusion",
+    "slm+sft",
+    "pulse",
+    "pulse-fused",
+)
+STAGES = {
+    "prepare": "sequences",
+    "sequential": "sequential",
+    "candidates": "candidates",
+    "rationales": "rationales",
+    "thought-space": "thought_space",
+    "thoughts": "thoughts",
+    "recommender": "recommender",
+}
+
+__all__ = ["STAGES", "SYSTEMS", "EvaluateSettings", "evaluate"]
+
+
+@dataclass(frozen=True)
+class EvaluateSettings:
+    """What is compared and how it is checked (all ours; the paper reports HR@1 without intervals).
+
+    Args:
+        systems: Rows of the report, in order.
+        worth_of_a_reason: Score ``pulse`` also without, with another user's and with a random leaf's reason.
+        stacker_l2: Pull to zero of the standardised weights of ``fusion`` and ``pulse-fused``.
+        audit_users: Test users whose neighbours and thoughts the audit makes again with and without swapped targets.
+    """
+
+    systems: tuple[str, ...] = SYSTEMS
+    worth_of_a_reason: bool = True
+    stacker_l2: float = 1e-3
+    audit_users: int = 8
+
+
+def evaluate(run: Path, settings: EvaluateSettings, *, seed: int, force: bool = False) -> Path:
+    """Score, compare, audit and report.
+
+    Writes ``evaluate/`` (scores of every system, ``report.json``, ``report.md``, ``figures/``) and copies the
+    report to the run's root. A failed audit leaves its report beside the run's as ``report.failed.json``
+    and ``report.failed.md``, and no other.
+
+    Args:
+        run: A run folder with all earlier stages.
+        settings: What is compared.
+        seed: Seed of resamples, flips and swapped reasons.
+        force: Build anew although settings or inputs changed.
+
+    Returns:
+        The folder ``evaluate/``.
+
+    Raises:
+        ArtifactError: A stage is missing, or the leak audit failed.
+        ValueError: A system is unknown or gives a score that is not finite.
+    """
+    unknown = sorted(set(settings.systems) - set(SYSTEMS))
+    if unknown or not settings.systems:
+        raise ValueError(f"systems: found {unknown or 'none'}; expected some of {', '.join(SYSTEMS)}")
+    folder = run / "evaluate"
+    fingerprint = Fingerprint("evaluate", json.loads(json.dumps(asdict(settings))), seed, _parents(run))
+    build(folder, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
+    _publish(run, folder)
+    return folder
+
+
+def _parents(run: Path) -> dict[str, str]:
+    parents = {name: content_sha256(run / folder) for name, folder in STAGES.items() if (run / folder).exists()}
+    truth = run / "world" / "truth.json"
+    return parents | ({"world/truth.json": sha256_of_file(truth)} if truth.exists() else {})
+
+
+def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
+    from pulse_hf.evaluation.figures import draw_figures
+    from pulse_hf.evaluation.leakage import audit
+    from pulse_hf.evaluation.report import render
+
+    report = _measure(run, work, settings, seed)
+    report["audit"] = audit(run, users=settings.audit_users, seed=seed)
+    if not report["audit"]["passed"]:
+        write_json(run / "report.failed.json", report)
+        write_text(run / "report.failed.md", render(report))
+        for stale in ("report.json", "report.md"):
+            (run / stale).unlink(missing_ok=True)
+        failed = [f"{check['name']}: {check['detail']}" for check in report["audit"]["checks"] if not check["passed"]]
+        raise ArtifactError(f"The leak audit failed, see {run / 'report.failed.md'}:\n  " + "\n  ".join(failed))
+    write_json(work / "report.json", report)
+    write_text(work / "report.md", render(report))
+    draw_figures(report, work / "figures")
+    return {"rows": report["protocol"]["users"], "systems": len(report["systems"])}
+
+
+def _publish(run: Path, folder: Path) -> None:
+    for name in ("report.json", "report.md"):
+        shutil.copyfile(folder / name, run / name)
+        (run / name.replace("report", "report.failed")).unlink(missing_ok=True)
+    shutil.copytree(folder / "figures", run / "figures", dirs_exist_ok=True)
+
+
+def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
+    from pulse_hf.evaluation.protocol import load_study
+    from pulse_hf.evaluation.report import COMPARED_SYSTEMS, compare, summarise
+    from pulse_hf.evaluation.systems import ScoreBook, systems
+
+    study = load_study(run)
+    decisions = study.split("test")
+    _check_decisions(run, decisions)
+    book = ScoreBook(work / "scores", study)
+    known = systems(book, l2=settings.stacker_l2)
+    _score_parts(book, known, settings)
+    metrics = {
+        name: _metrics(study, decisions, known[name].name, book.rows(known[name], "test")) for name in settings.systems
+    }
+    summary = summarise(metrics, cold=_cold(study, decisions), seed=seed)
+    ours = [name for name in COMPARED_SYSTEMS if name in settings.systems]
+    pairs = [(system, other) for system in ours for other in settings.systems if other != system]
+    # One question, one row: pulse-fused against pulse is there, pulse against pulse-fused is its mirror.
+    pairs = [pair for pair in pairs if pair != ("pulse", "pulse-fused")]
+    stacked = {name: book.beside(known[name], "test")["stacker"] for name in settings.systems if known[name].parts}
+    report = {
+        "protocol": _protocol(run, study, decisions, seed),
+        "systems": {name: {**summary[name], "cost": _cost(run, book, known, name)} for name in settings.systems},
+        "comparisons": compare(metrics, pairs, seed=seed),
+        "stages": _stages(run),
+        "versions": package_versions(),
+        "stackers": stacked,
+    }
+    return report | _extras(run, study, decisions, book, metrics, settings=settings, seed=seed)
+
+
+def _check_decisions(run: Path, decisions: Sequence[Decision]) -> None:
+    if not decisions:
+        raise ArtifactError(f"{run / 'candidates'} holds no test decisions; users need at least 3 events")
+    if len({decision.user_id for decision in decisions}) != len(decisions):
+        raise ArtifactError(f"{run / 'candidates'} holds several test decisions of one user; intervals are over users")
+
+
+def _score_parts(book: ScoreBook, known: Mapping[str, System], settings: EvaluateSettings) -> None:
+    """Parts of the fused systems first, so that a fused row's own time is not theirs."""
+    parts = {part: None for name in settings.systems for part in known[name].parts}
+    for part in parts:
+        for split in ("validation", "test"):
+            logger.info("scoring %s on %s", part, split)
+            book.rows(known[part], split)
+
+
+def _metrics(
+    study: Study, decisions: Sequence[Decision], name: str, rows: Sequence[Any]
+) -> dict[str, NDArray[np.float64]]:
+    from pulse_hf.metrics import rank_metrics
+
+    return rank_metrics(rows, study.targets(decisions), system=name, decision_ids=[d.decision_id for d in decisions])
+
+
+def _cold(study: Study, decisions: Sequence[Decision]) -> NDArray[np.bool_]:
+    import numpy as np
+
+    from pulse_hf.evaluation.protocol import COLD_EVENTS
+
+    return np.array([study.training_counts[item] <= COLD_EVENTS for item in study.target_items(decisions)])
+
+
+def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int) -> dict[str, Any]:
+    candidates = read_manifest(run / "candidates")
+    settings = {key: json.loads(value) for key, value in candidates["fingerprint"].items()}
+    pairs = zip(study.target_items(decisions), study.histories(decisions), strict=True)
+    repeats = sum(item in history.item_ids for item, history in pairs)
+    return {
+        "split": "leave-one-out: last event test, second last validation, earlier ones training",
+        "negatives": max(len(row) for row in study.candidates(decisions)) - 1,
+        "sampling": settings.get("settings.sampling", "uniform"),
+        "seed": seed,
+        "candidates_sha256": candidates["sha256"],
+        "users": len(decisions),
+        "refit": False,
+        "synthetic": (run / "world" / "truth.json").exists(),
+        "repeats": repeats / len(decisions),
+    }
+
+
+def _cost(run: Path, book: ScoreBook, known: Mapping[str, System], name: str) -> dict[str, Any]:
+    """Tokens and seconds of the stages it rests on and of its own scoring; bytes of the models it loads."""
+    system = known[name]
+    spent = [_spent(run, stage, name) for stage in system.stages]
+    scored = [system, *(known[part] for part in system.parts)]
+    seconds = sum(seconds for _, seconds in spent) + sum(book.beside(one, "test")["seconds"] for one in scored)
+    files = [path for model in system.models for path in [run / model, *(run / model).rglob("*")] if path.is_file()]
+    return {
+        "tokens": sum(tokens for tokens, _ in spent),
+        "seconds": round(seconds, 3),
+        "bytes": sum(path.stat().st_size for path in files),
+    }
+
+
+def _spent(run: Path, stage: str, name: str) -> tuple[int, float]:
+    """Tokens that an SLM read, wrote or was tuned on in a stage, and the stage's seconds."""
+    manifest = read_manifest(run / STAGES[stage])
+    counts = manifest["counts"]
+    if stage == "recommender":  # two scorers are tuned in one stage; each system pays for its own
+        own = counts["systems"]["slm+sft" if name == "slm+sft" else "pulse"]
+        return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
+    usage = counts.get("written_by_this_process", {})
+    return sum(int(usage.get(kind, 0)) for kind in ("prompt_tokens", "generated_tokens")), manifest["seconds"]
+
+
+def _stages(run: Path) -> dict[str, dict[str, Any]]:
+    found = {}
+    for name, folder in STAGES.items():
+        if (run / folder).exists():
+            manifest = read_manifest(run / folder)
+            found[name] = {"seconds": manifest["seconds"], "rows": _rows(manifest["counts"])}
+    return found
+
+
+def _rows(counts: Mapping[str, Any]) -> int:
+    """Rows a stage kept, from what it counted."""
+    if "result" in counts:
+        return int(counts["result"]["events"])
+    rows = counts.get("rows", counts.get("sets", 0))
+    if isinstance(rows, dict):
+        return int(rows["kept"] if "kept" in rows else sum(rows.values()))
+    return int(rows)
+
+
+def _extras(
+    run: Path,
+    study: Study,
+    decisions: Sequence[Decision],
+    book: ScoreBook,
+    metrics: Metrics,
+    *,
+    settings: EvaluateSettings,
+    seed: int,
+) -> dict[str, Any]:
+    from pulse_hf.evaluation.faithfulness import faithfulness, measured_oracles
+    from pulse_hf.evaluation.report import summarise
+    from pulse_hf.evaluation.systems import load_thoughts
+    from pulse_hf.evaluation.train_vs_test import train_vs_test
+
+    extras: dict[str, Any] = {}
+    if "pulse" in settings.systems:
+        thoughts = load_thoughts(run)
+        extras["train_vs_test"] = train_vs_test(study, thoughts, seed=seed)
+        if settings.worth_of_a_reason:
+            extras["worth_of_a_reason"] = _worth(run, study, decisions, book, metrics["pulse"], seed)
+        if (run / "world" / "truth.json").exists():
+            reasons = {d.decision_id: thoughts[d.decision_id].reason or "" for d in decisions}
+            extras["faithfulness"] = faithfulness(run, study, decisions, reasons, seed=seed)
+    oracles = measured_oracles(run, study, decisions)
+    if oracles:
+        measured = {name: _metrics(study, decisions, name, rows) for name, rows in oracles.items()}
+        extras["oracles"] = summarise(measured, cold=_cold(study, decisions), seed=seed)
+    return extras
+
+
+def _worth(
+    run: Path,
+    study: Study,
+    decisions: Sequence[Decision],
+    book: ScoreBook,
+    own: dict[str, NDArray[np.float64]],
+    seed: int,
+) -> dict[str, Any]:
+    from pulse_hf.evaluation.reasons import OWN, variants
+    from pulse_hf.evaluation.report import compare, summarise
+
+    measured = {OWN: own}
+    for name, system in variants(run, decisions, seed).items():
+        logger.info("scoring %s", system.name)
+        measured[name] = _metrics(study, decisions, system.name, book.rows(system, "test"))
+    pairs = [(OWN, name) for name in measured if name != OWN]
+    return {
+        "variants": summarise(measured, cold=_cold(study, decisions), seed=seed),
+        "comparisons": compare(measured, pairs, seed=seed),
+    }

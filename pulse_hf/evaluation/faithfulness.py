@@ -1,0 +1,87 @@
+"""What only the embedded world can tell: do thoughts name the true motive, and how far are the oracles?"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pulse_hf.artifacts import read_json
+from pulse_hf.data.world.oracles import oracle_scores
+from pulse_hf.evaluation.protocol import Study
+from pulse_hf.evaluation.reasons import derangement
+from pulse_hf.evaluation.statistics import intervals, paired
+from pulse_hf.schema import Decision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["faithfulness", "measured_oracles", "names_one"]
+
+
+def names_one(text: str, phrases: Iterable[str]) -> bool:
+    """Whether the text holds one of the phrases as whole words, in any case.
+
+    >>> names_one("They want Peace and quiet.", ["quiet"]), names_one("quietly", ["quiet"])
+    (True, False)
+    """
+    words = f" {_words(text)} "
+    return any(f" {_words(phrase)} " in words for phrase in phrases)
+
+
+def _words(text: str) -> str:
+    return " ".join(re.findall(r"[^\W_]+", text.lower()))
+
+
+def faithfulness(
+    run: Path, study: Study, decisions: Sequence[Decision], reasons: Mapping[str, str], *, seed: int
+) -> dict[str, Any]:
+    """How often a chosen thought names the user's true first motive, beside a random other user's.
+
+    Args:
+        run: A run of the embedded world.
+        study: Shared data.
+        decisions: Test decisions.
+        reasons: Chosen reason by decision id, ``""`` for none (it names nothing and counts).
+        seed: Seed of the other users and the resamples.
+
+    Returns:
+        ``own`` and ``other`` shares with intervals, ``ratio`` and their paired difference with p.
+    """
+    truth = read_json(run / "world" / "truth.json")
+    motives = [_first_motive(truth, decision) for decision in decisions]
+    others = [motives[place] for place in derangement(len(motives), seed)]
+    texts = [reasons[decision.decision_id] for decision in decisions]
+
+    def named(wanted: Sequence[str]) -> NDArray[np.float64]:
+        hits = [names_one(text, truth["motives"][name]) for text, name in zip(texts, wanted, strict=True)]
+        return np.array(hits, dtype=float)
+
+    table = np.stack([named(motives), named(others)], axis=1)
+    own, other = intervals(table, seed=seed)
+    (difference,) = paired(table[:, :1] - table[:, 1:], seed=seed)
+    return {
+        "decisions": len(decisions),
+        "own": asdict(own),
+        "other": asdict(other),
+        "ratio": float(table[:, 0].mean() / table[:, 1].mean()) if table[:, 1].any() else None,
+        **asdict(difference),
+    }
+
+
+def _first_motive(truth: Mapping[str, Any], decision: Decision) -> str:
+    """Name of the motive that drives most of the user's choices."""
+    # Numbers count in "motive_names": JSON is written with sorted keys, so "motives" has lost the order.
+    return str(truth["motive_names"][truth["users"][decision.user_id][0]])
+
+
+def measured_oracles(run: Path, study: Study, decisions: Sequence[Decision]) -> dict[str, list[NDArray[np.float64]]]:
+    """Scores of those who know what no system can, in the candidates' order; empty outside the embedded world."""
+    if not (run / "world" / "truth.json").exists():
+        return {}
+    truth = read_json(run / "world" / "truth.json")
+    return oracle_scores(truth, study.sequences, [study.sets[decision.decision_id] for decision in decisions])

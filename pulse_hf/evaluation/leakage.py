@@ -1,0 +1,327 @@
+"""The leak audit (DESIGN §8.4): has any stage seen a validation or test target?
+
+It trusts no flag and no record alone. What each stage reads is rebuilt from the sequences and compared
+with what the stage recorded; rebuilt again with all targets swapped, it must not change; neighbours and
+thoughts of a sample are made again in both worlds; and the stored tables are held against rules that a
+leak would break.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Series
+from pathlib import Path
+from typing import Any
+
+from pulse_hf.artifacts import ArtifactError, content_sha256, read_manifest, sha256_of_file, verify
+from pulse_hf.evaluation.stage_inputs import (
+    CANARY,
+    Ground,
+    lend_again,
+    lent_items,
+    stage_inputs,
+    stage_texts,
+    swap_targets,
+)
+from pulse_hf.schema import SPLITS, Decision, Sequence, Split, fold_of
+
+# A fair shuffle fails by chance once in a hundred thousand audits.
+_UNLIKELY = 1e-5
+_COSINE_SLACK = 1e-3
+
+Check = dict[str, Any]
+
+__all__ = ["FOLDERS", "audit"]
+
+FOLDERS = ("sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
+
+
+def audit(run: Path, *, users: int = 8, seed: int = 0) -> dict[str, Any]:
+    """Check a finished run for leaks.
+
+    Args:
+        run: The run folder; stages that have not run are not checked.
+        users: Test users whose thoughts are made again with and without swapped targets.
+        seed: Which users and which other items.
+
+    Returns:
+        ``{"passed": bool, "checks": [{"name", "passed", "detail"}]}``.
+    """
+    ground = Ground(run)
+    swapped = _Worlds(ground, seed)
+    checks = [
+        _check("artefacts are whole", lambda: _whole(ground)),
+        _check("stages were made from each other", lambda: _parents(ground)),
+        _check("recorded inputs are the rebuilt ones", lambda: _recorded(ground)),
+        _check("fits saw training events only", lambda: _fits(ground)),
+        _check("training inputs ignore validation and test targets", swapped.training_inputs),
+        _check("all inputs ignore test targets", swapped.all_inputs),
+        _check("no canary in any prompt", swapped.canaries),
+        _check("neighbours lend training items only", lambda: _neighbours(ground, swapped)),
+        _check("thoughts made again ignore their targets", lambda: _thoughts(ground, swapped, users, seed)),
+        _check("candidate sets are sound", lambda: _candidates(ground)),
+        _check("rationales explain training targets only", lambda: _rationales(ground)),
+        _check("encoders are frozen", lambda: _frozen(ground)),
+    ]
+    return {"passed": all(check["passed"] for check in checks), "checks": checks}
+
+
+def _check(name: str, examine: Callable[[], tuple[list[str], str]]) -> Check:
+    """Run one check; a check that cannot be run has not been passed."""
+    try:
+        problems, examined = examine()
+    except (ArtifactError, ValueError, KeyError, IndexError, TypeError) as error:
+        problems, examined = [f"could not be examined: {type(error).__name__}: {error}"], ""
+    return {"name": name, "passed": not problems, "detail": "; ".join(problems[:5]) or examined}
+
+
+def _present(ground: Ground) -> list[str]:
+    return [folder for folder in FOLDERS if ground.has(folder)]
+
+
+def _whole(ground: Ground) -> tuple[list[str], str]:
+    problems = []
+    for folder in _present(ground):
+        try:
+            verify(ground.run / folder)
+        except ArtifactError as error:
+            problems.append(str(error).replace("\n", " "))
+    return problems, f"sha256 of every file of {', '.join(_present(ground))}"
+
+
+def _parents(ground: Ground) -> tuple[list[str], str]:
+    problems, compared = [], 0
+    for folder in _present(ground):
+        facts = read_manifest(ground.run / folder)["fingerprint"]
+        for parent in FOLDERS:
+            recorded = facts.get(f"parents.{parent}")
+            if recorded is not None:
+                compared += 1
+                if not ground.has(parent) or json.loads(recorded) != content_sha256(ground.run / parent):
+                    problems.append(f"{folder} was made from another {parent} than the one that is here")
+    return problems, f"{compared} recorded parents"
+
+
+def _recorded(ground: Ground) -> tuple[list[str], str]:
+    rebuilt = stage_inputs(ground.run, ground.sequences)
+    problems, compared = [], []
+    for folder in _present(ground):
+        if folder == "sequences":
+            continue  # its inputs are the raw files themselves
+        recorded = read_manifest(ground.run / folder)["counts"].get("inputs_sha256", {})
+        if not recorded:
+            problems.append(f"{folder} recorded no inputs")
+        for name, sha256 in recorded.items():
+            compared.append(name)
+            if rebuilt.get(name) != sha256:
+                problems.append(f"{folder} read another {name} than its sequences allow")
+    return problems, ", ".join(compared)
+
+
+def _fits(ground: Ground) -> tuple[list[str], str]:
+    """Targets that each SASRec counted while fitting, against the number of training targets there are."""
+    if not ground.has("sequential"):
+        return [], "no sequential models in this run"
+    settings = ground.settings("sequential")
+    reports = read_manifest(ground.run / "sequential")["counts"]["fits"]
+    problems = []
+    for name, report in reports.items():
+        _, _, fold = name.partition("-fold-")
+        kept = [
+            sequence.num_train
+            for sequence in ground.sequences
+            if not fold or fold_of(sequence.user_id, settings["num_folds"], settings["seed"]) != int(fold)
+        ]
+        expected = sum(min(events, settings["max_length"] + 1) - 1 for events in kept if events >= 2)
+        if report["targets"] != expected:
+            problems.append(
+                f"{name} was fitted on {report['targets']} targets, its users have {expected} training targets"
+            )
+    return problems, f"training targets of {', '.join(reports)}"
+
+
+class _Worlds:
+    """The run's inputs as they are, with all targets swapped, and with test targets swapped.
+
+    Args:
+        ground: The run.
+        seed: Which other items.
+    """
+
+    def __init__(self, ground: Ground, seed: int) -> None:
+        self.ground = ground
+        self.seed = seed
+        self._made: dict[tuple[Split, ...], tuple[dict[str, list[str]], dict[str, tuple[Any, ...]]]] = {}
+
+    def sequences(self, splits: tuple[Split, ...]) -> list[Sequence]:
+        """The users with the targets of some splits swapped."""
+        return swap_targets(self.ground.sequences, list(self.ground.items), splits, self.seed)
+
+    def lent(self, splits: tuple[Split, ...]) -> dict[str, tuple[Any, ...]]:
+        """Similar users and what they lend, found anew."""
+        return self._world(splits)[1]
+
+    def _world(self, splits: tuple[Split, ...]) -> tuple[dict[str, list[str]], dict[str, tuple[Any, ...]]]:
+        if splits not in self._made:
+            sequences = self.sequences(splits)
+            decisions = [decision for split in SPLITS for decision in self.ground.decisions(split)]
+            found = lent_items(self.ground, sequences, decisions) if self.ground.has("sequential") else {}
+            texts = stage_texts(self.ground, sequences, {key: row[0] for key, row in found.items()})
+            for decision in decisions if found else ():
+                lent, others, near = found[decision.decision_id]
+                texts.setdefault(f"similar-users/{decision.split}", []).append(repr((lent, others, near)))
+            self._made[splits] = (texts, found)
+        return self._made[splits]
+
+    def training_inputs(self) -> tuple[list[str], str]:
+        """All targets swapped: nothing before test time may change."""
+        return self._compare(("validation", "test"), lambda name: not name.endswith("/test"))
+
+    def all_inputs(self) -> tuple[list[str], str]:
+        """Test targets swapped: nothing at all may change (candidate sets of test decisions are no input here)."""
+        return self._compare(("test",), lambda name: True)
+
+    def canaries(self) -> tuple[list[str], str]:
+        """The swapped targets' reviews are canaries: none may be found in what a model reads."""
+        problems, looked = [], 0
+        worlds: list[tuple[tuple[Split, ...], str]] = [(("validation", "test"), "/test"), (("test",), "nothing")]
+        for splits, excused in worlds:
+            for name, rows in self._world(splits)[0].items():
+                if not name.endswith(excused):
+                    looked += len(rows)
+                    hits = sum(CANARY in row for row in rows)
+                    if hits:
+                        problems.append(f"{name}: {hits} of {len(rows)} texts hold the review of a target")
+        return problems, f"{looked:,} texts"
+
+    def _compare(self, splits: tuple[Split, ...], of_interest: Callable[[str], bool]) -> tuple[list[str], str]:
+        before, after = self._world(())[0], self._world(splits)[0]
+        names = [name for name in before if of_interest(name)]
+        problems = []
+        for name in names:
+            pairs = list(zip(before[name], after[name], strict=False))
+            differing = sum(old != new for old, new in pairs) + abs(len(before[name]) - len(after[name]))
+            if differing:
+                problems.append(f"{name}: {differing} of {len(before[name])} inputs change with the targets")
+        return problems, f"{sum(len(before[name]) for name in names):,} inputs: {', '.join(names)}"
+
+
+def _neighbours(ground: Ground, worlds: _Worlds) -> tuple[list[str], str]:
+    """Stored neighbours against the lenders' training events, and against ones found anew."""
+    if not ground.has("sequential"):
+        return [], "no similar users in this run"
+    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
+    lenders = {user_id: sequence.before(sequence.num_train) for user_id, sequence in by_user.items()}
+    most = ground.settings("sequential")["neighbour_items"]
+    rows = ground.rows("sequential/neighbours.parquet")
+    anew = worlds.lent(())
+    problems = []
+    for row in rows:
+        problems += [f"{row['decision_id']}: {wrong}" for wrong in _wrong_loans(row, by_user)]
+        decision = Decision(row["user_id"], row["position"], row["split"])
+        lent = lend_again(by_user[row["user_id"]], decision, row["user_ids"], row["similarities"], lenders, most)
+        if lent != row["item_ids"]:
+            problems.append(f"{row['decision_id']}: its neighbours would have lent other items")
+        near = anew[row["decision_id"]][2] if row["decision_id"] in anew else row["similarities"]
+        apart = max((abs(a - b) for a, b in zip(near, row["similarities"], strict=False)), default=0.0)
+        if len(near) != len(row["similarities"]) or apart > _COSINE_SLACK:
+            problems.append(f"{row['decision_id']}: its similar users are not those of its history")
+    return problems, f"{len(rows):,} decisions, {len(anew):,} found anew"
+
+
+def _wrong_loans(row: Mapping[str, Any], by_user: Mapping[str, Sequence]) -> Iterable[str]:
+    sequence, position = by_user[row["user_id"]], row["position"]
+    time = sequence.timestamps[position] if sequence.timestamps else math.inf
+    earlier = set()
+    for user_id in row["user_ids"]:
+        events = by_user[user_id]
+        times = events.timestamps or (0,) * len(events)
+        earlier |= {events.item_ids[place] for place in range(events.num_train) if times[place] < time}
+    for item in row["item_ids"]:
+        if item not in earlier:
+            yield f"item {item} is in no neighbour's training events before the decision"
+    if row["user_id"] in row["user_ids"]:
+        yield "the user is a neighbour of himself"
+
+
+def _thoughts(ground: Ground, worlds: _Worlds, users: int, seed: int) -> tuple[list[str], str]:
+    """Neighbours, base reasons, trees and agreements of a sample, made again in both worlds."""
+    if not ground.has("thoughts"):
+        return [], "no thoughts in this run"
+    from pulse_hf.evaluation.regenerate import thoughts_again
+
+    chosen = _sample(ground.decisions("test"), users, seed)
+    before = thoughts_again(ground, worlds.sequences(()), chosen, worlds.lent(()))
+    after = thoughts_again(ground, worlds.sequences(("test",)), chosen, worlds.lent(("test",)))
+    changed = [key for key, thought in before.items() if not thought.same(after[key])]
+    return [f"{key}: another thought when the target is swapped" for key in changed], f"{len(before)} test users"
+
+
+def _sample(decisions: Series[Decision], users: int, seed: int) -> list[Decision]:
+    from pulse_hf.data.sequences import sample_decisions
+
+    return sample_decisions(list(decisions), min(users, len(decisions)), seed) if decisions and users else []
+
+
+def _candidates(ground: Ground) -> tuple[list[str], str]:
+    """Target once and where stated, negatives distinct, unseen and known; the target's place is even."""
+    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
+    problems = []
+    for one in ground.sets:
+        user_id, _, position = one.decision_id.rpartition("#")
+        sequence, place = by_user[user_id], int(position)
+        target, history = sequence.item_ids[place], set(sequence.item_ids[:place])
+        rules = {
+            f"is no {one.split} decision": sequence.split_of(place) == one.split,
+            "does not hold its target where it says": one.item_ids[one.target_index] == target,
+            "repeats an item": len(set(one.item_ids)) == len(one.item_ids),
+            "has a negative from the history": not (set(one.item_ids) - {target}) & history,
+            "holds an item outside the catalogue": all(item in ground.items for item in one.item_ids),
+        }
+        problems += [f"{one.decision_id} {rule}" for rule, kept in rules.items() if not kept]
+    return problems + _uneven_places(ground), f"{len(ground.sets):,} sets"
+
+
+def _uneven_places(ground: Ground) -> list[str]:
+    from scipy.stats import chisquare
+
+    problems = []
+    for split in SPLITS:
+        sets = [one for one in ground.sets if one.split == split]
+        sizes = {len(one.item_ids) for one in sets}
+        if len(sizes) == 1 and len(sets) >= 5 * max(sizes):
+            counts = Counter(one.target_index for one in sets)
+            chance = chisquare([counts[place] for place in range(max(sizes))]).pvalue
+            if chance < _UNLIKELY:
+                problems.append(f"{split}: the target's place among the candidates is not even (p {chance:.1e})")
+    return problems
+
+
+def _rationales(ground: Ground) -> tuple[list[str], str]:
+    if not ground.has("rationales"):
+        return [], "no rationales in this run"
+    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
+    rows = ground.rows("rationales/rationales.parquet")
+    wrong = [
+        row["decision_id"]
+        for row in rows
+        if row["split"] != "train" or not 1 <= row["position"] < by_user[row["user_id"]].num_train
+    ]
+    return [f"{key} is no training target" for key in wrong], f"{len(rows):,} rationales"
+
+
+def _frozen(ground: Ground) -> tuple[list[str], str]:
+    """Encoder weights now against their sha256 when phase I ended; phase II may not have touched them."""
+    problems, compared = [], 0
+    for folder in ("sequential", "thought_space"):
+        if ground.has(folder):
+            for name, sha256 in read_manifest(ground.run / folder)["files"].items():
+                if name.endswith(".safetensors"):
+                    compared += 1
+                    path = ground.run / folder / name
+                    if not path.exists() or sha256_of_file(path) != sha256:
+                        problems.append(f"{folder}/{name} is not what phase I wrote")
+    return problems, f"{compared} weight files"

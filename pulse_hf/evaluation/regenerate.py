@@ -1,0 +1,74 @@
+"""Thoughts of a few decisions made again, from the artefacts of phase I and sequences that may be swapped."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from collections.abc import Sequence as Series
+from dataclasses import dataclass
+from typing import Any
+
+from pulse_hf.evaluation.stage_inputs import Ground, thoughts_read
+from pulse_hf.reasoning.generator import open_generator
+from pulse_hf.reasoning.prompts import PromptBudget
+from pulse_hf.reasoning.thoughts import ThoughtSettings, load_spaces, think
+from pulse_hf.schema import Decision, Sequence
+
+# Sums of equal numbers in another order; a target that is seen moves agreements by far more.
+_AGREEMENT_SLACK = 1e-4
+
+__all__ = ["Regrown", "thoughts_again"]
+
+
+@dataclass(frozen=True)
+class Regrown:
+    """What was made of one decision.
+
+    Args:
+        lent: Items lent by similar users.
+        texts: Every node's text, the root first.
+        agreements: Every node's agreement.
+        leaf: The chosen node.
+    """
+
+    lent: tuple[str, ...]
+    texts: tuple[str, ...]
+    agreements: tuple[float | None, ...]
+    leaf: int
+
+    def same(self, other: Regrown) -> bool:
+        """Whether the other one is the same thought."""
+        if (self.lent, self.texts, self.leaf) != (other.lent, other.texts, other.leaf):
+            return False
+        pairs = zip(self.agreements, other.agreements, strict=True)
+        return all(a == b or (a is not None and b is not None and abs(a - b) < _AGREEMENT_SLACK) for a, b in pairs)
+
+
+def thoughts_again(
+    ground: Ground, sequences: Series[Sequence], decisions: Series[Decision], lent: Mapping[str, tuple[Any, ...]]
+) -> dict[str, Regrown]:
+    """Grow the trees of some decisions as the stage ``thoughts`` does, with its engine and settings.
+
+    Args:
+        ground: The run.
+        sequences: The run's own, or ones with swapped targets.
+        decisions: Whose thoughts.
+        lent: Decision id to what similar users lend, found in the same world.
+    """
+    if not decisions:
+        return {}
+    values = ground.settings("thoughts")
+    seed = values.pop("seed")
+    settings = ThoughtSettings(**{**values, "budget": PromptBudget(**values["budget"])})
+    items = {one.decision_id: lent[one.decision_id][0] for one in decisions}
+    inputs = thoughts_read(ground, {sequence.user_id: sequence for sequence in sequences}, decisions, items)
+    generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
+    trees = think(inputs, generator, load_spaces(ground.run), settings, seed)
+    return {
+        one.prompt.key: Regrown(
+            tuple(items[one.prompt.key]),
+            tuple(node.raw for node in tree.nodes),
+            tuple(node.agreement for node in tree.nodes),
+            tree.leaf,
+        )
+        for one, tree in zip(inputs, trees, strict=True)
+    }

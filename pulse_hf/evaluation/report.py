@@ -1,0 +1,247 @@
+"""``report.json`` and the tables rendered from it; no number of a report is typed by hand."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pulse_hf.evaluation.statistics import holm, intervals, paired
+from pulse_hf.metrics import METRICS
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+Metrics = Mapping[str, "NDArray[np.float64]"]
+
+COMPARED_METRICS = ("hr@1", "ndcg@10", "mrr")
+COMPARED_SYSTEMS = ("pulse", "pulse-fused")
+
+__all__ = ["COMPARED_METRICS", "COMPARED_SYSTEMS", "compare", "render", "summarise"]
+
+
+def summarise(metrics: Mapping[str, Metrics], *, cold: NDArray[np.bool_], seed: int) -> dict[str, dict[str, Any]]:
+    """Every system's metrics with intervals, over all users and by slice.
+
+    Args:
+        metrics: Name of each system to its metrics per decision, all over the same decisions.
+        cold: (n,) whether the target item has at most 5 training events.
+        seed: Seed of the resamples.
+
+    Returns:
+        Name of each system to ``{metric: {value, low, high}, "slices": {"cold", "warm"}}``.
+    """
+    table = np.stack([metrics[name][metric] for name in metrics for metric in METRICS], axis=1)
+    everyone = np.ones(len(table), dtype=bool)
+    parts: dict[str, list[dict[str, Any]]] = {}
+    for part, members in (("all", everyone), ("cold", cold), ("warm", ~cold)):
+        parts[part] = [asdict(span) for span in intervals(table[members], seed=seed)]
+    report: dict[str, dict[str, Any]] = {}
+    for place, name in enumerate(metrics):
+        columns = slice(place * len(METRICS), (place + 1) * len(METRICS))
+        named = {part: dict(zip(METRICS, spans[columns], strict=True)) for part, spans in parts.items()}
+        slices = {
+            "cold": {**named["cold"], "users": int(cold.sum())},
+            "warm": {**named["warm"], "users": int((~cold).sum())},
+        }
+        report[name] = {**named["all"], "slices": slices}
+    return report
+
+
+def compare(
+    metrics: Mapping[str, Metrics],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    seed: int,
+    compared: Sequence[str] = COMPARED_METRICS,
+) -> list[dict[str, Any]]:
+    """Paired differences with intervals, randomisation p, and Holm over all pairs of one metric.
+
+    Args:
+        metrics: Name of each system to its metrics per decision.
+        pairs: (system, baseline) to be compared.
+        seed: Seed of resamples and flips.
+        compared: Metrics; each is one family for Holm.
+    """
+    rows: list[dict[str, Any]] = []
+    for metric in compared if pairs else ():
+        differences = np.stack([metrics[system][metric] - metrics[other][metric] for system, other in pairs], axis=1)
+        found = paired(differences, seed=seed)
+        adjusted = holm({str(place): row.p for place, row in enumerate(found)})
+        for place, ((system, other), row) in enumerate(zip(pairs, found, strict=True)):
+            named = {"system": system, "baseline": other, "metric": metric}
+            rows.append({**named, **asdict(row), "p_holm": adjusted[str(place)]})
+    return rows
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The report as Markdown; a pure function of ``report.json``'s content."""
+    sections = [
+        _heading(report),
+        _systems(report),
+        _slices(report),
+        _comparisons(report),
+        _worth(report),
+        _faithfulness(report),
+        _train_vs_test(report),
+        _stackers(report),
+        _audit(report),
+        _costs(report),
+    ]
+    return "\n\n".join(section for section in sections if section) + "\n"
+
+
+def _table(header: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    ruled = [header, ["---"] * len(header), *rows]
+    return "\n".join("| " + " | ".join(cell.replace("|", "\\|") for cell in row) + " |" for row in ruled)
+
+
+def _span(span: Mapping[str, Any]) -> str:
+    if span["value"] is None:
+        return "–"
+    return f"{span['value']:.3f} [{span['low']:.3f}, {span['high']:.3f}]"
+
+
+def _p(value: float) -> str:
+    return "< .001" if value < 0.001 else f"{value:.3f}"
+
+
+def _kind(report: Mapping[str, Any]) -> str:
+    return "synthetic embedded world" if report["protocol"]["synthetic"] else "real data"
+
+
+def _heading(report: Mapping[str, Any]) -> str:
+    protocol = report["protocol"]
+    verdict = "passed" if report["audit"]["passed"] else "FAILED: the numbers below are not to be used"
+    synthetic = (
+        "\n\n**These numbers are synthetic**: the users, their motives and their words are made by a seeded program. "
+        "They show that the road works, not how well it works on people."
+        if protocol["synthetic"]
+        else ""
+    )
+    negatives = protocol["negatives"]
+    return (
+        f"# Report ({_kind(report)})\n\n"
+        f"{protocol['users']:,} test users, one decision each ({protocol['split']}). Every system ranks the same "
+        f"{negatives + 1} candidates: the target and {negatives} negatives ({protocol['sampling']}; sha256 "
+        f"`{protocol['candidates_sha256'][:12]}`). {protocol['repeats']:.1%} of the targets stand in the history. "
+        "Ties count by expected value. Sampled metrics are not metrics of the full catalogue, and leave-one-out "
+        f"lets other users' later events into training.\n\nLeak audit: **{verdict}**.{synthetic}"
+    )
+
+
+def _ranked(systems: Mapping[str, Any]) -> list[tuple[str, Any]]:
+    """Worst first: the order is in the content, because JSON keeps none."""
+    return sorted(systems.items(), key=lambda pair: (pair[1]["hr@1"]["value"], pair[0]))
+
+
+def _systems(report: Mapping[str, Any]) -> str:
+    oracles = {f"*{name}*": row for name, row in report.get("oracles", {}).items()}
+    rows = [
+        [name, *(_span(row[metric]) for metric in METRICS)]
+        for name, row in [*_ranked(report["systems"]), *_ranked(oracles)]
+    ]
+    caption = f"Mean over users with 95 % bootstrap interval ({_kind(report)})"
+    caption += "; oracles (in italics) know what no system can." if report.get("oracles") else "."
+    return "## Systems\n\n" + _table(["system", *METRICS], rows) + "\n\n" + caption
+
+
+def _slices(report: Mapping[str, Any]) -> str:
+    rows = [
+        [name, _span(row["slices"]["cold"]["hr@1"]), _span(row["slices"]["warm"]["hr@1"])]
+        for name, row in _ranked(report["systems"])
+    ]
+    first = next(iter(report["systems"].values()))["slices"]
+    header = ["hr@1", f"cold ({first['cold']['users']:,} users)", f"warm ({first['warm']['users']:,} users)"]
+    caption = f"Cold: the target item has at most 5 training events ({_kind(report)})."
+    return "## Cold and warm targets\n\n" + _table(header, rows) + "\n\n" + caption
+
+
+def _comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
+    cells = []
+    for row in rows:
+        span = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        cells.append([row["system"], row["baseline"], row["metric"], span, _p(row["p"]), _p(row["p_holm"])])
+    return _table(["system", "against", "metric", "difference", "p", "p (Holm)"], cells)
+
+
+def _comparisons(report: Mapping[str, Any]) -> str:
+    if not report["comparisons"]:
+        return ""
+    caption = (
+        f"Paired over the same users: 95 % bootstrap interval of the difference, sign-flip randomisation p, "
+        f"Holm over all comparisons of one metric ({_kind(report)})."
+    )
+    return "## Comparisons\n\n" + _comparison_table(report["comparisons"]) + "\n\n" + caption
+
+
+def _worth(report: Mapping[str, Any]) -> str:
+    worth = report.get("worth_of_a_reason")
+    if not worth:
+        return ""
+    rows = [[name, *(_span(row[metric]) for metric in METRICS)] for name, row in _ranked(worth["variants"])]
+    return (
+        "## The worth of a reason\n\n"
+        "The same fitted pulse scores the same candidates; only the reason in its prompt differs.\n\n"
+        + _table(["reason", *METRICS], rows)
+        + "\n\n"
+        + _comparison_table(worth["comparisons"])
+        + f"\n\nPaired over the same users ({_kind(report)})."
+    )
+
+
+def _faithfulness(report: Mapping[str, Any]) -> str:
+    faith = report.get("faithfulness")
+    if not faith:
+        return ""
+    rows = [["the user's own motive", _span(faith["own"])], ["a random other user's motive", _span(faith["other"])]]
+    text = f"Share of {faith['decisions']:,} chosen thoughts that name a motive by one of its phrases (synthetic)."
+    return "## Faithfulness\n\n" + _table(["motive named", "share"], rows) + f"\n\n{text}"
+
+
+def _train_vs_test(report: Mapping[str, Any]) -> str:
+    rows = report.get("train_vs_test")
+    if not rows:
+        return ""
+    cells = [
+        [name, f"{row['decisions']:,}", _span(row["agreement"]), _span(row["sasrec_hr@1"])]
+        for name, row in sorted(rows.items())
+    ]
+    return (
+        "## Train like test\n\n"
+        + _table(["rows", "decisions", "mean agreement s*", "sasrec hr@1"], cells)
+        + "\n\nRows the scorer was tuned on, made by models of the other fold, beside test rows. Far apart means "
+        "that the scorer was tuned on inputs it will not meet."
+    )
+
+
+def _stackers(report: Mapping[str, Any]) -> str:
+    stackers = report.get("stackers")
+    if not stackers:
+        return ""
+    rows = [
+        [name, ", ".join(f"{part} {weight:+.3f}" for part, weight in zip(s["names"], s["weights"], strict=True))]
+        for name, s in sorted(stackers.items())
+    ]
+    return "## Stackers\n\n" + _table(["system", "weights of standardised ingredients, fitted on validation"], rows)
+
+
+def _audit(report: Mapping[str, Any]) -> str:
+    rows = [["ok" if c["passed"] else "**FAILED**", c["name"], c["detail"]] for c in report["audit"]["checks"]]
+    return "## Leak audit\n\n" + _table(["", "check", "detail"], rows)
+
+
+def _costs(report: Mapping[str, Any]) -> str:
+    rows = [
+        [name, f"{row['cost']['tokens']:,}", f"{row['cost']['seconds']:,.1f}", f"{row['cost']['bytes']:,}"]
+        for name, row in _ranked(report["systems"])
+    ]
+    stages = [[name, f"{row['seconds']:,.1f}", f"{row['rows']:,}"] for name, row in sorted(report["stages"].items())]
+    return (
+        "## Cost\n\n"
+        + _table(["system", "SLM tokens", "seconds", "bytes of its models"], rows)
+        + "\n\n"
+        + _table(["stage", "seconds", "rows"], stages)
+    )

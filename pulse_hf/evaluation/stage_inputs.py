@@ -1,0 +1,323 @@
+"""What every stage reads, rebuilt from sequences for the leak audit (DESIGN §8.4).
+
+The texts come from the functions that the stages call themselves (prompts, behaviour texts, candidate
+draws, lending); the glue between them is written once more here, on purpose: a stage whose own glue let
+the future in has recorded another hash than this one.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from collections.abc import Sequence as Series
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.artifacts import MANIFEST, read_manifest, read_table, sha256_of_text
+from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.reasoning.behaviour import behaviour_text
+from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, example_of_set
+from pulse_hf.reasoning.prompts import Prompt, PromptBudget, rationale_prompt
+from pulse_hf.reasoning.thoughts import ThoughtInput, thought_inputs
+from pulse_hf.retrieval.candidates import CandidateSettings, chosen_decisions, draw_candidates, load_candidates
+from pulse_hf.retrieval.similar_users import NO_USER, lend_items, lendable, neighbours
+from pulse_hf.schema import SPLITS, CandidateSet, Decision, Item, Sequence, Split, fold_of, stable_hash
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+CANARY = "zqcanary"
+
+Texts = dict[str, list[str]]
+Lent = Mapping[str, Series[str]]
+
+__all__ = [
+    "CANARY",
+    "Ground",
+    "lend_again",
+    "lent_items",
+    "stage_inputs",
+    "stage_texts",
+    "swap_targets",
+    "thoughts_read",
+]
+
+
+@dataclass(frozen=True)
+class Ground:
+    """A run's finished artefacts, read once.
+
+    Args:
+        run: The run folder.
+    """
+
+    run: Path
+
+    @cached_property
+    def sequences(self) -> list[Sequence]:
+        """The users' sequences as prepared."""
+        return load_sequences(self.run)
+
+    @cached_property
+    def items(self) -> dict[str, Item]:
+        """The catalogue."""
+        return {item.item_id: item for item in load_items(self.run)}
+
+    @cached_property
+    def sets(self) -> list[CandidateSet]:
+        """The frozen candidate sets of all splits."""
+        return load_candidates(self.run)
+
+    def decisions(self, split: Split) -> list[Decision]:
+        """The decisions of a split that have a candidate set."""
+        found = [one.decision_id.rpartition("#") for one in self.sets if one.split == split]
+        return [Decision(user_id, int(position), split) for user_id, _, position in found]
+
+    def has(self, folder: str) -> bool:
+        """Whether a stage has finished; a run of baselines alone has no thoughts."""
+        return (self.run / folder / MANIFEST).exists()
+
+    def rows(self, path: str) -> list[dict[str, Any]]:
+        """One table of the run."""
+        return list(read_table(self.run / path).to_pylist())
+
+    def settings(self, folder: str) -> dict[str, Any]:
+        """The settings that made an artefact, and its seed under ``"seed"``."""
+        flat = read_manifest(self.run / folder)["fingerprint"]
+        return {
+            key.removeprefix("settings."): json.loads(value)
+            for key, value in flat.items()
+            if key == "seed" or key.startswith("settings.")
+        }
+
+    def budget(self, folder: str) -> PromptBudget:
+        """The prompt budget that a stage worked with."""
+        return PromptBudget(**self.settings(folder)["budget"])
+
+    @cached_property
+    def stored_lent(self) -> dict[str, list[str]]:
+        """The items that similar users lent to each decision, as stored."""
+        return {row["decision_id"]: row["item_ids"] for row in self.rows("sequential/neighbours.parquet")}
+
+
+def swap_targets(sequences: Series[Sequence], items: Series[str], splits: Series[Split], seed: int) -> list[Sequence]:
+    """The same users with other targets: another item, other stars, a canary for a review.
+
+    Args:
+        sequences: All users.
+        items: The catalogue, with more items than any user has.
+        splits: Whose targets are swapped.
+        seed: Which other items.
+
+    Example:
+        >>> user = Sequence("u", ("a", "b", "c"), (1, 2, 3), (5.0, 5.0, 5.0), ("", "", "fine"))
+        >>> (other,) = swap_targets([user], ["a", "b", "c", "d"], ["test"], seed=0)
+        >>> other.item_ids, other.ratings, other.reviews[2].startswith(CANARY)
+        (('a', 'b', 'd'), (5.0, 5.0, 1.0), True)
+    """
+    return [_swapped(sequence, items, splits, seed) for sequence in sequences]
+
+
+def _swapped(sequence: Sequence, items: Series[str], splits: Series[Split], seed: int) -> Sequence:
+    item_ids, ratings, reviews = list(sequence.item_ids), list(sequence.ratings), list(sequence.reviews)
+    taken = set(item_ids)
+    for position in range(sequence.num_train, len(sequence)):
+        if sequence.split_of(position) in splits:
+            start = stable_hash("swap", seed, sequence.user_id, position) % len(items)
+            other = next(item for item in (*items[start:], *items[:start]) if item not in taken)
+            taken.add(other)
+            item_ids[position], ratings[position] = other, 1.0 if ratings[position] != 1.0 else 2.0
+            reviews[position] = f"{CANARY} {CANARY}{position} says {other}"
+    return replace(sequence, item_ids=tuple(item_ids), ratings=tuple(ratings), reviews=tuple(reviews))
+
+
+def lent_items(ground: Ground, sequences: Series[Sequence], decisions: Series[Decision]) -> dict[str, tuple[Any, ...]]:
+    """Similar users found anew by the fitted models, and what they lend.
+
+    Training decisions are served by the model that was fitted without their fold.
+
+    Returns:
+        Decision id to ``(lent item ids, neighbours' user ids, cosines)``.
+    """
+    settings = ground.settings("sequential")
+    parts: dict[str, list[Decision]] = {}
+    for decision in decisions:
+        fold = fold_of(decision.user_id, settings["num_folds"], settings["seed"])
+        parts.setdefault(f"sasrec-fold-{fold}" if decision.split == "train" else "sasrec", []).append(decision)
+    found: dict[str, tuple[Any, ...]] = {}
+    for model, mine in sorted(parts.items()):
+        found.update(_lent_by(ground, sequences, mine, model, settings))
+    return found
+
+
+def _lent_by(
+    ground: Ground, sequences: Series[Sequence], decisions: Series[Decision], model: str, settings: Mapping[str, Any]
+) -> dict[str, tuple[Any, ...]]:
+    from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel
+
+    index = {item_id: number for number, item_id in enumerate(ground.items, start=1)}
+    by_user = {sequence.user_id: sequence for sequence in sequences}
+    fitted = PulseSASRecModel.from_pretrained(str(ground.run / "sequential" / model)).eval()
+
+    def vectors(histories: Series[Sequence]) -> Any:
+        return fitted.user_vectors([[index[item] for item in history.item_ids] for history in histories]).numpy()
+
+    seen = [by_user[decision.user_id].before(decision.position) for decision in decisions]
+    pool = vectors([sequence.training() for sequence in sequences])
+    asking = [decision.user_id for decision in decisions]
+    places, cosines = neighbours(vectors(seen), asking, pool, list(by_user), settings["num_neighbours"])
+    lenders, users = lendable(sequences), list(by_user)
+    found = {}
+    for decision, row, near in zip(decisions, places.tolist(), cosines.tolist(), strict=True):
+        others = [users[place] for place in row if place != NO_USER]
+        near = near[: len(others)]
+        lent = lend_again(by_user[decision.user_id], decision, others, near, lenders, settings["neighbour_items"])
+        found[decision.decision_id] = (lent, others, near)
+    return found
+
+
+def lend_again(
+    sequence: Sequence,
+    decision: Decision,
+    user_ids: Series[str],
+    cosines: Series[float],
+    lenders: Mapping[str, Sequence],
+    max_items: int,
+) -> list[str]:
+    """What given neighbours lend to a decision."""
+    time = sequence.timestamps[decision.position] if sequence.timestamps else None
+    history = sequence.before(decision.position).item_ids
+    return lend_items(user_ids, cosines, lenders, history=history, before=time, max_items=max_items)
+
+
+def stage_inputs(run: Path, sequences: Series[Sequence], lent: Lent | None = None) -> dict[str, str]:
+    """The sha256 of everything that each stage of a run reads, rebuilt from sequences.
+
+    Args:
+        run: The run folder.
+        sequences: The run's own, or the same users with swapped targets.
+        lent: Items lent to each decision; as stored if not given.
+
+    Returns:
+        Name of each input (``sequential``, ``candidates``, ``thoughts/test`` ...) to its sha256.
+    """
+    texts = stage_texts(Ground(run), sequences, lent)
+    return {name: sha256_of_text(rows) for name, rows in texts.items()}
+
+
+def stage_texts(ground: Ground, sequences: Series[Sequence], lent: Lent | None = None) -> Texts:
+    """The inputs behind :func:`stage_inputs` as texts, for hashing and for looking for canaries."""
+    by_user = {sequence.user_id: sequence for sequence in sequences}
+    lent = ground.stored_lent if lent is None and ground.has("sequential") else lent or {}
+    texts = {"candidates": _training_candidates(ground, sequences)}
+    if ground.has("sequential"):
+        texts |= _sequential(sequences)
+    if ground.has("rationales"):
+        texts["rationales"] = _prompt_texts(_rationale_prompts(ground, by_user))
+    if ground.has("thought_space"):
+        texts["thought-space"] = _thought_space(ground, by_user)
+    if ground.has("thoughts"):
+        for split in SPLITS:
+            read = thoughts_read(ground, by_user, ground.decisions(split), lent)
+            texts[f"thoughts/{split}"] = _prompt_texts([one.prompt for one in read])
+            texts[f"behaviour/{split}"] = [one.behaviour for one in read]
+    if ground.has("recommender"):
+        texts |= _scorer_prompts(ground, by_user)
+    return texts
+
+
+def _training_candidates(ground: Ground, sequences: Series[Sequence]) -> list[str]:
+    values = ground.settings("candidates")
+    seed = values.pop("seed")
+    settings = CandidateSettings(**values)
+    training = [one for one in chosen_decisions(sequences, settings, seed=seed) if one.split == "train"]
+    sets = draw_candidates(sequences, list(ground.items), training, settings, seed=seed)
+    return sorted("\x1f".join((one.decision_id, one.split, str(one.target_index), *one.item_ids)) for one in sets)
+
+
+def _sequential(sequences: Series[Sequence]) -> Texts:
+    training = [sequence.training() for sequence in sequences]
+    lenders = lendable(sequences)
+    return {
+        "sequential": ["\x1f".join(events.item_ids) for events in training],
+        "neighbours": [
+            "\x1f".join([user_id, *events.item_ids, *map(str, events.timestamps)])
+            for user_id, events in lenders.items()
+        ],
+    }
+
+
+def _prompt_texts(made: Series[Prompt]) -> list[str]:
+    return [message["content"] for prompt in made for message in prompt.messages]
+
+
+def _rationale_prompts(ground: Ground, by_user: Mapping[str, Sequence]) -> list[Prompt]:
+    budget = ground.budget("rationales")
+    # A rationale for another target has no prompt at all; the audit names it by its row.
+    rows = [row for row in ground.rows("rationales/rationales.parquet") if row["split"] == "train"]
+    chosen = [Decision(row["user_id"], row["position"], row["split"]) for row in rows]
+    return [rationale_prompt(one, by_user[one.user_id], ground.items, budget) for one in chosen]
+
+
+def _thought_space(ground: Ground, by_user: Mapping[str, Sequence]) -> list[str]:
+    """History text and rationale of every pair that trained the space."""
+    settings = ground.settings("thought_space")
+    limits = {"max_events": settings["max_events"], "review_words": settings["review_words"]}
+    texts = []
+    for row in ground.rows("rationales/rationales.parquet"):
+        if row["status"] == "ok":
+            sequence = by_user[row["user_id"]]
+            target = sequence.item_ids[row["position"]] if settings["behaviour"] == "paper" else None
+            history = sequence.before(row["position"])
+            texts += [behaviour_text(history, ground.items, target=target, **limits), row["text"]]
+    return texts
+
+
+def thoughts_read(
+    ground: Ground, by_user: Mapping[str, Sequence], decisions: Series[Decision], lent: Lent
+) -> list[ThoughtInput]:
+    """Prompts of base reasons, and b_u as agreement is measured with it."""
+    space = ground.settings("thought_space")
+    limits = {"max_events": space["max_events"], "review_words": space["review_words"]}
+    return thought_inputs(decisions, by_user, ground.items, lent, ground.budget("thoughts"), **limits)
+
+
+def _scorer_prompts(ground: Ground, by_user: Mapping[str, Sequence]) -> Texts:
+    """What both scorers read: with candidates where they train, without where targets may stand among them."""
+    thoughts = {
+        row["decision_id"]: Thought(row["reason"] or None, row["agreement"])
+        for row in ground.rows("thoughts/thoughts.parquet")
+    }
+    texts: Texts = {"recommender": [], "recommender/validation": [], "recommender/test": []}
+    for system in ground.settings("recommender")["systems"]:
+        shape, fits = _scorer(ground.run / "recommender" / system)
+        for one in ground.sets:
+            if one.split == "train" and one.decision_id not in thoughts:
+                continue
+            user_id = one.decision_id.rpartition("#")[0]
+            thought = thoughts.get(one.decision_id, NO_THOUGHT)
+            made = example_of_set(one, by_user[user_id], ground.items, thought, shape, fits)
+            if one.split == "train":
+                texts["recommender"] += [made.prompt, *made.candidates]
+            else:
+                texts[f"recommender/{one.split}"].append(made.prompt)
+    return texts
+
+
+def _scorer(folder: Path) -> tuple[PromptShape, Callable[[str], bool]]:
+    from transformers import AutoTokenizer
+
+    from pulse_hf.models.embedded import resolve_model
+    from pulse_hf.models.scorer.adapter import read_record
+    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+
+    record = read_record(folder)
+    commit = record.base["revision"] if len(record.base["revision"]) == 40 else None
+    path = resolve_model(record.base["id"] + (f"@{commit}" if commit else ""))[0]
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=commit)
+    processor = PulseScorerProcessor(
+        tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
+    )
+    return PromptShape.from_dict(record.prompt), processor.prompt_fits

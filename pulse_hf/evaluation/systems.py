@@ -1,0 +1,207 @@
+"""The systems of a report: each a name, a way to score, and what it costs.
+
+Scores are kept on disk as they are made, so an interrupted evaluation resumes, and whatever is built
+from other systems' scores (``fusion``, ``pulse-fused``) reuses the very same numbers.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pulse_hf.artifacts import ArtifactError, read_json, read_table, write_json, write_table
+from pulse_hf.evaluation.baselines import chance, fusion, item_knn, popularity, repeat, sasrec, title_similarity
+from pulse_hf.evaluation.protocol import Study
+from pulse_hf.schema import Decision
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pulse_hf.reasoning.examples import Thought
+
+    Row = NDArray[np.float64] | None
+    Scores = Callable[[Study, Sequence[Decision]], Sequence[Row]]
+
+__all__ = ["ScoreBook", "System", "load_thoughts", "slm_scores", "systems"]
+
+_SLM_STAGES = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")
+
+
+@dataclass(frozen=True)
+class System:
+    """One row of the report.
+
+    Args:
+        name: The name in the report (DESIGN §8.7).
+        scores: Scores of every candidate of every decision; ``None`` for an invalid answer.
+        stages: Stages whose work it rests on, for its cost.
+        models: Files or folders of the run that it loads, for its size.
+        parts: Systems whose scores it joins.
+    """
+
+    name: str
+    scores: Scores
+    stages: tuple[str, ...] = ()
+    models: tuple[str, ...] = ()
+    parts: tuple[str, ...] = ()
+
+
+class ScoreBook:
+    """Scores by system and split, computed once and kept in ``<folder>/<split>/<system>.parquet``.
+
+    Args:
+        folder: Where the tables lie.
+        study: The shared data.
+    """
+
+    def __init__(self, folder: Path, study: Study) -> None:
+        self.folder = folder
+        self.study = study
+        self.stackers: dict[str, fusion.Stacker] = {}
+
+    def rows(self, system: System, split: str) -> list[Row]:
+        """The system's scores of all decisions of a split, in the study's order."""
+        decisions = self.study.split(split)
+        path = self.folder / split / f"{system.name}.parquet"
+        # The file beside the scores is written last, so both are there or both are made again.
+        if not path.with_name(f"{system.name}.json").exists():
+            started = time.perf_counter()
+            rows = list(system.scores(self.study, decisions))
+            self._write(path, system.name, decisions, rows)
+            stacker = self.stackers.get(system.name)
+            beside = {
+                "seconds": round(time.perf_counter() - started, 3),
+                "stacker": asdict(stacker) if stacker else None,
+            }
+            write_json(path.with_name(f"{system.name}.json"), beside)
+        return self._read(path, decisions)
+
+    def beside(self, system: System, split: str) -> dict[str, Any]:
+        """What is kept beside the scores: ``seconds`` that scoring took, and the fitted ``stacker`` if any."""
+        return dict(read_json(self.folder / split / f"{system.name}.json"))
+
+    def _write(self, path: Path, name: str, decisions: Sequence[Decision], rows: Sequence[Row]) -> None:
+        if len(rows) != len(decisions):
+            raise ValueError(f"{name} gave {len(rows)} rows of scores for {len(decisions)} decisions")
+        table = []
+        for decision, row, items in zip(decisions, rows, self.study.candidates(decisions), strict=True):
+            if row is not None and len(row) != len(items):
+                raise ValueError(
+                    f"{name}, decision {decision.decision_id}: {len(row)} scores for {len(items)} candidates"
+                )
+            scores = None if row is None else [float(value) for value in row]
+            table.append(
+                {**asdict(decision), "decision_id": decision.decision_id, "item_ids": items, "scores": scores}
+            )
+        write_table(path, "scores", table)
+
+    def _read(self, path: Path, decisions: Sequence[Decision]) -> list[Row]:
+        table = read_table(path)
+        if table["decision_id"].to_pylist() != [d.decision_id for d in decisions]:
+            raise ArtifactError(f"{path} holds other decisions than the candidates; delete it to score anew")
+        return [None if row is None else np.array(row) for row in table["scores"].to_pylist()]
+
+
+def load_thoughts(run: Path) -> dict[str, Thought]:
+    """The chosen reason and its agreement by decision id."""
+    from pulse_hf.reasoning.examples import Thought
+
+    rows = read_table(run / "thoughts" / "thoughts.parquet").select(["decision_id", "reason", "agreement"]).to_pylist()
+    return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}
+
+
+def slm_scores(
+    study: Study, decisions: Sequence[Decision], *, folder: str, thoughts: Mapping[str, Thought]
+) -> list[NDArray[np.float64]]:
+    """Logits of a tuned scorer, from the text alone.
+
+    Args:
+        study: Shared data.
+        decisions: What to score.
+        folder: The scorer's folder inside ``recommender/``.
+        thoughts: By decision id; a decision without one is scored without a reason.
+    """
+    from pulse_hf.models.scorer.adapter import load_scorer, read_record
+    from pulse_hf.models.scorer.processing_scorer import score_sets
+    from pulse_hf.reasoning.examples import PromptShape, examples_of_sets
+
+    where = study.run / "recommender" / folder
+    record = read_record(where)
+    # A commit of the Hub pins the base model; the embedded models and local folders are checked by their weights.
+    pinned = f"@{record.base['revision']}" if len(record.base["revision"]) == 40 else ""
+    model, processor = load_scorer(record.base["id"] + pinned, where, merge=True)
+    sets = [study.sets[decision.decision_id] for decision in decisions]
+    shape = PromptShape.from_dict(record.prompt)
+    scored = examples_of_sets(sets, study.sequences, study.items, thoughts, shape, processor.prompt_fits)
+    return [np.array(row) for row in score_sets(model, processor, scored)]
+
+
+def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
+    """Every system this package knows, by name; nothing is loaded until it is scored.
+
+    Args:
+        book: Where the parts of the fused systems come from.
+        l2: Pull to zero of the stackers' weights.
+    """
+    text, vectors = "sequential/sasrec+text", "sequential/item_vectors.safetensors"
+    known = [
+        System("random", chance.scores),
+        System("popularity", popularity.scores),
+        System("repeat", repeat.scores),
+        System("item-knn", item_knn.scores),
+        System("title-similarity", title_similarity.scores, models=(vectors,)),
+        System("sasrec", sasrec.scores, ("sequential",), ("sequential/sasrec",)),
+        System("sasrec+text", partial(sasrec.scores, model="sasrec+text"), ("sequential",), (text,)),
+        System("log-popularity", fusion.log_popularity),
+        System(
+            "slm+sft", partial(slm_scores, folder="slm+sft", thoughts={}), ("recommender",), ("recommender/slm+sft",)
+        ),
+        System("pulse", _pulse, _SLM_STAGES, ("sequential/sasrec", "thought_space/model", "recommender/pulse")),
+    ]
+    named = {system.name: system for system in known}
+    sequential = ("sequential/sasrec", text, vectors)
+    for name, parts in (("fusion", fusion.INGREDIENTS), ("pulse-fused", (*fusion.INGREDIENTS, "pulse"))):
+        joined = [named[part] for part in parts]
+        models = (*sequential, *named["pulse"].models[1:]) if "pulse" in parts else sequential
+        stages = _SLM_STAGES if "pulse" in parts else ("sequential",)
+        score = partial(_stacked, book=book, name=name, parts=joined, l2=l2)
+        named[name] = System(name, score, stages, models, tuple(parts))
+    return named
+
+
+def _pulse(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    thoughts = load_thoughts(study.run)
+    missing = [d.decision_id for d in decisions if d.decision_id not in thoughts]
+    if missing:
+        raise ArtifactError(
+            f"{study.run / 'thoughts'}: {len(missing)} of {len(decisions)} decisions have no thought, the first is "
+            f"{missing[0]}. All systems need the same decisions: make candidates and thoughts for the same."
+        )
+    return slm_scores(study, decisions, folder="pulse", thoughts=thoughts)
+
+
+def _stacked(
+    study: Study, decisions: Sequence[Decision], *, book: ScoreBook, name: str, parts: Sequence[System], l2: float
+) -> list[NDArray[np.float64]]:
+    """Fit on validation, score the decisions' split from the parts' kept scores."""
+    validation = study.split("validation")
+    fitted = fusion.fit_stacker(_whole(book, parts, "validation"), study.targets(validation), l2=l2)
+    book.stackers[name] = fitted
+    return fitted.scores(_whole(book, parts, decisions[0].split)) if decisions else []
+
+
+def _whole(book: ScoreBook, parts: Sequence[System], split: str) -> dict[str, list[NDArray[np.float64]]]:
+    ingredients = {}
+    for part in parts:
+        rows = book.rows(part, split)
+        whole = [row for row in rows if row is not None]
+        if len(whole) != len(rows):
+            raise ValueError(f"{part.name} has {len(rows) - len(whole)} invalid answers and cannot be an ingredient")
+        ingredients[part.name] = whole
+    return ingredients

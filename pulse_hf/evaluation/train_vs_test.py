@@ -1,0 +1,95 @@
+"""Train like test (DESIGN §8.3): are the rows that the scorer was tuned on like those it is tested on?"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pulse_hf.artifacts import read_manifest
+from pulse_hf.evaluation.baselines import sasrec
+from pulse_hf.evaluation.protocol import Study
+from pulse_hf.evaluation.statistics import intervals
+from pulse_hf.metrics import rank_metrics
+from pulse_hf.schema import Decision, fold_of
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from pulse_hf.reasoning.examples import Thought
+
+__all__ = ["train_vs_test"]
+
+
+def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -> dict[str, Any]:
+    """Mean agreement and SASRec's HR@1 on tuning rows and on test rows.
+
+    Tuning rows are scored by the model of the other fold, which never saw them; the model of all users is
+    shown beside it, to tell how much too good an uncrossed score would be.
+
+    Args:
+        study: Shared data.
+        thoughts: Thoughts of all splits by decision id.
+        seed: Seed of the resamples.
+
+    Returns:
+        Name of each kind of rows to ``{decisions, agreement, sasrec_hr@1}``, both with intervals.
+    """
+    tuning = [d for d in study.split("train") if d.decision_id in thoughts]
+    test = study.split("test")
+    found = {}
+    for name, decisions, logits in (
+        ("tuning rows, other fold's models", tuning, _cross_fitted(study, tuning)),
+        ("tuning rows, model of all users", tuning, sasrec.scores(study, tuning)),
+        ("test rows", test, sasrec.scores(study, test)),
+    ):
+        if decisions:
+            found[name] = _row(study, decisions, thoughts, logits, seed)
+    return found
+
+
+def _cross_fitted(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    folders = sorted((study.run / "sequential").glob("sasrec-fold-*"))
+    if not folders:
+        return sasrec.scores(study, decisions)
+    # The folds were dealt with the seed of the stage that fitted them.
+    seed = json.loads(read_manifest(study.run / "sequential")["fingerprint"]["seed"])
+    fold = [fold_of(decision.user_id, len(folders), seed) for decision in decisions]
+    result: dict[str, NDArray[np.float64]] = {}
+    for number in range(len(folders)):
+        own = [decision for decision, where in zip(decisions, fold, strict=True) if where == number]
+        rows = sasrec.scores(study, own, model=f"sasrec-fold-{number}")
+        result.update({decision.decision_id: row for decision, row in zip(own, rows, strict=True)})
+    return [result[decision.decision_id] for decision in decisions]
+
+
+def _row(
+    study: Study,
+    decisions: Sequence[Decision],
+    thoughts: Mapping[str, Thought],
+    logits: Sequence[NDArray[np.float64]],
+    seed: int,
+) -> dict[str, Any]:
+    """A user may have several tuning rows, so the interval is over users' means."""
+    hits = rank_metrics(
+        logits, study.targets(decisions), system="sasrec", decision_ids=[d.decision_id for d in decisions]
+    )
+    measured = [thoughts[d.decision_id].agreement if d.decision_id in thoughts else None for d in decisions]
+    agreement = np.array([np.nan if value is None else value for value in measured], dtype=float)
+    return {
+        "decisions": len(decisions),
+        "agreement": _by_user(decisions, agreement, seed),
+        "sasrec_hr@1": _by_user(decisions, hits["hr@1"], seed),
+    }
+
+
+def _by_user(decisions: Sequence[Decision], values: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    grouped: dict[str, list[float]] = {}
+    for decision, value in zip(decisions, values, strict=True):
+        if not np.isnan(value):
+            grouped.setdefault(decision.user_id, []).append(float(value))
+    means = np.array([np.mean(row) for row in grouped.values()], dtype=float).reshape(-1, 1)
+    return asdict(intervals(means, seed=seed)[0])

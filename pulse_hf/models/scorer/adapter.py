@@ -1,0 +1,196 @@
+"""Save and load a trained scorer as a PEFT adapter with its scoring head beside it.
+
+The folder::
+
+    adapter/                   PEFT's own layout; also loads into the plain base language model
+    score_head.safetensors     the head, and the weights of candidate features where there are any
+    scorer.json                which base model, which token budgets, which prompt shape
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.artifacts import ArtifactError, read_json, read_tensors, write_json, write_tensors
+
+if TYPE_CHECKING:
+    import torch
+    from peft import PeftModel
+
+    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+
+ADAPTER = "adapter"
+HEAD = "score_head.safetensors"
+RECORD = "scorer.json"
+_HEAD_MODULES = ("score", "feature_score")
+
+
+@dataclass(frozen=True)
+class ScorerRecord:
+    """What ``scorer.json`` holds.
+
+    Args:
+        base: Identity of the base model (``resolve_model``): id, revision, weights_sha256.
+        vocab_size: Of the base model.
+        hidden_size: Of the base model.
+        num_candidate_features: Scalars beside each candidate.
+        judge_text: What every candidate ends with.
+        max_prompt_tokens: Longest prompt.
+        max_candidate_tokens: Longest candidate.
+        prompt: The prompt shape it was trained with (``PromptShape`` as a dict); empty if not recorded.
+    """
+
+    base: Mapping[str, str]
+    vocab_size: int
+    hidden_size: int
+    num_candidate_features: int
+    judge_text: str
+    max_prompt_tokens: int
+    max_candidate_tokens: int
+    prompt: Mapping[str, Any] = field(default_factory=dict)
+
+
+def scorer_of(model: PeftModel | PulseScorerModel) -> PulseScorerModel:
+    """The scorer itself, whether or not PEFT stands around it."""
+    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+
+    return model if isinstance(model, PulseScorerModel) else model.get_base_model()
+
+
+def head_state(model: PeftModel | PulseScorerModel) -> dict[str, torch.Tensor]:
+    """The head's own weights by name."""
+    return {
+        name: value for name, value in scorer_of(model).state_dict().items() if name.split(".")[0] in _HEAD_MODULES
+    }
+
+
+def save_adapter(
+    model: PeftModel,
+    folder: Path,
+    *,
+    processor: PulseScorerProcessor,
+    base: Mapping[str, str],
+    prompt: Mapping[str, Any] | None = None,
+) -> None:
+    """Write adapter, head and record.
+
+    Args:
+        model: The trained scorer with PEFT around it.
+        folder: Where to; made if absent.
+        processor: Its processor.
+        base: Identity of the base model, as ``resolve_model`` gives it.
+        prompt: The prompt shape it was trained with.
+    """
+    config = model.peft_config["default"]
+    trained_as, config.task_type = config.task_type, "CAUSAL_LM"  # so that AutoPeftModelForCausalLM takes the folder
+    # A path on this machine in adapter_config.json would be refused by the Hub, and is nobody else's.
+    config.base_model_name_or_path = base["id"]
+    config.revision = base["revision"] if len(base["revision"]) == 40 else None
+    config.inference_mode, training = True, config.inference_mode
+    try:
+        model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
+    finally:
+        config.task_type, config.inference_mode = trained_as, training
+    write_tensors(folder / HEAD, head_state(model))
+    scorer = scorer_of(model)
+    record = ScorerRecord(
+        base=dict(base),
+        vocab_size=scorer.config.base_config.vocab_size,
+        hidden_size=scorer.config.base_config.hidden_size,
+        num_candidate_features=scorer.config.num_candidate_features,
+        judge_text=processor.judge_text,
+        max_prompt_tokens=processor.max_prompt_tokens,
+        max_candidate_tokens=processor.max_candidate_tokens,
+        prompt=dict(prompt or {}),
+    )
+    write_json(folder / RECORD, asdict(record))
+
+
+def read_record(folder: Path) -> ScorerRecord:
+    """The record of a saved scorer.
+
+    Raises:
+        ArtifactError: There is none, or its fields are not ours.
+    """
+    try:
+        return ScorerRecord(**read_json(folder / RECORD))
+    except TypeError as error:
+        raise ArtifactError(f"{folder / RECORD}: {error}") from error
+
+
+def load_scorer(
+    base_id_or_path: str,
+    folder: Path,
+    merge: bool = False,
+    *,
+    attn_implementation: str = "sdpa",
+    dtype: torch.dtype | None = None,
+) -> tuple[PulseScorerModel, PulseScorerProcessor]:
+    """A trained scorer on its base model, ready to score.
+
+    Args:
+        base_id_or_path: The base model: folder or Hub id.
+        folder: Written by :func:`save_adapter`.
+        merge: Add the adapter into the base weights, so that PEFT is gone afterwards.
+        attn_implementation: ``"sdpa"`` or ``"eager"``.
+        dtype: Of the base weights; float32 by default.
+
+    Returns:
+        The scorer (its LoRA layers inside it unless merged) and its processor.
+
+    Raises:
+        ArtifactError: The base model is not the one the adapter was trained on; both are named.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoTokenizer
+
+    from pulse_hf.models.embedded import resolve_model
+    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+
+    record = read_record(folder)
+    path, identity = resolve_model(base_id_or_path)
+    _check_base(folder, record, identity)
+    revision = identity["revision"] if len(identity["revision"]) == 40 else None
+    scorer = PulseScorerModel.from_base(
+        path,
+        num_candidate_features=record.num_candidate_features,
+        dtype=dtype or torch.float32,
+        attn_implementation=attn_implementation,
+        revision=revision,
+    )
+    found = {"vocab_size": scorer.config.base_config.vocab_size, "hidden_size": scorer.config.base_config.hidden_size}
+    expected = {"vocab_size": record.vocab_size, "hidden_size": record.hidden_size}
+    if found != expected:
+        raise ArtifactError(f"{folder}: trained on a base model with {expected}, {base_id_or_path} has {found}")
+    scorer.load_state_dict(read_tensors(folder / HEAD), strict=False)
+    adapted = PeftModel.from_pretrained(scorer, str(folder / ADAPTER), config=_adapter_config(folder))
+    model = adapted.merge_and_unload() if merge else adapted.get_base_model()
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    processor = PulseScorerProcessor(
+        tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
+    )
+    return model.eval(), processor
+
+
+def _adapter_config(folder: Path) -> Any:
+    """The adapter's configuration without the task type, which would ask our model to generate text."""
+    from peft import PeftConfig
+
+    config = PeftConfig.from_pretrained(str(folder / ADAPTER))
+    config.task_type = None
+    return config
+
+
+def _check_base(folder: Path, record: ScorerRecord, found: Mapping[str, str]) -> None:
+    key = "revision" if record.base["weights_sha256"] == "by revision" else "weights_sha256"
+    if record.base[key] != found[key]:
+        raise ArtifactError(
+            f"{folder}: trained on base model {record.base['id']} with {key} {record.base[key]}, but {found['id']} "
+            f"has {key} {found[key]}. Load it on the base model it was trained on."
+        )

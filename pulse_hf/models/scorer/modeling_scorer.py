@@ -1,0 +1,346 @@
+"""Score all candidates of a decision in one pass (paper §4.2, Eq. 3).
+
+The prompt (history, r*, s*) is encoded once. Each candidate is a branch behind it that sees the prompt
+and itself but no other candidate, at positions that restart after the prompt; the branch's last hidden
+state gives one logit. So a candidate's score depends neither on the order nor on the company of the
+others and equals the score it gets in an ordinary sequence of its own (``score_one_by_one``).
+
+The branches are kept apart by a float *additive* four-dimensional mask: a boolean one is silently
+misread by eager attention. A sliding window is ignored by transformers once a four-dimensional mask is
+given, so it is applied here, by position distance.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModel, AutoModelForCausalLM, DynamicCache, PreTrainedConfig, PreTrainedModel
+from transformers import initialization as init
+from transformers.utils import ModelOutput
+
+from .configuration_scorer import PulseScorerConfig
+
+ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+# Families with full and sliding layers side by side whose forward takes one mask per layer type; each is
+# shown equal to one-by-one scoring in the tests.
+FAMILIES_WITH_MASK_PER_LAYER_TYPE = ("gemma2", "gemma3_text", "qwen2", "qwen3", "smollm3")
+
+
+@dataclass
+class PulseScorerOutput(ModelOutput):
+    """What the scorer returns.
+
+    Args:
+        loss: Cross-entropy over the candidates, mean over the batch; only where labels are given.
+        logits: (batch, num_candidates) in float32; ``-inf`` where a candidate is absent.
+    """
+
+    loss: torch.Tensor | None = None
+    logits: torch.Tensor | None = None
+
+
+def branch_mask(
+    segment_ids: torch.Tensor,
+    position_ids: torch.Tensor,
+    num_queries: int,
+    dtype: torch.dtype,
+    window: int | None = None,
+) -> torch.Tensor:
+    """The additive mask that lets every branch see the prompt and itself only.
+
+    Every token sees itself, one of padding too, so that no softmax runs over nothing.
+
+    Args:
+        segment_ids: (batch, length); 0 is the prompt, ``j >= 1`` candidate j, -1 padding.
+        position_ids: (batch, length); where each token stands in its own one-by-one sequence.
+        num_queries: The last ``num_queries`` of the ``length`` tokens ask; all of them are keys.
+        dtype: The dtype that attention computes in.
+        window: Tokens a query sees back, itself included; ``None`` for full attention.
+
+    Returns:
+        (batch, 1, num_queries, length); 0 where visible, the dtype's lowest value elsewhere.
+
+    Example:
+        >>> segments, positions = torch.tensor([[0, 1, 2]]), torch.tensor([[0, 1, 1]])
+        >>> (branch_mask(segments, positions, 3, torch.float32)[0, 0] == 0).int().tolist()
+        [[1, 0, 0], [1, 1, 0], [1, 0, 1]]
+    """
+    length = segment_ids.shape[1]
+    index = torch.arange(length, device=segment_ids.device)
+    asked, queries = index[length - num_queries :, None], slice(length - num_queries, length)
+    keys = segment_ids[:, None, :]
+    visible = (keys == 0) | (keys == segment_ids[:, queries, None])
+    visible &= index <= asked
+    if window is not None:
+        visible &= position_ids[:, queries, None] - position_ids[:, None, :] < window
+    mask = torch.zeros(visible.shape, dtype=dtype, device=segment_ids.device)
+    return mask.masked_fill_(~visible, torch.finfo(dtype).min)[:, None]
+
+
+def layer_windows(config: PreTrainedConfig) -> dict[str, int | None]:
+    """The attention window of each kind of layer of a base model.
+
+    Raises:
+        ValueError: The family has a kind of layer, or a mixture, that packed scoring is not shown equal for.
+    """
+    # Not every family has these two fields; a family without them has full attention in every layer.
+    window = getattr(config, "sliding_window", None)
+    kinds = set(getattr(config, "layer_types", None) or ["full_attention" if window is None else "sliding_attention"])
+    strange = kinds - {"full_attention", "sliding_attention"}
+    if strange:
+        raise ValueError(
+            f"Base model family {config.model_type!r} has layers of kind {sorted(strange)}; branches can be kept "
+            "apart in 'full_attention' and 'sliding_attention' layers only. Choose another base model."
+        )
+    if len(kinds) > 1 and config.model_type not in FAMILIES_WITH_MASK_PER_LAYER_TYPE:
+        raise ValueError(
+            f"Base model family {config.model_type!r} mixes full and sliding attention; shown equal for "
+            f"{', '.join(FAMILIES_WITH_MASK_PER_LAYER_TYPE)} only. Choose one of these families."
+        )
+    return {kind: window if kind == "sliding_attention" else None for kind in sorted(kinds)}
+
+
+class PulseScorerModel(PreTrainedModel):
+    """The base language model under ``model``, as in every ``*ForCausalLM``, and a scoring head.
+
+    Because module paths equal those of the causal language model, a LoRA adapter trained here also
+    loads into the plain base model.
+    """
+
+    config_class = PulseScorerConfig
+    base_model_prefix = "model"
+    supports_gradient_checkpointing = True
+    _supports_sdpa = True
+    _supports_flash_attn = False
+    _supports_flex_attn = False
+
+    def __init__(self, config: PulseScorerConfig) -> None:
+        super().__init__(config)
+        self.layer_windows = layer_windows(config.base_config)
+        base: Any = config.base_config
+        self.model = AutoModel.from_config(base)
+        self.score = nn.Linear(base.hidden_size, 1, bias=False)
+        if config.num_candidate_features:
+            self.feature_score = nn.Linear(config.num_candidate_features, 1, bias=False)
+        self.post_init()
+
+    @torch.no_grad()
+    def _init_weights(self, module: nn.Module) -> None:
+        super()._init_weights(module)
+        if module is self._modules.get("feature_score"):
+            init.zeros_(module.weight)  # a feature counts for nothing until it is trained
+
+    @classmethod
+    def from_base(
+        cls,
+        model_id_or_path: str,
+        *,
+        head_token_ids: tuple[int, int] | None = None,
+        num_candidate_features: int = 0,
+        dtype: torch.dtype = torch.float32,
+        attn_implementation: str = "sdpa",
+        revision: str | None = None,
+        seed: int = 0,
+    ) -> PulseScorerModel:
+        """A scorer on the weights of a causal language model.
+
+        Args:
+            model_id_or_path: Folder or Hub id of the base model.
+            head_token_ids: ``(positive, negative)``: the head starts as the difference of these two rows of
+                the base model's output embedding, so that a fresh logit is the base model's own log-odds of
+                answering the positive token. ``None`` draws a small random head.
+            num_candidate_features: See :class:`PulseScorerConfig`.
+            dtype: Of the base model's weights; the head stays float32.
+            attn_implementation: ``"sdpa"`` or ``"eager"``.
+            revision: Of a Hub id.
+            seed: Of a drawn head.
+
+        Raises:
+            ValueError: The family keeps its inner model under another name, or its attention is unknown here.
+        """
+        causal = AutoModelForCausalLM.from_pretrained(
+            model_id_or_path, dtype=dtype, attn_implementation=attn_implementation, revision=revision
+        )
+        if causal.base_model_prefix != "model":
+            raise ValueError(
+                f"{model_id_or_path}: {type(causal).__name__} keeps its inner model under "
+                f"{causal.base_model_prefix!r}; an adapter would load into the scorer only. "
+                "Choose a family that keeps it under 'model'."
+            )
+        config = PulseScorerConfig(base_config=causal.model.config, num_candidate_features=num_candidate_features)
+        # On the meta device, so that the base weights are never drawn only to be thrown away.
+        with torch.device("meta"):
+            scorer = cls(config)
+        scorer.model = causal.model
+        scorer.score = nn.Linear(causal.config.hidden_size, 1, bias=False)
+        nn.init.normal_(
+            scorer.score.weight, std=config.initializer_range, generator=torch.Generator().manual_seed(seed)
+        )
+        if num_candidate_features:
+            scorer.feature_score = nn.Linear(num_candidate_features, 1, bias=False)
+            nn.init.zeros_(scorer.feature_score.weight)
+        if head_token_ids is not None:
+            scorer.init_head(causal.get_output_embeddings().weight, *head_token_ids)
+        return scorer.eval()
+
+    @torch.no_grad()
+    def init_head(self, output_embeddings: torch.Tensor, positive_id: int, negative_id: int) -> None:
+        """Set the head to the difference of two output embedding rows.
+
+        Args:
+            output_embeddings: (vocabulary, dim), the base model's output embedding.
+            positive_id: Token id of the "this fits" answer.
+            negative_id: Token id of the "this does not fit" answer.
+        """
+        difference = output_embeddings[positive_id].float() - output_embeddings[negative_id].float()
+        self.score.weight.copy_(difference[None])
+
+    def get_input_embeddings(self) -> nn.Module:
+        """The base model's token embedding."""
+        return self.model.get_input_embeddings()
+
+    def forward(
+        self,
+        input_ids: torch.Tensor,
+        segment_ids: torch.Tensor,
+        position_ids: torch.Tensor,
+        last_index: torch.Tensor,
+        labels: torch.Tensor | None = None,
+        candidate_features: torch.Tensor | None = None,
+    ) -> PulseScorerOutput:
+        """Score packed decisions; the processor makes the inputs.
+
+        Args:
+            input_ids: (batch, length), the prompt followed by the candidates, padded at the right.
+            segment_ids: (batch, length); 0 is the prompt, ``j >= 1`` candidate j, -1 padding.
+            position_ids: (batch, length); branches restart after the prompt.
+            last_index: (batch, num_candidates), the column of each candidate's last token, -1 if absent.
+            labels: (batch,), the chosen candidate's place in ``last_index``.
+            candidate_features: (batch, num_candidates, num_candidate_features).
+
+        Raises:
+            ValueError: The attention implementation is not one that takes additive masks exactly.
+        """
+        hidden = self.model(
+            input_ids=input_ids,
+            attention_mask=self._masks(segment_ids, position_ids, input_ids.shape[1]),
+            position_ids=position_ids,
+            use_cache=False,
+        ).last_hidden_state
+        ends = last_index.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
+        logits = self._judge(hidden.gather(1, ends), candidate_features)
+        logits = logits.masked_fill(last_index < 0, -torch.inf)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return PulseScorerOutput(loss=loss, logits=logits)
+
+    def _masks(
+        self, segments: torch.Tensor, positions: torch.Tensor, num_queries: int
+    ) -> torch.Tensor | dict[str, torch.Tensor]:
+        implementation = self.model.config._attn_implementation
+        if implementation not in ATTENTION_IMPLEMENTATIONS:
+            raise ValueError(
+                f"Attention implementation {implementation!r} is not shown to keep candidates apart; "
+                f"load the model with attn_implementation={' or '.join(map(repr, ATTENTION_IMPLEMENTATIONS))}."
+            )
+        device = segments.device.type
+        dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.model.dtype
+        masks = {
+            kind: branch_mask(segments, positions, num_queries, dtype, window)
+            for kind, window in self.layer_windows.items()
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _judge(self, ends: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+        """Logits (..., num_candidates) in float32 of last hidden states (..., num_candidates, dim)."""
+        if (features is None) != (self.config.num_candidate_features == 0):
+            found = "none" if features is None else str(tuple(features.shape))
+            raise ValueError(
+                f"candidate_features: found {found}, the model has "
+                f"num_candidate_features={self.config.num_candidate_features}"
+            )
+        # A product and a sum instead of a linear layer: autocast would round the logits to bfloat16.
+        logits = (ends.float() * self.score.weight[0].float()).sum(-1)
+        if features is not None:
+            logits = logits + (features.float() * self.feature_score.weight[0].float()).sum(-1)
+        return logits
+
+    @torch.inference_mode()
+    def score_one_by_one(
+        self,
+        prompt_ids: Sequence[int],
+        candidate_ids: Sequence[Sequence[int]],
+        candidate_features: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """The reference: each candidate in an ordinary causal sequence of its own, without any mask of ours.
+
+        Args:
+            prompt_ids: Tokens of the prompt.
+            candidate_ids: Tokens of each candidate.
+            candidate_features: (num_candidates, num_candidate_features).
+
+        Returns:
+            (num_candidates,) logits.
+        """
+        ends = []
+        for ids in candidate_ids:
+            tokens = torch.tensor([[*prompt_ids, *ids]], device=self.device)
+            ends.append(self.model(input_ids=tokens, use_cache=False).last_hidden_state[0, -1])
+        return self._judge(torch.stack(ends), candidate_features)
+
+    @torch.inference_mode()
+    def score_in_chunks(
+        self,
+        prompt_ids: Sequence[int],
+        candidate_ids: Sequence[Sequence[int]],
+        candidate_features: torch.Tensor | None = None,
+        chunk_size: int = 32,
+    ) -> torch.Tensor:
+        """Large candidate sets of one decision: the prompt's keys and values are kept, chunks run over them.
+
+        Args:
+            prompt_ids: Tokens of the prompt.
+            candidate_ids: Tokens of each candidate.
+            candidate_features: (num_candidates, num_candidate_features).
+            chunk_size: Candidates per pass; bounds memory, changes no score.
+
+        Returns:
+            (num_candidates,) logits, equal to those of one packed pass.
+        """
+        # Without a config the cache keeps every layer whole; a sliding cache would forget what the mask still needs.
+        cache = DynamicCache()
+        self._extend(cache, list(prompt_ids), [0] * len(prompt_ids), list(range(len(prompt_ids))), len(prompt_ids))
+        ends = []
+        for start in range(0, len(candidate_ids), chunk_size):
+            chunk = candidate_ids[start : start + chunk_size]
+            tokens = [token for ids in chunk for token in ids]
+            segments = [0] * len(prompt_ids) + [place for place, ids in enumerate(chunk, start=1) for _ in ids]
+            positions = [
+                *range(len(prompt_ids)),
+                *(len(prompt_ids) + offset for ids in chunk for offset in range(len(ids))),
+            ]
+            hidden = self._extend(cache, tokens, segments, positions, len(tokens))
+            lengths = torch.tensor([len(ids) for ids in chunk], device=self.device)
+            ends.append(hidden[lengths.cumsum(0) - 1])
+            cache.crop(-len(tokens))
+        return self._judge(torch.cat(ends), candidate_features)
+
+    def _extend(
+        self, cache: DynamicCache, tokens: list[int], segments: list[int], positions: list[int], num_queries: int
+    ) -> torch.Tensor:
+        """Hidden states (num_queries, dim) of new tokens behind what the cache holds."""
+        segment_ids, position_ids = (torch.tensor([values], device=self.device) for values in (segments, positions))
+        return self.model(
+            input_ids=torch.tensor([tokens], device=self.device),
+            attention_mask=self._masks(segment_ids, position_ids, num_queries),
+            position_ids=position_ids[:, -num_queries:],
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state[0]
+
+
+AutoConfig.register("pulse_scorer", PulseScorerConfig, exist_ok=True)
+AutoModel.register(PulseScorerConfig, PulseScorerModel, exist_ok=True)

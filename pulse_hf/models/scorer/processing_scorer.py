@@ -1,0 +1,242 @@
+"""From texts to the packed tensors of the scorer, and the one function that scores whole sets of examples."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+import torch
+from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+if TYPE_CHECKING:
+    from .modeling_scorer import PulseScorerModel
+
+CHUNK_SIZE = 32
+
+
+class ScorableExample(Protocol):
+    """What scoring needs of an example; labels are not part of it."""
+
+    @property
+    def prompt(self) -> str:
+        """The scorer's prompt."""
+
+    @property
+    def candidates(self) -> Sequence[str]:
+        """The text of each candidate."""
+
+    @property
+    def features(self) -> Sequence[Sequence[float]]:
+        """The scalars beside each candidate; empty where there are none."""
+
+
+@dataclass(frozen=True, slots=True)
+class EncodedExample:
+    """One decision as tokens.
+
+    Args:
+        prompt_ids: Tokens of the prompt.
+        candidate_ids: Tokens of each candidate, the judge text last.
+        features: Scalars of each candidate, or empty.
+        label: The chosen candidate's place, or ``None``.
+    """
+
+    prompt_ids: list[int]
+    candidate_ids: list[list[int]]
+    features: Sequence[Sequence[float]] = ()
+    label: int | None = None
+
+    @property
+    def num_tokens(self) -> int:
+        """Length of the packed sequence."""
+        return len(self.prompt_ids) + sum(map(len, self.candidate_ids))
+
+
+class PulseScorerProcessor(ProcessorMixin):
+    """Tokenizes prompts and candidates and packs them.
+
+    Candidates are never dropped: one that exceeds its budget loses words of its own, never the judge
+    text, and ``truncated_candidates`` counts it. Prompts are never cut here; they are cut by fields
+    where they are written, so a prompt beyond its budget is an error.
+
+    Args:
+        tokenizer: The base model's tokenizer.
+        judge_text: What every candidate ends with, so that the judged hidden state always stands at the
+            same token.
+        max_prompt_tokens: Longest prompt.
+        max_candidate_tokens: Longest candidate, judge text included. The two together are the paper's
+            maximum token length of 512 (§5.3).
+    """
+
+    def __init__(
+        self,
+        tokenizer: PreTrainedTokenizerBase,
+        judge_text: str = "\nFits:",
+        max_prompt_tokens: int = 464,
+        max_candidate_tokens: int = 48,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(tokenizer, **kwargs)
+        self.judge_text = judge_text
+        self.max_prompt_tokens = max_prompt_tokens
+        self.max_candidate_tokens = max_candidate_tokens
+        self.truncated_candidates = 0
+        self._judge_ids: list[int] = tokenizer(judge_text, add_special_tokens=False)["input_ids"]
+        self._known: dict[str, list[int]] = {}
+        self._cut: set[str] = set()
+        if not self._judge_ids or len(self._judge_ids) >= max_candidate_tokens:
+            raise ValueError(
+                f"judge_text {judge_text!r} has {len(self._judge_ids)} tokens; expected at least 1 and fewer than "
+                f"max_candidate_tokens={max_candidate_tokens}"
+            )
+
+    def prompt_fits(self, prompt: str) -> bool:
+        """Whether a prompt is within ``max_prompt_tokens``."""
+        return len(self._prompt_ids(prompt)) <= self.max_prompt_tokens
+
+    def encode(
+        self, examples: Iterable[ScorableExample], labels: Iterable[int | None] | None = None
+    ) -> list[EncodedExample]:
+        """Tokenize examples; equal candidate texts are tokenized once.
+
+        Args:
+            examples: What to score.
+            labels: The chosen place of each, for training.
+
+        Raises:
+            ValueError: A prompt exceeds its budget, or an example has no candidates.
+        """
+        examples = list(examples)
+        places = [None] * len(examples) if labels is None else list(labels)
+        self._learn({text for example in examples for text in example.candidates})
+        return [self._encode_one(example, label) for example, label in zip(examples, places, strict=True)]
+
+    def _encode_one(self, example: ScorableExample, label: int | None) -> EncodedExample:
+        prompt_ids = self._prompt_ids(example.prompt)
+        if len(prompt_ids) > self.max_prompt_tokens:
+            raise ValueError(
+                f"A prompt has {len(prompt_ids)} tokens, at most max_prompt_tokens={self.max_prompt_tokens} fit; "
+                f"show fewer events or raise the limit. It begins {example.prompt[:80]!r}"
+            )
+        if not example.candidates:
+            raise ValueError(f"An example has no candidates to score. Its prompt begins {example.prompt[:80]!r}")
+        candidate_ids = [self._known[text] for text in example.candidates]
+        self.truncated_candidates += sum(text in self._cut for text in example.candidates)
+        return EncodedExample(prompt_ids, candidate_ids, example.features, label)
+
+    def _prompt_ids(self, prompt: str) -> list[int]:
+        ids: list[int] = self.tokenizer(prompt, verbose=False)["input_ids"]
+        # Some tokenizers close every text; a closed prompt would tell the model that nothing follows.
+        return ids[:-1] if len(ids) > 1 and ids[-1] == self.tokenizer.eos_token_id else ids
+
+    def _learn(self, texts: set[str]) -> None:
+        new = sorted(texts - self._known.keys())
+        if not new:
+            return
+        closed = [text if text.endswith(self.judge_text) else text + self.judge_text for text in new]
+        for text, whole, ids in zip(
+            new, closed, self.tokenizer(closed, add_special_tokens=False)["input_ids"], strict=True
+        ):
+            if len(ids) > self.max_candidate_tokens:
+                body = self.tokenizer(whole.removesuffix(self.judge_text), add_special_tokens=False)["input_ids"]
+                ids = body[: self.max_candidate_tokens - len(self._judge_ids)] + self._judge_ids
+                self._cut.add(text)
+            self._known[text] = ids
+
+    def pack(self, batch: Sequence[EncodedExample]) -> dict[str, torch.Tensor]:
+        """Pad encoded examples at the right and stack them into the model's inputs.
+
+        Returns:
+            ``input_ids``, ``segment_ids``, ``position_ids`` (batch, length), ``last_index``
+            (batch, num_candidates), and ``labels`` and ``candidate_features`` where the examples have them.
+        """
+        length = max(example.num_tokens for example in batch)
+        most = max(len(example.candidate_ids) for example in batch)
+        pad = self.tokenizer.pad_token_id or 0
+        rows = [_layout(example) for example in batch]
+        inputs = {
+            "input_ids": [tokens + [pad] * (length - len(tokens)) for tokens, _, _, _ in rows],
+            "segment_ids": [segments + [-1] * (length - len(segments)) for _, segments, _, _ in rows],
+            "position_ids": [positions + [0] * (length - len(positions)) for _, _, positions, _ in rows],
+            "last_index": [last + [-1] * (most - len(last)) for _, _, _, last in rows],
+        }
+        tensors = {name: torch.tensor(values) for name, values in inputs.items()}
+        if batch[0].label is not None:
+            tensors["labels"] = torch.tensor([example.label for example in batch])
+        if len(batch[0].features):
+            width = len(batch[0].features[0])
+            padded = [
+                [*map(list, example.features), *[[0.0] * width] * (most - len(example.features))] for example in batch
+            ]
+            tensors["candidate_features"] = torch.tensor(padded, dtype=torch.float32)
+        return tensors
+
+    def __call__(self, examples: Iterable[ScorableExample]) -> dict[str, torch.Tensor]:
+        """Encode and pack one batch."""
+        return self.pack(self.encode(examples))
+
+
+def _layout(example: EncodedExample) -> tuple[list[int], list[int], list[int], list[int]]:
+    """Tokens, segments, positions and the last column of each candidate of one packed row."""
+    size = len(example.prompt_ids)
+    tokens, segments, positions, last = list(example.prompt_ids), [0] * size, list(range(size)), []
+    for place, ids in enumerate(example.candidate_ids, start=1):
+        tokens += ids
+        segments += [place] * len(ids)
+        positions += range(size, size + len(ids))
+        last.append(len(tokens) - 1)
+    return tokens, segments, positions, last
+
+
+def score_sets(
+    model: PulseScorerModel,
+    processor: PulseScorerProcessor,
+    examples: Sequence[ScorableExample],
+    batch_size: int = 16,
+    *,
+    bf16: bool = False,
+) -> list[list[float]]:
+    """One raw logit per candidate for every example, in the order given.
+
+    Examples run sorted by length, so that little is spent on padding; sets beyond ``CHUNK_SIZE``
+    candidates run in chunks over the prompt's keys and values.
+
+    Args:
+        model: The scorer, with or without PEFT around it.
+        processor: Its processor.
+        examples: What to score.
+        batch_size: Examples per pass.
+        bf16: Compute in bfloat16 by autocast: faster where the hardware has it, scores good to about 1e-2.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
+    encoded = processor.encode(examples)
+    order = sorted(range(len(encoded)), key=lambda row: encoded[row].num_tokens)
+    large = [row for row in order if len(encoded[row].candidate_ids) > CHUNK_SIZE]
+    small = [row for row in order if len(encoded[row].candidate_ids) <= CHUNK_SIZE]
+    scores: dict[int, list[float]] = {}
+    model.eval()
+    with torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+        for start in range(0, len(small), batch_size):
+            rows = small[start : start + batch_size]
+            batch = {
+                name: tensor.to(model.device)
+                for name, tensor in processor.pack([encoded[row] for row in rows]).items()
+            }
+            for row, logits in zip(rows, model(**batch).logits.tolist(), strict=True):
+                scores[row] = logits[: len(encoded[row].candidate_ids)]
+        for row in large:
+            one = encoded[row]
+            features = (
+                torch.tensor(one.features, dtype=torch.float32, device=model.device) if len(one.features) else None
+            )
+            scores[row] = model.score_in_chunks(one.prompt_ids, one.candidate_ids, features, CHUNK_SIZE).tolist()
+    wrong = [row for row, values in scores.items() if not torch.tensor(values).isfinite().all()]
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(examples)} examples have a score that is not finite, "
+            f"the first is number {min(wrong)}"
+        )
+    return [scores[row] for row in range(len(encoded))]

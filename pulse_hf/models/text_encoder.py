@@ -1,0 +1,48 @@
+"""Texts to unit vectors by a frozen sentence encoder."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+def encode_texts(
+    texts: Sequence[str], encoder: str, *, max_tokens: int = 64, batch_size: int = 64
+) -> NDArray[np.float32]:
+    """Vectors of texts from any encoder that sentence-transformers loads.
+
+    Equal texts are encoded once; batches hold texts of like length (the library sorts them).
+
+    Args:
+        texts: What to encode; an empty text is legal.
+        encoder: A model name as :func:`pulse_hf.models.embedded.resolve_model` takes it.
+        max_tokens: Longer texts are cut; at most what the encoder takes.
+        batch_size: Texts encoded at once.
+
+    Returns:
+        (n, dim) of unit length, in the order given.
+
+    Raises:
+        ValueError: A vector is not finite.
+    """
+    import numpy as np
+    from sentence_transformers import SentenceTransformer
+
+    from pulse_hf.models.embedded import resolve_model
+
+    name, identity = resolve_model(encoder)
+    by_commit = {} if identity["revision"] in ("wheel", "package", "local") else {"revision": identity["revision"]}
+    model = SentenceTransformer(name, **by_commit)
+    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
+    distinct = list(dict.fromkeys(texts))
+    vectors = model.encode(distinct, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
+    if not np.isfinite(vectors).all():
+        raise ValueError(
+            f"{encoder} gave vectors that are not finite for {int((~np.isfinite(vectors).all(1)).sum())} texts"
+        )
+    row = {text: index for index, text in enumerate(distinct)}
+    return np.ascontiguousarray(vectors[[row[text] for text in texts]], dtype=np.float32)

@@ -1,0 +1,129 @@
+"""The road as code: every stage in order, each reading artefacts and writing one."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pulse_hf.data.prepare import PrepareSettings, prepare
+from pulse_hf.data.world.stage import world
+from pulse_hf.evaluation.evaluate import evaluate
+from pulse_hf.reasoning.rationales import rationales
+from pulse_hf.reasoning.thoughts import thoughts
+from pulse_hf.retrieval.candidates import candidates
+from pulse_hf.settings import RunSettings
+from pulse_hf.training.scorer import recommender
+from pulse_hf.training.sequential import sequential
+from pulse_hf.training.thought_space import train_thought_space
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Stage:
+    """One step of the road.
+
+    Args:
+        word: What the command line calls it.
+        setting: Its group in :class:`~pulse_hf.settings.RunSettings`.
+        make: Runs it and returns its artefact's folder.
+        purpose: One line for people.
+    """
+
+    word: str
+    setting: str
+    make: Callable[..., Path]
+    purpose: str
+
+
+ROAD = (
+    Stage("world", "world", world, "generate the embedded synthetic shop"),
+    Stage("prepare", "prepare", prepare, "read, clean, filter and split the interactions"),
+    Stage("sequential", "sequential", sequential, "train SASRec, find similar users"),
+    Stage("candidates", "candidates", candidates, "freeze the candidate sets every system ranks"),
+    Stage("rationales", "rationales", rationales, "write the positive rationales of training targets"),
+    Stage("thought-space", "thought_space", train_thought_space, "align histories and rationales by InfoNCE"),
+    Stage("thoughts", "thoughts", thoughts, "draft reasons and refine them by tree of thought"),
+    Stage("recommender", "recommender", recommender, "tune the small language model as candidate scorer"),
+    Stage("evaluate", "evaluate", evaluate, "score every system, audit for leaks, write the report"),
+)
+
+
+def stage_named(word: str) -> Stage:
+    """The stage of a command-line word.
+
+    Raises:
+        ValueError: There is none of that name.
+    """
+    for stage in ROAD:
+        if stage.word == word:
+            return stage
+    raise ValueError(f"no stage {word!r}; the road is {', '.join(stage.word for stage in ROAD)}")
+
+
+def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = False) -> Path:
+    """Run one stage; a finished one whose inputs and settings are the same is skipped at once."""
+    group: Any = getattr(settings, stage.setting)
+    if stage.word == "prepare":
+        group = _input_of(run, settings)
+    started = time.perf_counter()
+    logger.info("%s: %s", stage.word, stage.purpose)
+    folder = stage.make(run, group, seed=settings.seed, force=force)
+    logger.info("%s: done in %.1f s", stage.word, time.perf_counter() - started)
+    return folder
+
+
+def _input_of(run: Path, settings: RunSettings) -> PrepareSettings:
+    """What ``prepare`` reads: the generated shop, or the user's own files."""
+    if settings.world is not None:
+        return replace(settings.prepare, reviews=str(run / "world" / "reviews.jsonl"), metadata=str(run / "world" / "items.jsonl"))
+    if not settings.prepare.reviews:
+        raise ValueError(
+            "there is no data to read: give --set prepare.reviews=FILE and --set prepare.metadata=FILE "
+            "(Amazon 2018 JSON lines; for other files also --set prepare.format=table), or take --preset demo"
+        )
+    return settings.prepare
+
+
+def run_road(run: Path, settings: RunSettings, *, until: str | None = None, force: bool = False) -> Path:
+    """Run every stage in order.
+
+    Args:
+        run: The run folder, ``runs/<name>``.
+        settings: All stages' settings; without a ``world`` group the data in ``prepare`` is read.
+        until: Stop after this stage.
+        force: Make stages anew whose settings or inputs have changed.
+
+    Returns:
+        The run folder; after ``evaluate`` it holds ``report.json`` and ``report.md``.
+    """
+    if until is not None:
+        stage_named(until)
+    for stage in ROAD:
+        if stage.word == "world" and settings.world is None:
+            continue
+        run_stage(stage, run, settings, force=force)
+        if stage.word == until:
+            break
+    return run
+
+
+def token_budget(settings: RunSettings) -> dict[str, int]:
+    """Upper bounds on the tokens the language model will write, known before anything runs.
+
+    Only the embedded world's size is known beforehand; for data of your own the bounds are per decision.
+    """
+    tree = settings.thoughts
+    nodes = sum(tree.width**level for level in range(tree.depth + 1))
+    users = settings.world.num_users if settings.world else 1
+    decisions = users * (settings.candidates.training_decisions_per_user + 2)
+    return {
+        "decisions": decisions,
+        "thoughts a decision": nodes,
+        "rationale tokens": users * settings.candidates.training_decisions_per_user * settings.rationales.max_new_tokens,
+        "thought tokens": decisions * nodes * settings.thoughts.max_new_tokens,
+    }

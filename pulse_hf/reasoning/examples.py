@@ -1,0 +1,185 @@
+"""Scorer examples: the one place where a decision becomes the texts that the scorer reads.
+
+Training, evaluation and serving all come through here, so that they cannot differ. The prompt shows
+history, r* and s* (paper §4.2); ``ablations`` of it are a :class:`PromptShape`, which is saved beside
+the adapter and read back by whoever scores with it.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import dataclass, field, replace
+
+from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, score_prompt
+from pulse_hf.schema import CandidateSet, Item, Sequence
+
+# Steps in which an overlong reason loses words once a single event is left.
+_REASON_WORDS = (60, 40, 20, 10)
+
+
+@dataclass(frozen=True, slots=True)
+class Thought:
+    """The chosen reason of one decision.
+
+    Args:
+        reason: r*, or ``None`` where there is none.
+        agreement: s* in [-1, 1], or ``None`` where it was not measured.
+    """
+
+    reason: str | None = None
+    agreement: float | None = None
+
+
+NO_THOUGHT = Thought()
+
+
+@dataclass(frozen=True, slots=True)
+class PromptShape:
+    """What of a thought the scorer is shown; it must be the same in training and after.
+
+    Args:
+        use_reason: Show r*; without it the prompt is that of plain supervised tuning (``slm+sft``).
+        use_agreement: Show s* beside r* (paper §4.2).
+        budget: How much of each field is shown.
+    """
+
+    use_reason: bool = True
+    use_agreement: bool = True
+    budget: PromptBudget = field(default_factory=PromptBudget)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, object]) -> PromptShape:
+        """Rebuild a shape from ``dataclasses.asdict`` of one.
+
+        >>> from dataclasses import asdict
+        >>> PromptShape.from_dict(asdict(PromptShape(use_agreement=False))).use_agreement
+        False
+        """
+        budget = values["budget"]
+        if not isinstance(budget, Mapping):
+            raise ValueError(f"prompt shape: budget is {budget!r}, expected an object with the fields of PromptBudget")
+        return cls(bool(values["use_reason"]), bool(values["use_agreement"]), PromptBudget(**budget))
+
+
+@dataclass(frozen=True, slots=True)
+class ScorerExample:
+    """One decision as the scorer reads it.
+
+    Args:
+        prompt: History, r* and s* as text.
+        candidates: One text per candidate, in the set's stored order.
+        target_index: Place of the chosen candidate, ``None`` while serving.
+        decision_id: Which decision, ``""`` while serving.
+        features: Scalars beside each candidate; empty for the text-only system.
+        num_events: History events the prompt shows after cutting.
+    """
+
+    prompt: str
+    candidates: tuple[str, ...]
+    target_index: int | None = None
+    decision_id: str = ""
+    features: tuple[tuple[float, ...], ...] = ()
+    num_events: int = 0
+
+
+def scorer_example(
+    history: Sequence,
+    items: Mapping[str, Item],
+    candidate_ids: Series[str],
+    thought: Thought,
+    shape: PromptShape,
+    fits: Callable[[str], bool],
+) -> ScorerExample:
+    """The example of one history and its candidates.
+
+    While the prompt does not fit, the oldest event goes first, then words at the end of the reason;
+    never a candidate and never the instruction.
+
+    Args:
+        history: Events the decision may see, oldest first.
+        items: The catalogue.
+        candidate_ids: Items to score.
+        thought: r* and s* of the decision, :data:`NO_THOUGHT` for none.
+        shape: What of it is shown.
+        fits: Tells whether a prompt is within the scorer's token budget.
+
+    Raises:
+        ValueError: Not even one event and ten words of reason fit.
+    """
+    prompt, num_events = _fitted_prompt(history, items, thought, shape, fits)
+    return ScorerExample(
+        prompt, tuple(candidate_text(items[item_id]) for item_id in candidate_ids), num_events=num_events
+    )
+
+
+def _fitted_prompt(
+    history: Sequence, items: Mapping[str, Item], thought: Thought, shape: PromptShape, fits: Callable[[str], bool]
+) -> tuple[str, int]:
+    agreement = thought.agreement if shape.use_agreement else None
+    words = thought.reason.split() if thought.reason and shape.use_reason else []
+    most = min(shape.budget.score_events, len(history))
+    attempts = [(events, len(words)) for events in range(most, 0, -1)] or [(0, len(words))]
+    attempts += [(min(most, 1), count) for count in _REASON_WORDS if count < len(words)]
+    for events, count in attempts:
+        budget = replace(shape.budget, score_events=events)
+        prompt = score_prompt(history, items, " ".join(words[:count]) or None, agreement, budget)
+        if fits(prompt):
+            return prompt, events
+    raise ValueError(
+        f"user {history.user_id}: the scorer's prompt exceeds its token budget even with one event; "
+        "raise max_length or lower the budget's title_words"
+    )
+
+
+def example_of_set(
+    candidate_set: CandidateSet,
+    sequence: Sequence,
+    items: Mapping[str, Item],
+    thought: Thought,
+    shape: PromptShape,
+    fits: Callable[[str], bool],
+) -> ScorerExample:
+    """The example of a frozen candidate set; the history is every event before the decision's.
+
+    Raises:
+        ValueError: The set belongs to another user than the sequence.
+    """
+    user_id, _, position = candidate_set.decision_id.rpartition("#")
+    if user_id != sequence.user_id:
+        raise ValueError(
+            f"candidate set {candidate_set.decision_id} was paired with the sequence of user {sequence.user_id}"
+        )
+    example = scorer_example(sequence.before(int(position)), items, candidate_set.item_ids, thought, shape, fits)
+    return replace(example, target_index=candidate_set.target_index, decision_id=candidate_set.decision_id)
+
+
+def examples_of_sets(
+    candidate_sets: Series[CandidateSet],
+    sequences: Mapping[str, Sequence],
+    items: Mapping[str, Item],
+    thoughts: Mapping[str, Thought],
+    shape: PromptShape,
+    fits: Callable[[str], bool],
+) -> list[ScorerExample]:
+    """The examples of many frozen sets, in their order.
+
+    Args:
+        candidate_sets: What is to be scored.
+        sequences: By user id.
+        items: By item id.
+        thoughts: By decision id; a decision without one is scored without reason, never left out.
+        shape: What of the thoughts is shown.
+        fits: Tells whether a prompt is within the scorer's token budget.
+    """
+    return [
+        example_of_set(
+            one,
+            sequences[one.decision_id.rpartition("#")[0]],
+            items,
+            thoughts.get(one.decision_id, NO_THOUGHT),
+            shape,
+            fits,
+        )
+        for one in candidate_sets
+    ]

@@ -1,0 +1,252 @@
+"""Stage ``rationales``: the language model says why training targets were chosen (paper §4.1, r+).
+
+Only training targets are ever explained: a rationale is written with the target in sight, so one for a
+validation or test target would be the answer itself.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from pulse_hf import artifacts
+from pulse_hf.reasoning.generator import Engine, Generation, Generator, Sampling, engine_identity, open_generator
+from pulse_hf.reasoning.parsing import Parsed, parse_reason
+from pulse_hf.reasoning.prompts import Prompt, PromptBudget, prompt_hashes, rationale_prompt
+from pulse_hf.schema import Decision, Item, Sequence, stable_hash
+
+__all__ = ["RationaleSettings", "rationale_inputs", "rationales", "write_rationales"]
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "rationales"
+TEMPLATE = "rationale"
+
+
+@dataclass(frozen=True)
+class RationaleSettings:
+    """Settings of the stage; "ours" where the paper gives no value.
+
+    Args:
+        engine: ``"transformers"`` or ``"extractive"``, which needs no language model (ours).
+        model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
+        max_new_tokens: Longest rationale in tokens (ours).
+        temperature: 0 is greedy (ours).
+        top_p: Nucleus of retries, and of all texts at a temperature above 0 (ours).
+        batch_size: Texts written at once.
+        training_decisions_per_user: At most so many of each user's latest training decisions with a candidate
+            set; ``None`` takes all (ours).
+        max_users: Only this many users, by a stable hash; ``None`` takes all (ours).
+        retries: How often a failed text is written anew with another seed, at most 2 (ours).
+        retry_temperature: The least temperature of a retry; greedy again would fail again (ours).
+        budget: How much of each field a prompt holds.
+    """
+
+    engine: Engine = "transformers"
+    model: str = "pulse-hf/pulse-nano"
+    max_new_tokens: int = 80
+    temperature: float = 0.0
+    top_p: float = 0.95
+    batch_size: int = 192
+    training_decisions_per_user: int | None = None
+    max_users: int | None = None
+    retries: int = 2
+    retry_temperature: float = 0.7
+    budget: PromptBudget = field(default_factory=PromptBudget)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if not 0 <= self.retries <= 2:
+            raise ValueError(f"retries is {self.retries}; expected 0, 1 or 2")
+        if self.training_decisions_per_user is not None and self.training_decisions_per_user < 1:
+            raise ValueError(
+                f"training_decisions_per_user is {self.training_decisions_per_user}; expected at least 1 or none"
+            )
+
+    @property
+    def sampling(self) -> Sampling:
+        """How the first attempt is drawn."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+
+
+def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool = False) -> Path:
+    """Write the positive rationales of a run's training decisions.
+
+    *Input*: ``sequences/``, ``candidates/`` (its training decisions). *Output columns* of
+    ``rationales/rationales.parquet``: the decision, ``status``, ``text`` (``""`` unless ``ok``), ``raw``, and
+    what wrote it. An interrupted stage goes on with the decisions that are missing.
+
+    Args:
+        run: The run's folder.
+        settings: Engine, sampling, sizes.
+        seed: The run's seed.
+        force: Make anew although another version is there.
+
+    Returns:
+        The artefact's folder.
+
+    Raises:
+        ValueError: A decision to be explained is not a training target.
+        ArtifactError: A parent is missing, or the artefact was made from something else.
+    """
+    fingerprint = artifacts.Fingerprint(
+        stage=FOLDER,
+        settings=asdict(settings),
+        seed=seed,
+        parents={name: artifacts.content_sha256(run / name) for name in ("sequences", "candidates")},
+        model=engine_identity(settings.engine, settings.model),
+        prompts=prompt_hashes(TEMPLATE),
+    )
+    artifacts.build(run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
+    return run / FOLDER
+
+
+def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    from pulse_hf.data.sequences import load_items, load_sequences
+
+    sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
+    items = {item.item_id: item for item in load_items(run)}
+    decisions = training_decisions_with_candidates(run, settings, seed)
+    prompts = rationale_inputs(decisions, sequences, items, settings)
+    shards = artifacts.Shards(work / "shards", "rationales")
+    done = shards.done()
+    pending = [
+        (decision, prompt) for decision, prompt in zip(decisions, prompts, strict=True) if prompt.key not in done
+    ]
+    generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
+    repaired = retried = 0
+    with tqdm(total=len(decisions), initial=len(done), desc=FOLDER, unit="decision") as bar:
+        for start in range(0, len(pending), 2 * settings.batch_size):
+            part = pending[start : start + 2 * settings.batch_size]
+            written = write_rationales([prompt for _, prompt in part], generator, settings, seed)
+            shards.append(_row(decision, *one, generator) for (decision, _), one in zip(part, written, strict=True))
+            repaired += sum(parsed.repaired for parsed, _, _ in written)
+            retried += sum(used != seed for _, _, used in written)
+            bar.update(len(part))
+            bar.set_postfix_str(f"{generator.usage.tokens_per_second:,.0f} tokens/s")
+    place = {decision.decision_id: number for number, decision in enumerate(decisions)}
+    rows = sorted(shards.read().to_pylist(), key=lambda row: place[row["decision_id"]])
+    artifacts.write_table(work / "rationales.parquet", "rationales", rows)
+    shards.remove()
+    statuses = Counter(row["status"] for row in rows)
+    _warn_of_failures(statuses)
+    return {
+        "rows": {
+            "read": len(decisions),
+            "kept": statuses["ok"],
+            "dropped": {k: n for k, n in statuses.items() if k != "ok"},
+        },
+        "written_by_this_process": {
+            "rows": len(pending),
+            "repaired": repaired,
+            "retried": retried,
+            **generator.usage.as_counts(),
+        },
+        "inputs_sha256": {
+            "rationales": artifacts.sha256_of_text(text for prompt in prompts for text in texts_of(prompt))
+        },
+    }
+
+
+def training_decisions_with_candidates(run: Path, settings: RationaleSettings, seed: int) -> list[Decision]:
+    """The training decisions that have a candidate set, as the settings limit them, in stored order."""
+    from pulse_hf.data.sequences import sample_decisions
+
+    table = artifacts.read_table(run / "candidates" / "candidates.parquet").select(["user_id", "position", "split"])
+    decisions = [Decision(**row) for row in table.to_pylist() if row["split"] == "train"]
+    if settings.max_users is not None:
+        one_each = list({decision.user_id: decision for decision in decisions}.values())
+        users = {decision.user_id for decision in sample_decisions(one_each, settings.max_users, seed)}
+        decisions = [decision for decision in decisions if decision.user_id in users]
+    if settings.training_decisions_per_user is not None:
+        latest: dict[str, list[int]] = {}
+        for decision in decisions:
+            latest.setdefault(decision.user_id, []).append(decision.position)
+        kept = {user: set(sorted(places)[-settings.training_decisions_per_user :]) for user, places in latest.items()}
+        decisions = [decision for decision in decisions if decision.position in kept[decision.user_id]]
+    return decisions
+
+
+def rationale_inputs(
+    decisions: Iterable[Decision],
+    sequences: Mapping[str, Sequence],
+    items: Mapping[str, Item],
+    settings: RationaleSettings,
+) -> list[Prompt]:
+    """The prompts of the stage: all that it reads of a decision.
+
+    Raises:
+        ValueError: A decision is not a training target, whatever it says of itself.
+    """
+    prompts = []
+    for decision in decisions:
+        sequence = sequences[decision.user_id]
+        actual = sequence.split_of(decision.position)
+        if decision.split != "train" or actual != "train":
+            raise ValueError(
+                f"{decision.decision_id} is a {actual} target (listed under {decision.split}); "
+                "rationales are written for training targets only. Make the candidates anew."
+            )
+        prompts.append(rationale_prompt(decision, sequence, items, settings.budget))
+    return prompts
+
+
+def texts_of(prompt: Prompt) -> list[str]:
+    """A prompt's texts, as they are hashed for the leak audit."""
+    return [message["content"] for message in prompt.messages]
+
+
+def write_rationales(
+    prompts: Series[Prompt], generator: Generator, settings: RationaleSettings, seed: int
+) -> list[tuple[Parsed, Generation, int]]:
+    """Write one rationale per prompt, failed ones again with other seeds.
+
+    Returns:
+        Per prompt what was read from the last attempt, its raw generation, and the seed that made it.
+    """
+    results: dict[int, tuple[Parsed, Generation, int]] = {}
+    pending = list(range(len(prompts)))
+    sampling = settings.sampling
+    for attempt in range(settings.retries + 1):
+        used = seed if attempt == 0 else stable_hash("retry", seed, attempt) % 2**31
+        replies = generator.generate([prompts[number] for number in pending], width=1, sampling=sampling, seed=used)
+        for number, (generation,) in zip(pending, replies, strict=True):
+            results[number] = (parse_reason(generation), generation, used)
+        pending = [number for number in pending if results[number][0].status != "ok"]
+        if not pending:
+            break
+        sampling = replace(settings.sampling, temperature=max(settings.temperature, settings.retry_temperature))
+    return [results[number] for number in range(len(prompts))]
+
+
+def _row(
+    decision: Decision, parsed: Parsed, generation: Generation, seed: int, generator: Generator
+) -> dict[str, Any]:
+    return {
+        **asdict(decision),
+        "decision_id": decision.decision_id,
+        "status": parsed.status,
+        "text": parsed.text,
+        "raw": generation.text,
+        "engine": generator.engine,
+        "model_id": generator.model_id,
+        "revision": generator.revision,
+        "prompt_sha256": prompt_hashes(TEMPLATE)[TEMPLATE],
+        "seed": seed,
+    }
+
+
+def _warn_of_failures(statuses: Counter[str]) -> None:
+    failed = statuses.total() - statuses["ok"]
+    if failed > 0.1 * statuses.total():
+        named = ", ".join(f"{status} {count}" for status, count in statuses.most_common() if status != "ok")
+        logger.warning(
+            "%d of %d rationales failed (%s); their raw text is in rationales.parquet", failed, statuses.total(), named
+        )

@@ -1,0 +1,313 @@
+"""Stage ``thoughts``: base reasons, their trees, and the leaf that agrees best (paper §4.2, Eq. 2).
+
+Thoughts of training rows are made exactly as at test time, and judged by the thought space that was
+fitted without their user's fold; validation and test rows are judged by the full one (DESIGN §8.3).
+"""
+
+from __future__ import annotations
+
+import logging
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf import artifacts
+from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with, load_spaces, weights_sha256
+from pulse_hf.reasoning.behaviour import behaviour_text
+from pulse_hf.reasoning.generator import Engine, Generator, Sampling, engine_identity, open_generator
+from pulse_hf.reasoning.prompts import Prompt, PromptBudget, prompt_hashes, reason_prompt
+from pulse_hf.reasoning.tree_of_thought import Selection, Tree, TreeSettings, grow_trees
+from pulse_hf.schema import SPLITS, Decision, Item, Sequence
+
+if TYPE_CHECKING:
+    from pulse_hf.models.thought_space import PulseThoughtSpaceModel
+
+__all__ = ["ThoughtInput", "ThoughtSettings", "inputs_sha256", "load_spaces", "think", "thought_inputs", "thoughts"]
+
+logger = logging.getLogger(__name__)
+
+FOLDER = "thoughts"
+PARENTS = ("sequences", "sequential", "candidates", "thought_space")
+
+
+@dataclass(frozen=True)
+class ThoughtSettings:
+    """Settings of the stage; "ours" where the paper gives no value.
+
+    Args:
+        engine: ``"transformers"`` or ``"extractive"``, which needs no language model (ours).
+        model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
+        depth: Levels of refinement under the base reason (paper: 2).
+        width: Refinements of every node (ours).
+        keep: Best nodes of a level that are refined; ``None`` refines all (paper).
+        selection: What chooses the leaf (paper Eq. 2: ``"thought-space"``); see ``tree_of_thought``.
+        temperature: Of refinements; base reasons are greedy (ours).
+        top_p: Nucleus of refinements (ours).
+        max_new_tokens: Longest reason in tokens (ours).
+        batch_size: Texts written at once.
+        users_per_batch: Trees grown at once; each batch is kept when the stage is interrupted.
+        budget: How much of each field a prompt holds.
+    """
+
+    engine: Engine = "transformers"
+    model: str = "pulse-hf/pulse-nano"
+    depth: int = 2
+    width: int = 2
+    keep: int | None = None
+    selection: Selection = "thought-space"
+    temperature: float = 0.8
+    top_p: float = 0.95
+    max_new_tokens: int = 80
+    batch_size: int = 192
+    users_per_batch: int = 192
+    budget: PromptBudget = field(default_factory=PromptBudget)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        if self.users_per_batch < 1:
+            raise ValueError(f"users_per_batch is {self.users_per_batch}; expected at least 1")
+        _ = self.tree, self.sampling
+
+    @property
+    def tree(self) -> TreeSettings:
+        """The shape of a tree."""
+        return TreeSettings(self.depth, self.width, self.keep, self.selection)
+
+    @property
+    def sampling(self) -> Sampling:
+        """How refinements are drawn."""
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+
+
+@dataclass(frozen=True, slots=True)
+class ThoughtInput:
+    """All that the stage reads of one decision; the target is nowhere in it.
+
+    Args:
+        decision: Which decision.
+        prompt: The prompt of its base reason.
+        behaviour: The text b_u that the history encoder reads.
+    """
+
+    decision: Decision
+    prompt: Prompt
+    behaviour: str
+
+
+def thoughts(run: Path, settings: ThoughtSettings, *, seed: int, force: bool = False) -> Path:
+    """Make the thought of every decision that has a candidate set.
+
+    *Input*: ``sequences/``, ``sequential/`` (items lent by similar users), ``candidates/`` (which decisions),
+    ``thought_space/``. *Output columns* of ``thoughts/thoughts.parquet``: the decision, ``reason`` (r*, ``""`` if
+    all reasons failed), ``agreement`` (s*), ``base_reason``, ``leaf``, and what wrote it; ``thoughts/trees.parquet``
+    has every node. An interrupted stage goes on with the decisions that are missing.
+
+    Args:
+        run: The run's folder.
+        settings: Engine, tree, sampling, sizes.
+        seed: The run's seed.
+        force: Make anew although another version is there.
+
+    Returns:
+        The artefact's folder.
+
+    Raises:
+        ArtifactError: A parent is missing, the artefact was made from something else, or an encoder changed.
+    """
+    fingerprint = artifacts.Fingerprint(
+        stage=FOLDER,
+        settings=asdict(settings),
+        seed=seed,
+        parents={name: artifacts.content_sha256(run / name) for name in PARENTS},
+        model=engine_identity(settings.engine, settings.model),
+        prompts=prompt_hashes("reason", "refine"),
+    )
+    artifacts.build(run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
+    return run / FOLDER
+
+
+def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[str, Any]:
+    from tqdm import tqdm
+
+    inputs = _read_inputs(run, settings)
+    spaces = load_spaces(run)
+    before = {name: weights_sha256(space) for name, space in spaces.items()}
+    chosen, trees = artifacts.Shards(work / "chosen", "thoughts"), artifacts.Shards(work / "grown", "trees")
+    _drop_unpaired(trees, chosen)
+    done = chosen.done()
+    pending = [one for one in inputs if one.prompt.key not in done]
+    logger.info(
+        "%d decisions, %d reasons each: at most %s tokens",
+        len(pending),
+        settings.tree.num_nodes,
+        f"{len(pending) * settings.tree.num_nodes * settings.max_new_tokens:,}",
+    )
+    generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
+    with tqdm(total=len(inputs), initial=len(done), desc=FOLDER, unit="tree") as bar:
+        for start in range(0, len(pending), settings.users_per_batch):
+            part = pending[start : start + settings.users_per_batch]
+            grown = think(part, generator, spaces, settings, seed)
+            # Trees first: a decision counts as done when its thought is there, too.
+            trees.append(row for one, tree in zip(part, grown, strict=True) for row in _tree_rows(one.decision, tree))
+            chosen.append(
+                _thought_row(one.decision, tree, generator, seed) for one, tree in zip(part, grown, strict=True)
+            )
+            bar.update(len(part))
+            bar.set_postfix_str(f"{generator.usage.tokens_per_second:,.0f} tokens/s")
+    if before != {name: weights_sha256(space) for name, space in spaces.items()}:
+        raise artifacts.ArtifactError(
+            "a thought space changed while thoughts were made; encoders are frozen in phase II (paper §4.2)"
+        )
+    counts = _counts(chosen.read().to_pylist(), trees.read().to_pylist())
+    for name, shards in (("thoughts", chosen), ("trees", trees)):
+        artifacts.write_table(work / f"{name}.parquet", name, shards.read().to_pylist())
+        shards.remove()
+    return {
+        **counts,
+        "written_by_this_process": {"trees": len(pending), **generator.usage.as_counts()},
+        "encoders_sha256": before,
+        "inputs_sha256": inputs_sha256(inputs),
+    }
+
+
+def _read_inputs(run: Path, settings: ThoughtSettings) -> list[ThoughtInput]:
+    from pulse_hf.data.sequences import load_items, load_sequences
+    from pulse_hf.models.thought_space import PulseThoughtSpaceConfig
+
+    table = artifacts.read_table(run / "candidates" / "candidates.parquet").select(["user_id", "position", "split"])
+    rows = (
+        artifacts.read_table(run / "sequential" / "neighbours.parquet").select(["decision_id", "item_ids"]).to_pylist()
+    )
+    config = PulseThoughtSpaceConfig.from_pretrained(str(run / "thought_space" / FULL_SPACE))
+    return thought_inputs(
+        [Decision(**row) for row in table.to_pylist()],
+        {sequence.user_id: sequence for sequence in load_sequences(run)},
+        {item.item_id: item for item in load_items(run)},
+        {row["decision_id"]: row["item_ids"] for row in rows},
+        settings.budget,
+        max_events=config.max_events,
+        review_words=config.review_words,
+    )
+
+
+def thought_inputs(
+    decisions: Iterable[Decision],
+    sequences: Mapping[str, Sequence],
+    items: Mapping[str, Item],
+    lent: Mapping[str, Series[str]],
+    budget: PromptBudget,
+    *,
+    max_events: int,
+    review_words: int,
+) -> list[ThoughtInput]:
+    """What the stage reads of each decision; a pure function, so that the leak audit can call it.
+
+    Args:
+        decisions: Of any split.
+        sequences: By user id.
+        items: The catalogue.
+        lent: Decision id to the items lent by similar users.
+        budget: How much of each field a prompt holds.
+        max_events: Events that b_u tells, as the thought space was trained.
+        review_words: Words of each review in it, likewise.
+
+    Raises:
+        ValueError: A decision has no row of similar users; an empty row is fine.
+    """
+    made = []
+    for decision in decisions:
+        key, sequence = decision.decision_id, sequences[decision.user_id]
+        if key not in lent:
+            raise ValueError(
+                f"{key} has no row in neighbours.parquet; run the stage sequential for the same decisions"
+            )
+        history = sequence.before(decision.position)
+        text = behaviour_text(history, items, target=None, max_events=max_events, review_words=review_words)
+        made.append(ThoughtInput(decision, reason_prompt(decision, sequence, items, lent[key], budget), text))
+    return made
+
+
+def inputs_sha256(inputs: Iterable[ThoughtInput]) -> dict[str, str]:
+    """The sha256 of all prompts (``thoughts/<split>``) and behaviour texts (``behaviour/<split>``)."""
+    inputs = list(inputs)
+    hashes = {}
+    for split in SPLITS:
+        mine = [one for one in inputs if one.decision.split == split]
+        prompts = (message["content"] for one in mine for message in one.prompt.messages)
+        hashes[f"thoughts/{split}"] = artifacts.sha256_of_text(prompts)
+        hashes[f"behaviour/{split}"] = artifacts.sha256_of_text(one.behaviour for one in mine)
+    return hashes
+
+
+def think(
+    inputs: Series[ThoughtInput],
+    generator: Generator,
+    spaces: Mapping[str, PulseThoughtSpaceModel],
+    settings: ThoughtSettings,
+    seed: int,
+) -> list[Tree]:
+    """Grow the trees of some decisions, every reason judged by the space that may judge its user."""
+    evaluate = agreement_with([(one.decision, one.behaviour) for one in inputs], spaces, seed)
+    return grow_trees([one.prompt for one in inputs], generator, evaluate, settings.tree, settings.sampling, seed)
+
+
+def _drop_unpaired(trees: artifacts.Shards, chosen: artifacts.Shards) -> None:
+    """Remove the trees of a batch that was interrupted before its thoughts were written."""
+    written = len(list(chosen.folder.glob("shard-*.parquet")))
+    for file in sorted(trees.folder.glob("shard-*.parquet"))[written:]:
+        file.unlink()
+
+
+def _thought_row(decision: Decision, tree: Tree, generator: Generator, seed: int) -> dict[str, Any]:
+    chosen = tree.chosen
+    return {
+        **asdict(decision),
+        "decision_id": decision.decision_id,
+        "reason": chosen.text if chosen else "",
+        "agreement": chosen.agreement if chosen else None,
+        "base_reason": tree.nodes[0].text,
+        "leaf": tree.leaf,
+        "engine": generator.engine,
+        "model_id": generator.model_id,
+        "revision": generator.revision,
+        "prompt_sha256": artifacts.sha256_of_text(prompt_hashes("reason", "refine").values()),
+        "seed": seed,
+    }
+
+
+def _tree_rows(decision: Decision, tree: Tree) -> list[dict[str, Any]]:
+    same = {**asdict(decision), "decision_id": decision.decision_id}
+    columns = ("parent", "depth", "status", "text", "raw", "log_likelihood", "agreement")
+    return [{**same, "node": node.number, **{name: getattr(node, name) for name in columns}} for node in tree.nodes]
+
+
+def _counts(rows: list[dict[str, Any]], nodes: list[dict[str, Any]]) -> dict[str, Any]:
+    by_split = {
+        split: [row["agreement"] for row in rows if row["split"] == split and row["reason"]] for split in SPLITS
+    }
+    roots = {
+        split: [n["agreement"] for n in nodes if n["split"] == split and n["node"] == 0 and n["text"]]
+        for split in SPLITS
+    }
+    failed = sum(not row["reason"] for row in rows)
+    if failed > 0.1 * len(rows):
+        logger.warning(
+            "%d of %d decisions have no usable reason; trees.parquet holds the raw texts", failed, len(rows)
+        )
+    return {
+        "rows": {
+            "read": len(rows),
+            "kept": len(rows) - failed,
+            "dropped": {"all_reasons_failed": failed} if failed else {},
+        },
+        "nodes": dict(Counter(node["status"] for node in nodes)),
+        "mean_agreement": {split: _mean(values) for split, values in by_split.items()},
+        "mean_agreement_of_base_reasons": {split: _mean(values) for split, values in roots.items()},
+    }
+
+
+def _mean(values: list[float]) -> float | None:
+    return round(sum(values) / len(values), 6) if values else None

@@ -1,0 +1,271 @@
+"""The in-process engine: any causal language model of the Hub, with a decode loop of its own.
+
+Own loop, because trees need three things ``model.generate`` does not offer together: randomness that
+belongs to a row and not to its batch, prompts stored once for all branches that continue them, and a
+cache that outlives the call so that the next level of a tree encodes only what is new.
+"""
+
+from __future__ import annotations
+
+import inspect
+import logging
+import math
+import time
+from collections.abc import Sequence as Series
+from typing import TYPE_CHECKING, Any
+
+import torch
+
+from pulse_hf.reasoning.branch_cache import ATTENTION, Kept
+from pulse_hf.reasoning.branch_decoding import Row, columns_needed, decode_branches
+from pulse_hf.reasoning.chat_tokens import ChatTokens
+from pulse_hf.reasoning.generator import Generation, Sampling, Usage
+from pulse_hf.reasoning.token_choice import Written
+
+if TYPE_CHECKING:
+    from transformers import PreTrainedModel, PreTrainedTokenizerBase
+
+    from pulse_hf.reasoning.prompts import Message, Prompt
+
+logger = logging.getLogger(__name__)
+
+Conversation = tuple[tuple[str, str], ...]
+
+
+class TransformersGenerator:
+    """Generates with a causal language model in this process.
+
+    Models whose attention is not full over the batch (sliding windows shorter than the texts, soft
+    caps, recurrent layers) take a plain loop without shared prompts and reuse: same texts, slower.
+    Only the end tokens of the model's generation settings are heeded, not its sampling advice.
+
+    Args:
+        model: The language model, in evaluation mode on its device; its attention implementation is set.
+        tokenizer: Its tokenizer.
+        model_id: Its id, recorded in every row.
+        revision: Its revision.
+        batch_size: Texts written at once; halved by itself where memory does not suffice.
+        cache_bytes: Cache kept from one call to the next at most; conversations beyond it are encoded anew.
+
+    Raises:
+        ValueError: The batch size is not positive, or the model has no end token.
+    """
+
+    engine = "transformers"
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        tokenizer: PreTrainedTokenizerBase,
+        *,
+        model_id: str,
+        revision: str,
+        batch_size: int = 192,
+        cache_bytes: int = 4 * 2**30,
+    ) -> None:
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}; expected at least 1")
+        self.model, self.chat = model, ChatTokens(tokenizer)
+        self.model_id, self.revision = model_id, revision
+        self.batch_size, self.cache_bytes = batch_size, cache_bytes
+        self.usage = Usage()
+        self._longest = getattr(model.config.get_text_config(), "max_position_embeddings", None) or math.inf
+        self._stops = torch.tensor(_stop_tokens(model, tokenizer), device=model.device)
+        self._window = _full_attention_columns(model)
+        if self._window:
+            model.set_attn_implementation(ATTENTION)
+        self._kept: dict[Conversation, Kept] = {}
+        self._room = 0
+
+    @classmethod
+    def from_pretrained(
+        cls, model_id: str, *, batch_size: int = 192, device: str | None = None
+    ) -> TransformersGenerator:
+        """Load a model by Hub id (``owner/name[@revision]``), folder, or the embedded model's name.
+
+        In bfloat16 where the hardware computes in it, else in float32.
+        """
+        from transformers import AutoModelForCausalLM, AutoTokenizer
+
+        from pulse_hf.models.embedded import resolve_model
+
+        source, identity = resolve_model(model_id)
+        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+        on_hub = identity["weights_sha256"] == "by revision"
+        pinned: dict[str, Any] = {"revision": identity["revision"]} if on_hub else {}
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=_fast_dtype(place), **pinned).to(place).eval()
+        tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
+        return cls(model, tokenizer, model_id=identity["id"], revision=identity["revision"], batch_size=batch_size)
+
+    def generate(
+        self, prompts: Series[Prompt], *, width: int, sampling: Sampling, seed: int
+    ) -> list[list[Generation]]:
+        """Write ``width`` continuations of every prompt; see :class:`pulse_hf.reasoning.generator.Generator`.
+
+        A prompt that extends a conversation of the last call by its reply reuses that one's cache.
+        A prompt that leaves no room for the reply gets an empty text with finish ``"length"``.
+        """
+        started = time.perf_counter()
+        results: list[list[Generation]] = [[Generation("", finish="length")] * width for _ in prompts]
+        rows = self._rows(prompts, sampling)
+        kept: dict[Conversation, Kept] = {}
+        self._room = self.cache_bytes
+        per_batch = max(1, self.batch_size // width)
+        for start in range(0, len(rows), per_batch):
+            batch = rows[start : start + per_batch]
+            with torch.inference_mode():
+                made = self._batch(batch, width, sampling, seed)
+            for row, (generations, places) in zip(batch, made, strict=True):
+                results[row.number] = generations
+                before = _conversation(prompts[row.number].messages)
+                kept.update(
+                    {
+                        (*before, ("assistant", reply.text)): place
+                        for reply, place in zip(generations, places, strict=False)
+                    }
+                )
+        self._kept = kept
+        self.usage.seconds += time.perf_counter() - started
+        return results
+
+    def _rows(self, prompts: Series[Prompt], sampling: Sampling) -> list[Row]:
+        """The prompts that leave room for a reply as tokens, those with most to encode first."""
+        rows = []
+        for number, (prompt, ids) in enumerate(
+            zip(prompts, self.chat.encode([prompt.messages for prompt in prompts]), strict=True)
+        ):
+            if len(ids) + sampling.max_new_tokens > self._longest:
+                logger.warning(
+                    "%s: %d prompt tokens leave no room for %d new ones", prompt.key, len(ids), sampling.max_new_tokens
+                )
+                continue
+            kept = self._kept.get(_conversation(prompt.messages[:-1]))
+            rows.append(Row(number, prompt.key, ids, kept, _num_shared(kept.ids, ids) if kept else 0))
+        return sorted(rows, key=lambda row: (-row.num_new, -row.reused, row.number))
+
+    def _batch(
+        self, rows: Series[Row], width: int, sampling: Sampling, seed: int
+    ) -> list[tuple[list[Generation], list[Kept]]]:
+        """The texts of one batch and what is kept of it; in halves where memory does not suffice.
+
+        Seeds belong to rows, so halving changes no text.
+        """
+        written = Written([row.key for row in rows], width, sampling, seed, self._stops)
+        places: list[list[Kept]] = [[] for _ in rows]
+        try:
+            if columns_needed(rows, width, sampling.max_new_tokens) <= self._window:
+                places = decode_branches(self.model, rows, width, written, self._room)
+                self._room -= sum(
+                    block.num_bytes
+                    for block in {id(kept.block): kept.block for row in places for kept in row}.values()
+                )
+            else:
+                self._decode_plainly(rows, width, written)
+        except torch.OutOfMemoryError:
+            if len(rows) == 1:
+                raise
+            logger.warning("out of memory with %d prompts of width %d; going on with halves", len(rows), width)
+            half = len(rows) // 2
+            return [*self._batch(rows[:half], width, sampling, seed), *self._batch(rows[half:], width, sampling, seed)]
+        self.usage.prompt_tokens += sum(row.num_new for row in rows)
+        self.usage.reused_tokens += sum(row.reused for row in rows)
+        self.usage.generated_tokens += int(written.length.sum())
+        return list(zip(self._texts(written), places, strict=True))
+
+    def _decode_plainly(self, rows: Series[Row], width: int, written: Written) -> None:
+        """Left-padded batch with the model's own cache and masks; every branch encodes its prompt."""
+        longest, device = max(len(row.ids) for row in rows), self.model.device
+        ids = torch.tensor(
+            [[0] * (longest - len(row.ids)) + row.ids for row in rows for _ in range(width)], device=device
+        )
+        lengths = torch.tensor([[len(row.ids)] for row in rows for _ in range(width)], device=device)
+        places = torch.arange(longest, device=device) - (longest - lengths)
+        mask = (places >= 0).long()
+        alive = torch.arange(len(rows), device=device)
+        inputs: dict[str, Any] = {"input_ids": ids, "position_ids": places.clamp_min(0)}
+        takes_positions = "position_ids" in inspect.signature(self.model.forward).parameters
+        for step in range(written.sampling.max_new_tokens):
+            if not takes_positions:
+                inputs.pop("position_ids")
+            output = self.model(**inputs, attention_mask=mask, use_cache=True)
+            tokens, going = written.write(alive, output.logits[:, -1].view(len(rows), width, -1), step)
+            if not bool(going.any()):
+                return
+            mask = torch.cat([mask, torch.ones_like(lengths)], dim=1)
+            inputs = {
+                "input_ids": tokens.reshape(-1, 1),
+                "position_ids": lengths + step,
+                "past_key_values": output.past_key_values,
+            }
+
+    def _texts(self, written: Written) -> list[list[Generation]]:
+        columns = (
+            written.tokens.tolist(),
+            written.length.tolist(),
+            written.log_sum.tolist(),
+            written.stopped.tolist(),
+        )
+        return [
+            [
+                Generation(
+                    self.chat.decode(tokens[:length]), log_sum / length, length, "stop" if stopped else "length"
+                )
+                for tokens, length, log_sum, stopped in zip(*row, strict=True)
+            ]
+            for row in zip(*columns, strict=True)
+        ]
+
+
+def _conversation(messages: Series[Message]) -> Conversation:
+    return tuple((message["role"], message["content"]) for message in messages)
+
+
+def _num_shared(cached: list[int], ids: list[int]) -> int:
+    """How many first tokens are the same; the last of ``ids`` never counts, it is fed for its logits.
+
+    Tokens are compared, not texts: reuse then equals encoding anew for every tokenizer and template.
+    """
+    pairs = enumerate(zip(cached, ids[:-1], strict=False))
+    return next((index for index, (old, new) in pairs if old != new), min(len(cached), len(ids) - 1))
+
+
+def _stop_tokens(model: PreTrainedModel, tokenizer: PreTrainedTokenizerBase) -> list[int]:
+    named = model.generation_config.eos_token_id
+    stops = {tokenizer.eos_token_id, *(named if isinstance(named, list) else [named])} - {None}
+    if not stops:
+        raise ValueError("neither the model's generation_config nor the tokenizer names an end token (eos_token_id)")
+    return sorted(int(stop) for stop in stops)
+
+
+def _full_attention_columns(model: PreTrainedModel) -> float:
+    """How many columns the model attends to in full; 0 if the branch cache cannot serve it at all.
+
+    Asked by declared properties: attention through the common interface, positions given from outside,
+    no soft caps, position biases, recurrent or chunked layers.
+    """
+    config = model.config.get_text_config()
+    layers = set(getattr(config, "layer_types", None) or ["full_attention"])
+    inputs = inspect.signature(model.forward).parameters
+    serves = (
+        config._attn_implementation in ("sdpa", ATTENTION)
+        and not model._is_stateful
+        and {"position_ids", "logits_to_keep"} <= inputs.keys()
+        and layers <= {"full_attention", "sliding_attention"}
+        and not any(
+            getattr(config, name, None)
+            for name in ("attn_logit_softcapping", "attention_chunk_size", "alibi", "kv_sharing_modes")
+        )
+        and not model.config.is_encoder_decoder
+    )
+    if not serves:
+        return 0
+    return getattr(config, "sliding_window", None) or math.inf
+
+
+def _fast_dtype(device: torch.device) -> torch.dtype:
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
+    if device.type == "cpu":
+        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+        return torch.bfloat16 if native else torch.float32
+    return torch.float32

@@ -1,0 +1,472 @@
+"""``PulseRecommender``: what users load. History in, ranked items with a reason out.
+
+One folder restores all of it::
+
+    pulse.json                 identities of base and encoder, tree settings, prompt hashes
+    adapter/ score_head.safetensors scorer.json      the tuned scorer (PEFT's own layout)
+    base/                      the base language model, if it is small enough to include
+    thought_space/             both towers with their processor
+    sequential/                SASRec and the pool of anonymous users it compares with
+    catalogue/                 items.parquet, item_vectors.safetensors
+"""
+
+from __future__ import annotations
+
+from collections import Counter, OrderedDict
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.artifacts import ArtifactError, read_json, read_table, read_tensors, write_json, write_table, write_tensors
+from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
+from pulse_hf.reasoning.thoughts import ThoughtSettings
+from pulse_hf.schema import Decision, Item, Sequence
+
+if TYPE_CHECKING:
+    import numpy as np
+    import pyarrow as pa
+    from numpy.typing import NDArray
+
+    from pulse_hf.models.sasrec import PulseSASRecModel
+    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+    from pulse_hf.models.thought_space import PulseThoughtSpaceModel
+    from pulse_hf.reasoning.examples import PromptShape, Thought
+    from pulse_hf.reasoning.generator import Generator
+    from pulse_hf.reasoning.tree_of_thought import Tree
+
+FORMAT_VERSION = 1
+RECORD = "pulse.json"
+MAX_INCLUDED_BASE_BYTES = 64 * 2**20
+NUM_RETRIEVED = 100
+KEPT_THOUGHTS = 512
+ALIKE = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing a person did.
+
+    Args:
+        item: An item id of the catalogue, or any title.
+        rating: Stars, if known.
+        review: The person's own words, if any; reasons are drawn from them.
+    """
+
+    item: str
+    rating: float | None = None
+    review: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class Recommendation:
+    """One ranked item.
+
+    Args:
+        item_id: The catalogue's id, or the title itself for a candidate outside the catalogue.
+        title: Its title.
+        score: The scorer's raw logit; comparable within one call.
+        rationale: The reason the ranking stands on, the same for all items of a call.
+        agreement: How well the reason agrees with the behaviour, in [-1, 1]; ``None`` without a reason.
+    """
+
+    item_id: str
+    title: str
+    score: float
+    rationale: str
+    agreement: float | None
+
+
+@dataclass(frozen=True)
+class Pool:
+    """The anonymous users that similar users are sought among.
+
+    Args:
+        vectors: ``(num_users, dim)`` SASRec vectors of training events.
+        item_ids: Each user's training events, oldest first.
+    """
+
+    vectors: NDArray[np.float32]
+    item_ids: list[tuple[str, ...]]
+
+
+@dataclass(frozen=True)
+class Parts:
+    """Everything a recommender is composed of; made by ``from_run`` and ``from_pretrained``."""
+
+    scorer: PulseScorerModel
+    processor: PulseScorerProcessor
+    shape: PromptShape
+    thought_space: PulseThoughtSpaceModel
+    sequential: PulseSASRecModel
+    generator: Generator
+    items: dict[str, Item]
+    item_vectors: NDArray[np.float32]
+    pool: Pool
+    record: Mapping[str, Any]
+    folder: Path
+
+
+class PulseRecommender:
+    """Recommend with reasons (paper §4.2): similar users, tree of thought, candidate scorer.
+
+    Args:
+        parts: What it is composed of.
+
+    Example:
+        ``PulseRecommender.from_pretrained("my-shop").recommend(["Bamboo Kettle", "Cork Tray"], k=3)``
+    """
+
+    def __init__(self, parts: Parts) -> None:
+        self.parts = parts
+        self.users: dict[str, Sequence] = {}
+        self._titles = {item.title.casefold(): item_id for item_id, item in parts.items.items()}
+        self._index = {item_id: index for index, item_id in enumerate(parts.items, start=1)}
+        self._ids = list(parts.items)
+        self._trees: OrderedDict[Sequence, Tree] = OrderedDict()
+        thoughts = dict(parts.record["thoughts"])
+        self._settings = ThoughtSettings(**{**thoughts, "budget": PromptBudget(**thoughts["budget"])})
+
+    # -- using it --------------------------------------------------------------------------------
+
+    def recommend(
+        self,
+        history: Series[str | Event],
+        k: int = 10,
+        candidates: Series[str] | None = None,
+        rationale: str | None = None,
+    ) -> list[Recommendation]:
+        """Rank items for a history.
+
+        Args:
+            history: Oldest first: item ids, titles (known or not), or :class:`Event` with words.
+            k: How many items at most.
+            candidates: Item ids or titles to rank; by default the best of the catalogue by SASRec,
+                without the history's items.
+            rationale: A reason to rank by instead of a generated one.
+
+        Returns:
+            At most ``k`` items, best first; equal scores keep the candidates' order.
+
+        Raises:
+            ValueError: ``k`` is below 1 or ``candidates`` is empty.
+        """
+        if k < 1:
+            raise ValueError(f"k is {k}; expected at least 1")
+        past, items = self._read(history)
+        chosen = self._retrieve(past, items) if candidates is None else self._named(candidates, items)
+        thought = self._thought(past, items, rationale)
+        scores = self._score(past, items, chosen, thought)
+        ranked = sorted(zip(chosen, scores, strict=True), key=lambda pair: -pair[1])[:k]
+        return [Recommendation(one, items[one].title, score, thought.reason or "", thought.agreement) for one, score in ranked]
+
+    def score(self, history: Series[str | Event], candidates: Series[str], rationale: str | None = None) -> list[float]:
+        """One raw logit per candidate, in the candidates' order; independent of that order and of each other."""
+        past, items = self._read(history)
+        return self._score(past, items, self._named(candidates, items), self._thought(past, items, rationale))
+
+    def explain(self, history: Series[str | Event]) -> Tree:
+        """The whole tree of thoughts of a history, with likelihoods, agreements and the chosen leaf."""
+        past, items = self._read(history)
+        return self._tree(past, items)
+
+    def history_of(self, user_id: str) -> list[Event]:
+        """The events of a user of the run it was made from, as a history.
+
+        Raises:
+            ValueError: The user is not known; a recommender loaded from a folder knows none.
+        """
+        if user_id not in self.users:
+            raise ValueError(f"user {user_id!r} is not known here ({len(self.users)} users are); give a history instead")
+        past = self.users[user_id]
+        return [Event(*event) for event in zip(past.item_ids, past.ratings, past.reviews, strict=True)]
+
+    @property
+    def catalogue(self) -> pa.Table:
+        """The items as a table: ``item_id``, ``title``, ``item_text``."""
+        import pyarrow as pa
+
+        return pa.Table.from_pylist([asdict(item) for item in self.parts.items.values()])
+
+    # -- steps -----------------------------------------------------------------------------------
+
+    def _read(self, history: Series[str | Event]) -> tuple[Sequence, dict[str, Item]]:
+        if isinstance(history, str):
+            raise ValueError(f"found the text {history!r}, expected a list of item ids, titles or events")
+        events = [event if isinstance(event, Event) else Event(event) for event in history]
+        items = dict(self.parts.items)
+        ids = tuple(self._named([event.item for event in events], items))
+        past = Sequence("", ids, (), tuple(event.rating for event in events), tuple(event.review for event in events))
+        return past, items
+
+    def _named(self, names: Series[str], items: dict[str, Item]) -> list[str]:
+        """Item ids of ids or titles; a title outside the catalogue becomes an item of its own."""
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"found {names!r}, expected a list of item ids or titles")
+        found = []
+        for name in names:
+            item_id = name if name in items else self._titles.get(name.strip().casefold(), name)
+            if not item_id.strip():
+                raise ValueError("an item is empty; give an item id or a title")
+            items.setdefault(item_id, Item(item_id, name, name))
+            found.append(item_id)
+        return found
+
+    def _stand_ins(self, item_ids: Iterable[str], items: Mapping[str, Item]) -> list[int]:
+        """Catalogue indices for the sequential model; an unknown title lends the place to its nearest item."""
+        from pulse_hf.models.text_encoder import encode_texts
+
+        ids = list(item_ids)
+        unknown = [item_id for item_id in ids if item_id not in self._index]
+        nearest: dict[str, int] = {}
+        if unknown:
+            vectors = encode_texts([items[item_id].item_text for item_id in unknown], self.parts.record["encoder"])
+            similarity = vectors @ self.parts.item_vectors.T
+            best = similarity.argmax(axis=1)
+            nearest = {
+                item_id: int(place) + 1
+                for item_id, place, row in zip(unknown, best, similarity, strict=True)
+                if row[place] >= ALIKE
+            }
+        return [self._index.get(item_id, nearest.get(item_id, 0)) for item_id in ids if item_id in self._index or item_id in nearest]
+
+    def _retrieve(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
+        """The catalogue's best by SASRec; by popularity where nothing is known of the person."""
+        known = set(past.item_ids)
+        indices = self._stand_ins(past.item_ids, items)
+        if indices:
+            order = self.parts.sequential.scores([indices])[0, 1:].argsort(descending=True, stable=True).tolist()
+            best = [self._ids[place] for place in order]
+        else:
+            counts = Counter(item_id for row in self.parts.pool.item_ids for item_id in row)
+            best = sorted(self._ids, key=lambda item_id: -counts[item_id])
+        return [item_id for item_id in best if item_id not in known][:NUM_RETRIEVED]
+
+    def _lent(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
+        from pulse_hf.retrieval.similar_users import NO_USER, lend_items, neighbours
+
+        indices = self._stand_ins(past.item_ids, items)
+        if not indices:
+            return []
+        query = self.parts.sequential.user_vectors([indices]).cpu().numpy()
+        names = [str(number) for number in range(len(self.parts.pool.item_ids))]
+        sizes = self.parts.record["neighbours"]
+        places, cosines = neighbours(query, ["new user"], self.parts.pool.vectors, names, sizes["num_neighbours"])
+        found = [place for place in places[0].tolist() if place != NO_USER]
+        lenders = {names[place]: Sequence(names[place], self.parts.pool.item_ids[place], (), (), ()) for place in found}
+        return lend_items(
+            [names[place] for place in found],
+            cosines[0, : len(found)].tolist(),
+            lenders,
+            history=past.item_ids,
+            before=None,
+            max_items=sizes["neighbour_items"],
+        )
+
+    def _tree(self, past: Sequence, items: Mapping[str, Item]) -> Tree:
+        from pulse_hf.reasoning.prompts import reason_prompt
+        from pulse_hf.reasoning.tree_of_thought import grow_trees
+
+        if past in self._trees:
+            self._trees.move_to_end(past)
+            return self._trees[past]
+        decision = Decision("", len(past), "test")
+        prompt = reason_prompt(decision, past, items, self._lent(past, items), self._settings.budget)
+        (tree,) = grow_trees(
+            [prompt],
+            self.parts.generator,
+            lambda pairs: self._agreements(past, items, [text for _, text in pairs]),
+            self._settings.tree,
+            self._settings.sampling,
+            self.parts.record["seed"],
+        )
+        self._trees[past] = tree
+        if len(self._trees) > KEPT_THOUGHTS:
+            self._trees.popitem(last=False)
+        return tree
+
+    def _agreements(self, past: Sequence, items: Mapping[str, Item], reasons: Series[str]) -> list[float]:
+        from pulse_hf.reasoning.behaviour import behaviour_text
+
+        space = self.parts.thought_space
+        text = behaviour_text(
+            past, items, target=None, max_events=space.config.max_events, review_words=space.config.review_words
+        )
+        return (space.encode_rationales(list(reasons)) @ space.encode_histories([text])[0]).clamp(-1, 1).tolist()
+
+    def _thought(self, past: Sequence, items: Mapping[str, Item], rationale: str | None) -> Thought:
+        from pulse_hf.reasoning.examples import Thought
+
+        if rationale is None:
+            node = self._tree(past, items).chosen
+            return Thought(None, None) if node is None else Thought(node.text, node.agreement)
+        text = " ".join(rationale.split())
+        return Thought(text, self._agreements(past, items, [text])[0]) if text else Thought(None, None)
+
+    def _score(self, past: Sequence, items: Mapping[str, Item], chosen: Series[str], thought: Thought) -> list[float]:
+        from pulse_hf.models.scorer.processing_scorer import score_sets
+        from pulse_hf.reasoning.examples import scorer_example
+
+        if not chosen:
+            raise ValueError("there are no candidates to score; give at least one item id or title")
+        parts = self.parts
+        example = scorer_example(past, items, chosen, thought, parts.shape, parts.processor.prompt_fits)
+        return score_sets(parts.scorer, parts.processor, [example])[0]
+
+    # -- keeping it ------------------------------------------------------------------------------
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write everything into one folder that :meth:`from_pretrained` restores, without any user's history of this run.
+
+        The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
+        64 MiB is included, a larger one is named by id and revision.
+        """
+        from shutil import copytree
+
+        from pulse_hf.models.embedded import resolve_model
+        from pulse_hf.models.scorer.adapter import HEAD
+        from pulse_hf.models.scorer.adapter import RECORD as SCORER_RECORD
+
+        target = Path(folder)
+        target.mkdir(parents=True, exist_ok=True)
+        parts = self.parts
+        copytree(parts.folder / "adapter", target / "adapter", dirs_exist_ok=True)
+        for name in (HEAD, SCORER_RECORD):
+            (target / name).write_bytes((parts.folder / name).read_bytes())
+        base = Path(resolve_model(parts.record["base_model"])[0])
+        if base.is_dir() and sum(path.stat().st_size for path in base.glob("*.safetensors")) <= MAX_INCLUDED_BASE_BYTES:
+            copytree(base, target / "base", dirs_exist_ok=True)
+        parts.thought_space.save_pretrained(target / "thought_space")
+        parts.sequential.save_pretrained(target / "sequential")
+        write_tensors(target / "sequential" / "pool.safetensors", _packed(parts.pool, self._index))
+        write_table(target / "catalogue" / "items.parquet", "items", parts.items.values())
+        _write_vectors(target / "catalogue" / "item_vectors.safetensors", parts.item_vectors)
+        write_json(target / RECORD, dict(parts.record))
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path) -> PulseRecommender:
+        """Restore a recommender from a folder written by :meth:`save_pretrained`.
+
+        Raises:
+            ArtifactError: The folder is not one, is damaged, or was made with other prompts or another base model.
+        """
+        source = Path(folder)
+        if not (source / RECORD).exists():
+            raise ArtifactError(f"{source} is not a saved recommender (no {RECORD})")
+        record = read_json(source / RECORD)
+        items = {row["item_id"]: Item(**row) for row in read_table(source / "catalogue" / "items.parquet").to_pylist()}
+        vectors = read_tensors(source / "catalogue" / "item_vectors.safetensors")["item_vectors"].numpy()
+        pool = _unpacked(read_tensors(source / "sequential" / "pool.safetensors"), list(items))
+        return cls(_load(record, source, source / "thought_space", source / "sequential", items, vectors, pool))
+
+    @classmethod
+    def from_run(cls, run: str | Path) -> PulseRecommender:
+        """Compose a recommender from a finished run; it also knows the run's users (:meth:`history_of`).
+
+        Raises:
+            ArtifactError: A stage is missing.
+        """
+        from pulse_hf.artifacts import read_manifest
+        from pulse_hf.data.sequences import load_items, load_sequences
+        from pulse_hf.models.sasrec import PulseSASRecModel
+        from pulse_hf.models.scorer.adapter import read_record
+
+        folder = Path(run)
+        items = {item.item_id: item for item in load_items(folder)}
+        index = {item_id: number for number, item_id in enumerate(items, start=1)}
+        sequences = load_sequences(folder)
+        training = [sequence.training().item_ids for sequence in sequences]
+        model = PulseSASRecModel.from_pretrained(folder / "sequential" / "sasrec").eval()
+        pool = Pool(model.user_vectors([[index[one] for one in row] for row in training]).cpu().numpy(), training)
+        vectors = read_tensors(folder / "sequential" / "item_vectors.safetensors")["item_vectors"].numpy()
+        sequential = _settings_of(read_manifest(folder / "sequential"))
+        thoughts = _settings_of(read_manifest(folder / "thoughts"))
+        scorer = folder / "recommender" / "pulse"
+        record = {
+            "format_version": FORMAT_VERSION,
+            "base_model": read_record(scorer).base["id"],
+            "encoder": sequential["encoder"],
+            "neighbours": {key: sequential[key] for key in ("num_neighbours", "neighbour_items")},
+            "thoughts": thoughts,
+            "seed": read_manifest(folder / "thoughts")["fingerprint"]["seed"],
+            "prompts": prompt_hashes(),
+        }
+        made = cls(
+            _load(record, scorer, folder / "thought_space" / "model", folder / "sequential" / "sasrec", items, vectors, pool)
+        )
+        made.users = {sequence.user_id: sequence for sequence in sequences}
+        return made
+
+
+def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
+    """A stage's settings as they stand in its fingerprint."""
+    import json
+
+    start = "settings."
+    return {key[len(start) :]: json.loads(value) for key, value in manifest["fingerprint"].items() if key.startswith(start)}
+
+
+def _load(
+    record: Mapping[str, Any],
+    scorer: Path,
+    thought_space: Path,
+    sequential: Path,
+    items: dict[str, Item],
+    item_vectors: NDArray[np.float32],
+    pool: Pool,
+) -> Parts:
+    from pulse_hf.models.sasrec import PulseSASRecModel
+    from pulse_hf.models.scorer.adapter import load_scorer, read_record
+    from pulse_hf.models.thought_space import PulseThoughtSpaceModel
+    from pulse_hf.reasoning.examples import PromptShape
+    from pulse_hf.reasoning.generator import open_generator
+
+    changed = sorted(name for name, sha256 in prompt_hashes().items() if record["prompts"].get(name) != sha256)
+    if changed:
+        raise ArtifactError(f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with")
+    base = str(scorer / "base") if (scorer / "base").is_dir() else record["base_model"]
+    model, processor = load_scorer(base, scorer)
+    thoughts = record["thoughts"]
+    writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
+    return Parts(
+        scorer=model,
+        processor=processor,
+        shape=PromptShape.from_dict(read_record(scorer).prompt),
+        thought_space=PulseThoughtSpaceModel.from_pretrained(thought_space).eval(),
+        sequential=PulseSASRecModel.from_pretrained(sequential).eval(),
+        generator=open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"]),
+        items=items,
+        item_vectors=item_vectors,
+        pool=pool,
+        record=record,
+        folder=scorer,
+    )
+
+
+def _write_vectors(path: Path, vectors: NDArray[np.float32]) -> None:
+    import torch
+
+    write_tensors(path, {"item_vectors": torch.from_numpy(vectors)})
+
+
+def _packed(pool: Pool, index: Mapping[str, int]) -> dict[str, Any]:
+    """The pool as tensors: vectors, all users' item indices in one row, and where each user's begin."""
+    import torch
+
+    lengths = [len(row) for row in pool.item_ids]
+    return {
+        "vectors": torch.from_numpy(pool.vectors),
+        "item_indices": torch.tensor([index[item_id] for row in pool.item_ids for item_id in row], dtype=torch.int32),
+        "lengths": torch.tensor(lengths, dtype=torch.int32),
+    }
+
+
+def _unpacked(tensors: Mapping[str, Any], item_ids: list[str]) -> Pool:
+    rows, start = [], 0
+    indices = tensors["item_indices"].tolist()
+    for length in tensors["lengths"].tolist():
+        rows.append(tuple(item_ids[index - 1] for index in indices[start : start + length]))
+        start += length
+    return Pool(tensors["vectors"].numpy(), rows)

@@ -1,0 +1,268 @@
+"""Stage ``candidates``: the frozen, hashed sets that every system ranks (DESIGN §2, §8)."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pulse_hf import artifacts
+from pulse_hf.schema import SPLITS, CandidateSet, Decision, Split, stable_hash
+
+if TYPE_CHECKING:
+    from pulse_hf import schema
+
+__all__ = [
+    "CandidateSettings",
+    "candidate_set",
+    "candidates",
+    "candidates_sha256",
+    "chosen_decisions",
+    "draw_candidates",
+    "load_candidates",
+]
+
+_logger = logging.getLogger(__name__)
+FOLDER = "candidates"
+_LATER_SAMPLINGS = ("popularity", "sasrec", "full")
+
+
+@dataclass(frozen=True)
+class CandidateSettings:
+    """Settings of the stage.
+
+    Args:
+        num_negatives: Negatives beside the one target (paper §5.1: 9).
+        sampling: ``"uniform"`` over the catalogue (paper §5.1).
+        training_decisions_per_user: The last so many training targets of each user get a set (ours).
+        max_test_users: Evaluate on a stored sample of this many users; ``None`` for all (ours).
+        max_validation_users: The same for validation (ours).
+        max_train_users: The same for the training decisions (ours).
+    """
+
+    num_negatives: int = 9
+    sampling: str = "uniform"
+    training_decisions_per_user: int = 2
+    max_test_users: int | None = None
+    max_validation_users: int | None = None
+    max_train_users: int | None = None
+
+
+def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool = False) -> Path:
+    """Draw the candidate sets of the test, validation and training decisions of a run.
+
+    A sample of users (``max_*_users``) is drawn by a stable hash: a smaller one is part of a larger one.
+
+    *Input*: ``sequences/``. *Output columns* of ``candidates/candidates.parquet``: the decision, ``item_ids``
+    (shuffled), ``target_index``. The manifest's counts hold ``candidates_sha256`` per split.
+
+    Args:
+        run: The run's folder.
+        settings: How many, for whom.
+        seed: The run's seed.
+        force: Make anew although another version is there.
+
+    Returns:
+        The artefact's folder.
+
+    Raises:
+        ValueError: The sampling is not one of ours, or the catalogue is too small.
+    """
+    _check(settings)
+    fingerprint = artifacts.Fingerprint(
+        stage=FOLDER,
+        settings=asdict(settings),
+        seed=seed,
+        parents={"sequences": artifacts.content_sha256(run / "sequences")},
+    )
+
+    def make(work: Path) -> dict[str, object]:
+        from pulse_hf.data.sequences import load_items, load_sequences
+
+        sequences = load_sequences(run)
+        chosen = chosen_decisions(sequences, settings, seed=seed)
+        sets = draw_candidates(sequences, [item.item_id for item in load_items(run)], chosen, settings, seed=seed)
+        rows = (
+            {
+                **asdict(decision),
+                "decision_id": one.decision_id,
+                "item_ids": one.item_ids,
+                "target_index": one.target_index,
+            }
+            for decision, one in zip(chosen, sets, strict=True)
+        )
+        artifacts.write_table(work / "candidates.parquet", "candidates", rows)
+        hashes = {split: candidates_sha256(one for one in sets if one.split == split) for split in SPLITS}
+        return {
+            "sets": {split: sum(one.split == split for one in sets) for split in SPLITS},
+            "candidates_sha256": hashes,
+            # The leak audit rebuilds the training rows from a world with swapped targets and compares.
+            "inputs_sha256": {"candidates": hashes["train"]},
+        }
+
+    artifacts.build(run / FOLDER, fingerprint, make, force=force)
+    return run / FOLDER
+
+
+def _check(settings: CandidateSettings) -> None:
+    if settings.sampling in _LATER_SAMPLINGS:
+        raise ValueError(f"sampling {settings.sampling!r} is not available yet; use 'uniform', the paper's")
+    if settings.sampling != "uniform":
+        raise ValueError(f"sampling {settings.sampling!r} is unknown; expected 'uniform'")
+    if settings.num_negatives < 1:
+        raise ValueError(
+            f"num_negatives is {settings.num_negatives}; a set needs at least 1 negative (the paper takes 9)"
+        )
+
+
+def chosen_decisions(
+    sequences: Sequence[schema.Sequence], settings: CandidateSettings, *, seed: int
+) -> list[Decision]:
+    """The decisions of all splits that get a set: test, then validation, then training.
+
+    Args:
+        sequences: All users.
+        settings: How many users and how many training targets of each.
+        seed: Seed of the sample of users.
+    """
+    from pulse_hf.data import sequences as data
+
+    training = data.training_decisions(sequences, settings.training_decisions_per_user)
+    return [
+        *_of_users(data.decisions(sequences, "test"), settings.max_test_users, seed),
+        *_of_users(data.decisions(sequences, "validation"), settings.max_validation_users, seed),
+        *_of_users(training, settings.max_train_users, seed),
+    ]
+
+
+def _of_users(decisions: list[Decision], max_users: int | None, seed: int) -> list[Decision]:
+    """All decisions of at most ``max_users`` users."""
+    from pulse_hf.data.sequences import sample_decisions
+
+    one_each = list({decision.user_id: decision for decision in decisions}.values())
+    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed)}
+    return [decision for decision in decisions if decision.user_id in users]
+
+
+def draw_candidates(
+    sequences: Sequence[schema.Sequence],
+    item_ids: Sequence[str],
+    decisions: Sequence[Decision],
+    settings: CandidateSettings,
+    *,
+    seed: int,
+) -> list[CandidateSet]:
+    """One candidate set per decision, in the order given; pure, so that the leak audit can call it.
+
+    Args:
+        sequences: All users.
+        item_ids: The catalogue; its order does not matter.
+        decisions: For which choices.
+        settings: ``num_negatives`` is read.
+        seed: The run's seed.
+
+    Raises:
+        ValueError: A target is not in the catalogue, or too few items are left to draw from.
+    """
+    catalogue = sorted(item_ids)
+    place_of = {item_id: place for place, item_id in enumerate(catalogue)}
+    by_user = {sequence.user_id: sequence for sequence in sequences}
+    return [
+        candidate_set(
+            by_user[decision.user_id], decision, catalogue, place_of, num_negatives=settings.num_negatives, seed=seed
+        )
+        for decision in decisions
+    ]
+
+
+def candidate_set(
+    sequence: schema.Sequence,
+    decision: Decision,
+    catalogue: Sequence[str],
+    place_of: dict[str, int],
+    *,
+    num_negatives: int,
+    seed: int,
+) -> CandidateSet:
+    """The target and negatives drawn uniformly without replacement, shuffled by the decision's own seed.
+
+    Negatives are items the user has not chosen up to and including the target; for a training decision, not
+    among the user's training events, so that no later target shapes a training row. A target that the user
+    had before (repeats kept) stays the target. The set depends on the seed, the decision, the user's events
+    and the catalogue, on nothing else.
+
+    Args:
+        sequence: All events of the decision's user.
+        decision: Which choice.
+        catalogue: Sorted item ids.
+        place_of: The place of each item in ``catalogue``.
+        num_negatives: How many negatives.
+        seed: The run's seed.
+
+    Raises:
+        ValueError: An event's item is not in the catalogue, or too few items are left to draw from.
+
+    Example:
+        >>> from pulse_hf.schema import Sequence as S
+        >>> user = S("u", ("a", "b", "c"), (), (), ())
+        >>> items = ["a", "b", "c", "d", "e"]
+        >>> places = {item_id: place for place, item_id in enumerate(items)}
+        >>> one = candidate_set(user, Decision("u", 2, "test"), items, places, num_negatives=2, seed=0)
+        >>> sorted(one.item_ids), one.item_ids[one.target_index]
+        (['c', 'd', 'e'], 'c')
+    """
+    import numpy as np
+
+    known = sequence.training() if decision.split == "train" else sequence.before(decision.position + 1)
+    missing = [item_id for item_id in known.item_ids if item_id not in place_of]
+    if missing:
+        raise ValueError(
+            f"decision {decision.decision_id}: item {missing[0]!r} is not in the catalogue; run prepare again"
+        )
+    excluded = np.unique([place_of[item_id] for item_id in known.item_ids])
+    left = len(catalogue) - len(excluded)
+    if left < num_negatives:
+        raise ValueError(
+            f"decision {decision.decision_id}: {num_negatives} negatives wanted, but a catalogue of {len(catalogue)} "
+            f"items leaves {left} that the user has not chosen; lower num_negatives"
+        )
+    generator = np.random.default_rng(stable_hash("candidates", seed, decision.decision_id))
+    drawn = generator.choice(left, num_negatives, replace=False)
+    # The n-th item that is not excluded, without listing them: step over the excluded places before it.
+    places = drawn + np.searchsorted(excluded - np.arange(len(excluded)), drawn, side="right")
+    target = sequence.item_ids[decision.position]
+    members = [target, *(catalogue[place] for place in places)]
+    order = generator.permutation(len(members)).tolist()
+    return CandidateSet(decision.decision_id, decision.split, tuple(members[place] for place in order), order.index(0))
+
+
+def load_candidates(run: Path, split: Split | None = None) -> list[CandidateSet]:
+    """The stored sets of a run.
+
+    Args:
+        run: The run's folder.
+        split: Only this split; ``None`` for all, in stored order.
+
+    Raises:
+        ArtifactError: The stage has not run.
+    """
+    artifacts.read_manifest(run / FOLDER)
+    rows = artifacts.read_table(run / FOLDER / "candidates.parquet").to_pylist()
+    return [
+        CandidateSet(row["decision_id"], row["split"], tuple(row["item_ids"]), row["target_index"])
+        for row in rows
+        if split in (None, row["split"])
+    ]
+
+
+def candidates_sha256(sets: Iterable[CandidateSet]) -> str:
+    """A hash of the sets' content that does not depend on their order.
+
+    >>> one, two = CandidateSet("u#1", "test", ("a", "b"), 0), CandidateSet("v#1", "test", ("a", "b"), 1)
+    >>> candidates_sha256([one, two]) == candidates_sha256([two, one]) != candidates_sha256([one])
+    True
+    """
+    lines = sorted("\x1f".join((one.decision_id, one.split, str(one.target_index), *one.item_ids)) for one in sets)
+    return artifacts.sha256_of_text(lines)

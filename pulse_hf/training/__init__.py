@@ -1,0 +1,1 @@
+"""The stages that fit models: sequential, thought space, scorer."""

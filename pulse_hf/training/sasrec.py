@@ -1,0 +1,270 @@
+"""Fitting one SASRec: batches of like length, early stopping on the validation targets."""
+
+from __future__ import annotations
+
+import copy
+import logging
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import torch
+from tqdm import tqdm
+
+from pulse_hf.metrics import NDCG_CUTOFF, rank_metrics
+from pulse_hf.models.sasrec import PulseSASRecConfig, PulseSASRecModel
+from pulse_hf.models.sasrec.modeling_sasrec import left_padded
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from pulse_hf.training.sequential import SequentialSettings
+
+__all__ = ["FitReport", "fit_sasrec", "validation_ndcg"]
+
+_logger = logging.getLogger(__name__)
+_BATCHES_PER_POOL = 8
+_STEPS_PER_EPOCH = 20
+
+
+@dataclass(frozen=True)
+class FitReport:
+    """What a fit did; goes into the manifest.
+
+    Args:
+        users: Users with at least one training target.
+        skipped_users: Users with fewer than two training events: nothing to learn from.
+        cut_users: Users whose oldest events were cut to keep the last ``max_length`` + 1.
+        targets: Training targets per epoch.
+        epochs: Epochs run.
+        best_epoch: The epoch whose weights were kept, from 1; the last one if nothing validates.
+        validation_ndcg: NDCG@10 over the full catalogue after each epoch.
+    """
+
+    users: int
+    skipped_users: int
+    cut_users: int
+    targets: int
+    epochs: int
+    best_epoch: int
+    validation_ndcg: tuple[float, ...]
+
+
+def fit_sasrec(
+    histories: Sequence[Sequence[int]],
+    validation: Sequence[tuple[Sequence[int], int]],
+    num_items: int,
+    settings: SequentialSettings,
+    *,
+    seed: int,
+    text_features: Tensor | None = None,
+    name: str = "sasrec",
+) -> tuple[PulseSASRecModel, FitReport]:
+    """Fit a SASRec on training histories; the validation targets choose the epoch and nothing else.
+
+    Two calls with equal arguments on one machine and thread count give equal weights, whatever was drawn
+    from torch's global generator before; that generator is left as it was found.
+
+    Args:
+        histories: Training events of each user as item indices, oldest first.
+        validation: Pairs of a history and the item index that followed; empty for no early stopping.
+        num_items: Size of the catalogue.
+        settings: Size, objective and schedule.
+        seed: Seed of weights, batches, dropout and sampled negatives.
+        text_features: (num_items, text_dim) frozen text vectors, or ``None`` for ids alone.
+        name: What the progress bar says.
+
+    Returns:
+        The model in evaluation mode with the weights of the best epoch, and what happened.
+
+    Raises:
+        ValueError: No user has two training events.
+        FloatingPointError: The loss became infinite or NaN.
+    """
+    rows = [list(history[-settings.max_length - 1 :]) for history in histories if len(history) >= 2]
+    if not rows:
+        raise ValueError(
+            f"{name}: none of {len(histories)} users has two training events; there is no next item to learn"
+        )
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
+        torch.manual_seed(seed)
+        model = PulseSASRecModel(_config(num_items, settings, text_features)).to(device)
+        excluded = None if text_features is None else _begin_with_text(model, text_features, rows)
+        fit = _Fit(model, rows, settings, torch.Generator().manual_seed(seed), excluded)
+        history = fit.run(validation, name)
+    best = int(np.argmax(history)) + 1 if validation else settings.epochs
+    report = FitReport(
+        users=len(rows),
+        skipped_users=len(histories) - len(rows),
+        cut_users=sum(len(history) > settings.max_length + 1 for history in histories),
+        targets=sum(len(row) - 1 for row in rows),
+        epochs=len(history) if validation else settings.epochs,
+        best_epoch=best,
+        validation_ndcg=tuple(round(value, 6) for value in history),
+    )
+    _logger.info("%s: epoch %d of %d kept, validation NDCG@10 %s", name, best, report.epochs, report.validation_ndcg)
+    return model.eval(), report
+
+
+def _config(num_items: int, settings: SequentialSettings, text_features: Tensor | None) -> PulseSASRecConfig:
+    return PulseSASRecConfig(
+        num_items=num_items,
+        dim=settings.dim,
+        num_layers=settings.num_layers,
+        num_heads=settings.num_heads,
+        dropout=settings.dropout,
+        max_events=settings.max_length,
+        text_dim=0 if text_features is None else text_features.shape[1],
+        loss=settings.loss,
+    )
+
+
+def _begin_with_text(model: PulseSASRecModel, vectors: Tensor, rows: list[list[int]]) -> Tensor:
+    """Make every item its text alone, and say which items the softmax leaves out: those without a training event.
+
+    Such an item can never be a target, so as a mere negative it would only be learnt to be wrong *because* it is
+    new. Id embeddings start at zero: what a seen item is beyond its text is learnt, an unseen one stays its text.
+    """
+    spread = vectors - vectors.mean(dim=0)  # one domain's texts share a direction that tells nothing
+    model.set_text_features(torch.nn.functional.normalize(spread, dim=1))
+    torch.nn.init.zeros_(model.item_embedding.weight)
+    excluded = torch.ones(model.config.num_items, dtype=torch.bool, device=model.device)
+    excluded[torch.tensor(sorted({index - 1 for row in rows for index in row}), device=model.device)] = False
+    return excluded
+
+
+@dataclass
+class _Fit:
+    """One fit under way.
+
+    Args:
+        model: Trained in place.
+        rows: Training events of the users that have a target.
+        settings: Of the stage.
+        generator: Draws batches and negatives.
+        excluded: (num_items,) items left out of the softmax, or ``None``.
+    """
+
+    model: PulseSASRecModel
+    rows: list[list[int]]
+    settings: SequentialSettings
+    generator: torch.Generator
+    excluded: Tensor | None
+
+    def run(self, validation: Sequence[tuple[Sequence[int], int]], name: str) -> list[float]:
+        """Train until nothing gets better; the model ends with the weights of the best epoch.
+
+        Returns:
+            Validation NDCG@10 after each epoch; empty if nothing validates.
+        """
+        optimizer = torch.optim.AdamW(
+            self.model.parameters(),
+            lr=self.settings.learning_rate,
+            weight_decay=self.settings.weight_decay,
+            fused=True,
+        )
+        history: list[float] = []
+        best_weights: dict[str, Tensor] = {}
+        progress = tqdm(range(self.settings.epochs), desc=name, unit="epoch")
+        for epoch in progress:
+            loss = self._epoch(optimizer, epoch)
+            if not validation:
+                continue
+            history.append(validation_ndcg(self.model, validation))
+            progress.set_postfix(loss=f"{loss:.3f}", ndcg=f"{history[-1]:.4f}")
+            best = int(np.argmax(history))
+            if best == epoch:
+                best_weights = copy.deepcopy(self.model.state_dict())
+            elif epoch - best >= self.settings.patience:
+                break
+        progress.close()
+        if best_weights:
+            self.model.load_state_dict(best_weights)
+        return history
+
+    def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
+        model, settings = self.model.train(), self.settings
+        # A small shop still takes some steps per epoch: patience counts epochs.
+        targets = sum(len(row) - 1 for row in self.rows)
+        size = min(settings.batch_size, max(1, targets // _STEPS_PER_EPOCH))
+        losses = []
+        for step, batch in enumerate(_batches(self.rows, size, self.generator)):
+            item_indices = left_padded([row[:-1] for row in batch], settings.max_length)
+            labels = left_padded([row[1:] for row in batch], settings.max_length)
+            negatives = None
+            if settings.loss != "ce":
+                negatives = _negatives(labels[labels != 0], settings, model.config.num_items, self.generator)
+                negatives = negatives.to(model.device)
+            loss = model(item_indices.to(model.device), labels.to(model.device), negatives, self.excluded).loss
+            if not torch.isfinite(loss):
+                raise FloatingPointError(
+                    f"the loss is {loss.item()} in epoch {epoch + 1}, step {step + 1}, learning rate "
+                    f"{settings.learning_rate}; lower the learning rate, or look for non-finite text vectors"
+                )
+            optimizer.zero_grad(set_to_none=True)
+            loss.backward()
+            optimizer.step()
+            losses.append(float(loss.detach()))
+        return float(np.mean(losses))
+
+
+def _batches(rows: list[list[int]], num_targets: int, generator: torch.Generator) -> Iterator[list[list[int]]]:
+    """Batches of about ``num_targets`` targets whose rows have like lengths, in a new order every epoch.
+
+    Rows are shuffled, sorted by length within pools of several batches, cut into batches of equal numbers of
+    targets (so each step weighs the same), and the batches of a pool shuffled again.
+    """
+    order = torch.randperm(len(rows), generator=generator).tolist()
+    pool: list[list[int]] = []
+    targets = 0
+    for place in order:
+        pool.append(rows[place])
+        targets += len(rows[place]) - 1
+        if targets >= num_targets * _BATCHES_PER_POOL:
+            yield from _cut(pool, num_targets, generator)
+            pool, targets = [], 0
+    yield from _cut(pool, num_targets, generator)
+
+
+def _cut(pool: list[list[int]], num_targets: int, generator: torch.Generator) -> Iterator[list[list[int]]]:
+    batches: list[list[list[int]]] = []
+    room = 0
+    for row in sorted(pool, key=len):
+        if room <= 0:
+            batches.append([])
+            room = num_targets
+        batches[-1].append(row)
+        room -= len(row) - 1
+    for place in torch.randperm(len(batches), generator=generator).tolist():
+        yield batches[place]
+
+
+def _negatives(targets: Tensor, settings: SequentialSettings, num_items: int, generator: torch.Generator) -> Tensor:
+    """Uniform items other than the target, (num_targets, num_negatives)."""
+    if num_items < 2:
+        raise ValueError(f"loss {settings.loss!r} samples negatives, but the catalogue has {num_items} item")
+    drawn = torch.randint(1, num_items, (len(targets), settings.num_negatives), generator=generator)
+    # Drawing from one item fewer and stepping over the target is uniform over the others, without retries.
+    return drawn + (drawn >= targets[:, None])
+
+
+@torch.no_grad()
+def validation_ndcg(
+    model: PulseSASRecModel, validation: Sequence[tuple[Sequence[int], int]], batch_size: int = 1024
+) -> float:
+    """Mean NDCG@10 of the targets among the full catalogue, ties at their expected value.
+
+    Args:
+        model: The model to look at; its mode is left as it is.
+        validation: Pairs of a history and the item index that followed.
+        batch_size: Users scored at once.
+    """
+    values = []
+    for start in range(0, len(validation), batch_size):
+        part = validation[start : start + batch_size]
+        scores = model.scores([history for history, _ in part])[:, 1:].cpu().numpy()
+        targets = [target - 1 for _, target in part]
+        values.append(rank_metrics(list(scores), targets, system="sasrec")[f"ndcg@{NDCG_CUTOFF}"])
+    return float(np.concatenate(values).mean())

@@ -1,0 +1,187 @@
+"""Stage ``recommender``: LoRA tuning of the language model as candidate scorer (paper §4.2, Eq. 3).
+
+Reads ``sequences/``, ``candidates/`` and ``thoughts/``; writes ``recommender/pulse/`` (with r* and s*)
+and ``recommender/slm+sft/`` (the same rows and settings without a reason: the control for what reasons
+add). Nothing of phase I is touched: no encoder is even loaded.
+"""
+
+from __future__ import annotations
+
+import shutil
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from pulse_hf.artifacts import Fingerprint, build, content_sha256, read_json, read_table, sha256_of_text, write_json
+from pulse_hf.reasoning.examples import PromptShape, Thought, examples_of_sets
+from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
+from pulse_hf.schema import CandidateSet, stable_hash
+
+FOLDER = "recommender"
+PARENTS = ("sequences", "candidates", "thoughts")
+SYSTEMS = {"pulse": True, "slm+sft": False}
+_FITTED = "fitted.json"
+
+
+@dataclass(frozen=True)
+class RecommenderSettings:
+    """Settings of the stage.
+
+    Args:
+        base_model: Language model to tune: folder or Hub id (paper: microsoft/Phi-4-mini-instruct).
+        systems: Which of ``pulse`` and ``slm+sft`` to train.
+        lora_rank: Rank of the adapter (ours; the paper's number is lost).
+        lora_alpha: Scale of the adapter (ours).
+        lora_dropout: Dropout before the adapter (paper §5.3); costs a third of a step on a CPU.
+        lora_layers: Adapt only the last so many layers, so that no gradient runs below them; ``None`` for
+            all of them (paper).
+        target_modules: Linear layers that get an adapter (ours).
+        learning_rate: Of the adapter (ours; the paper's is lost).
+        head_learning_rate: Of the scoring head (ours).
+        weight_decay: Of the adapter (ours).
+        batch_size: Decisions per step (ours).
+        gradient_accumulation: Batches per step (ours).
+        gradient_checkpointing: Trade time for memory; for large base models on a GPU.
+        eval_batch_size: Decisions per pass without gradients (ours).
+        epochs: At most so many passes over the rows (ours).
+        warmup: Share of the steps in which the learning rate rises (paper §5.3 for phase I).
+        patience: Epochs without a rise of validation HR@1 before it stops (early stopping: paper §5.3).
+        validation_sets: At most so many validation decisions to stop by, chosen by user; ``None`` for all.
+        max_length: Tokens of prompt and one candidate together (paper §5.3).
+        max_candidate_tokens: Tokens of them kept for a candidate (ours).
+        judge_text: What every candidate ends with; the answer's place in the prompts.
+        head_tokens: The head starts as the difference of these two answers' output embeddings, which is
+            the base model's own judgement; ``None`` for a random head (ours).
+        use_agreement: Show s* beside r* (paper §4.2).
+        score_events: History events shown (ours).
+        bf16: bfloat16 autocast; ``None`` uses it where the hardware computes in it.
+    """
+
+    base_model: str = "pulse-hf/pulse-nano"
+    systems: tuple[str, ...] = ("pulse", "slm+sft")
+    lora_rank: int = 16
+    lora_alpha: int = 32
+    lora_dropout: float = 0.05
+    lora_layers: int | None = None
+    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    learning_rate: float = 5e-4
+    head_learning_rate: float = 1e-3
+    weight_decay: float = 0.01
+    batch_size: int = 16
+    gradient_accumulation: int = 1
+    gradient_checkpointing: bool = False
+    eval_batch_size: int = 32
+    epochs: int = 3
+    warmup: float = 0.1
+    patience: int = 1
+    validation_sets: int | None = None
+    max_length: int = 512
+    max_candidate_tokens: int = 48
+    judge_text: str = "\nFits:"
+    head_tokens: tuple[str, str] | None = (" yes", " no")
+    use_agreement: bool = True
+    score_events: int = 6
+    bf16: bool | None = None
+
+
+def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: bool = False) -> Path:
+    """Train the scorers of a run.
+
+    Args:
+        run: The run folder, in which the stages before have finished.
+        settings: See :class:`RecommenderSettings`.
+        seed: Of the adapter's start and the order of the rows.
+        force: Train anew although the artefact was made from something else.
+
+    Returns:
+        The artefact's folder.
+
+    Raises:
+        ValueError: A setting does not fit the model, or no training row has a thought.
+    """
+    from pulse_hf.models.embedded import resolve_model
+
+    unknown = [name for name in settings.systems if name not in SYSTEMS]
+    if unknown:
+        raise ValueError(f"systems: found {unknown}, expected some of {list(SYSTEMS)}")
+    _, identity = resolve_model(settings.base_model)
+    fingerprint = Fingerprint(
+        stage="recommender",
+        settings=asdict(settings),
+        seed=seed,
+        parents={name: content_sha256(run / name) for name in PARENTS},
+        model=identity,
+        prompts=prompt_hashes("score", "candidate"),
+    )
+    build(run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
+    return run / FOLDER
+
+
+def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> dict[str, Any]:
+    from pulse_hf.data.sequences import load_items, load_sequences
+    from pulse_hf.training.scorer_fit import make_processor, train_scorer
+
+    train_sets, validation_sets, counts = read_sets(run, settings, seed)
+    thoughts = read_thoughts(run)
+    sequences = {one.user_id: one for one in load_sequences(run)}
+    items = {one.item_id: one for one in load_items(run)}
+    hashed: list[str] = []
+    counts["systems"] = {}
+    for name in settings.systems:
+        shape = prompt_shape(settings, use_reason=SYSTEMS[name])
+        processor = make_processor(settings)
+        train = examples_of_sets(train_sets, sequences, items, thoughts, shape, processor.prompt_fits)
+        validation = examples_of_sets(validation_sets, sequences, items, thoughts, shape, processor.prompt_fits)
+        hashed += [text for one in train for text in (one.prompt, *one.candidates)]
+        if not (work / name / _FITTED).exists():  # an interrupted stage keeps the system it had finished
+            shutil.rmtree(work / name, ignore_errors=True)
+            fitted = train_scorer(train, validation, settings, processor, shape, seed=seed, folder=work / name)
+            write_json(work / name / _FITTED, fitted)
+        counts["systems"][name] = read_json(work / name / _FITTED)
+    counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed)}
+    return counts
+
+
+def prompt_shape(settings: RecommenderSettings, *, use_reason: bool) -> PromptShape:
+    """What the prompt of a system shows."""
+    return PromptShape(
+        use_reason, settings.use_agreement and use_reason, PromptBudget(score_events=settings.score_events)
+    )
+
+
+def read_sets(
+    run: Path, settings: RecommenderSettings, seed: int
+) -> tuple[list[CandidateSet], list[CandidateSet], dict[str, Any]]:
+    """Candidate sets to train on (all train sets that have a thought) and to stop by.
+
+    Raises:
+        ValueError: No train set has a thought.
+    """
+    rows = read_table(run / "candidates" / "candidates.parquet").to_pylist()
+    sets = [
+        CandidateSet(row["decision_id"], row["split"], tuple(row["item_ids"]), row["target_index"]) for row in rows
+    ]
+    thinking = set(read_table(run / "thoughts" / "thoughts.parquet")["decision_id"].to_pylist())
+    train = [one for one in sets if one.split == "train"]
+    kept = [one for one in train if one.decision_id in thinking]
+    if not kept:
+        raise ValueError(
+            f"none of the {len(train)} train candidate sets has a thought; run the stage thoughts for the train split"
+        )
+    validation = [one for one in sets if one.split == "validation"]
+    if settings.validation_sets is not None:
+        validation = sorted(validation, key=lambda one: stable_hash("validation", seed, one.decision_id))[
+            : settings.validation_sets
+        ]
+    dropped = {"no thought": len(train) - len(kept)}
+    return (
+        kept,
+        validation,
+        {"train": {"read": len(train), "kept": len(kept), "dropped": dropped}, "validation": len(validation)},
+    )
+
+
+def read_thoughts(run: Path) -> dict[str, Thought]:
+    """r* and s* by decision id; an empty reason is no reason."""
+    rows = read_table(run / "thoughts" / "thoughts.parquet").select(["decision_id", "reason", "agreement"]).to_pylist()
+    return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}

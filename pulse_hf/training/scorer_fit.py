@@ -1,0 +1,206 @@
+"""Fit one scorer: the base model with a fresh adapter, TRL's settings, and what is saved of it."""
+
+from __future__ import annotations
+
+import shutil
+import time
+from collections.abc import Mapping
+from collections.abc import Sequence as Series
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.models.embedded import resolve_model
+from pulse_hf.models.scorer.adapter import save_adapter
+from pulse_hf.reasoning.examples import PromptShape, ScorerExample
+
+if TYPE_CHECKING:
+    from peft import PeftModel
+
+    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+    from pulse_hf.training.scorer import RecommenderSettings
+
+
+def make_processor(settings: RecommenderSettings) -> PulseScorerProcessor:
+    """The processor of the base model with the settings' token budgets."""
+    from transformers import AutoTokenizer
+
+    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+
+    path, identity = resolve_model(settings.base_model)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=_commit(identity))
+    return PulseScorerProcessor(
+        tokenizer,
+        settings.judge_text,
+        settings.max_length - settings.max_candidate_tokens,
+        settings.max_candidate_tokens,
+    )
+
+
+def train_scorer(
+    train: Series[ScorerExample],
+    validation: Series[ScorerExample],
+    settings: RecommenderSettings,
+    processor: PulseScorerProcessor,
+    shape: PromptShape,
+    *,
+    seed: int,
+    folder: Path,
+) -> dict[str, Any]:
+    """Train one scorer and save its adapter, head and record.
+
+    Args:
+        train: Rows to learn from.
+        validation: Rows to stop by.
+        settings: Of the stage.
+        processor: Tokenizes and packs.
+        shape: What the prompts show; saved with the adapter.
+        seed: Of the adapter's start and the order of the rows.
+        folder: Where to; the trainer's own files lie there while it runs and are gone afterwards.
+
+    Returns:
+        Rows, tokens, seconds, the validation curve.
+    """
+    from pulse_hf.training.candidate_trainer import train_candidates
+
+    started = time.perf_counter()
+    encoded = processor.encode(train, [one.target_index for one in train])
+    stopping = processor.encode(validation, [one.target_index for one in validation])
+    model, identity = adapted_scorer(settings, processor, seed)
+    scratch = folder / "trainer"
+    fitted = train_candidates(
+        model,
+        processor,
+        encoded,
+        stopping,
+        sft_config(settings, scratch, seed, evaluate=bool(stopping)),
+        head_learning_rate=settings.head_learning_rate,
+        patience=settings.patience,
+        name=folder.name,
+    )
+    save_adapter(model, folder, processor=processor, base=identity, prompt=asdict(shape))
+    shutil.rmtree(scratch, ignore_errors=True)
+    return fitted | {
+        "rows": len(encoded),
+        "validation_rows": len(stopping),
+        "tokens_per_epoch": sum(one.num_tokens for one in encoded),
+        "truncated_candidates": processor.truncated_candidates,
+        "seconds": round(time.perf_counter() - started, 3),
+    }
+
+
+def adapted_scorer(
+    settings: RecommenderSettings, processor: PulseScorerProcessor, seed: int
+) -> tuple[PeftModel, Mapping[str, str]]:
+    """The base model as a scorer with a fresh adapter; only the adapter and the head train.
+
+    Returns:
+        The model and the base model's identity.
+    """
+    import torch
+    from peft import LoraConfig, get_peft_model
+
+    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+
+    path, identity = resolve_model(settings.base_model)
+    scorer = PulseScorerModel.from_base(
+        path,
+        head_token_ids=answer_ids(processor, settings.head_tokens) if settings.head_tokens else None,
+        dtype=torch.bfloat16 if torch.cuda.is_available() and uses_bf16(settings) else torch.float32,
+        revision=_commit(identity),
+        seed=seed,
+    )
+    adapter = LoraConfig(
+        r=settings.lora_rank,
+        lora_alpha=settings.lora_alpha,
+        lora_dropout=settings.lora_dropout,
+        target_modules=list(settings.target_modules),
+        layers_to_transform=_top_layers(scorer, settings.lora_layers),
+    )
+    with torch.random.fork_rng():
+        torch.manual_seed(seed)
+        model = get_peft_model(scorer, adapter)
+    scorer.score.requires_grad_(True)
+    return model, identity
+
+
+def _top_layers(scorer: PulseScorerModel, number: int | None) -> list[int] | None:
+    layers = scorer.config.base_config.num_hidden_layers
+    if number is None:
+        return None
+    if not 1 <= number <= layers:
+        raise ValueError(
+            f"lora_layers: found {number}, expected 1 to {layers}, the base model's number of layers, or None for all"
+        )
+    return list(range(layers - number, layers))
+
+
+def answer_ids(processor: PulseScorerProcessor, answers: tuple[str, str]) -> tuple[int, int]:
+    """The token that begins each answer right after the judge text.
+
+    Raises:
+        ValueError: The two answers begin with the same token.
+    """
+
+    def ids(text: str) -> list[int]:
+        tokens: list[int] = processor.tokenizer(text, add_special_tokens=False)["input_ids"]
+        return tokens
+
+    size = len(ids(processor.judge_text))
+    positive, negative = (ids(processor.judge_text + answer)[size:] for answer in answers)
+    if not positive or not negative or positive[0] == negative[0]:
+        raise ValueError(
+            f"head_tokens {answers!r} do not begin with two different tokens after {processor.judge_text!r}; "
+            "choose others or None"
+        )
+    return positive[0], negative[0]
+
+
+def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evaluate: bool) -> Any:
+    """TRL's settings: no preparation, no checkpoints, no trackers, batches of like lengths."""
+    import torch
+    from trl import SFTConfig
+
+    return SFTConfig(
+        output_dir=str(scratch),
+        use_cpu=not torch.cuda.is_available(),
+        bf16=uses_bf16(settings),
+        learning_rate=settings.learning_rate,
+        weight_decay=settings.weight_decay,
+        num_train_epochs=settings.epochs,
+        lr_scheduler_type="cosine",
+        warmup_steps=settings.warmup,
+        per_device_train_batch_size=settings.batch_size,
+        per_device_eval_batch_size=settings.eval_batch_size,
+        gradient_accumulation_steps=settings.gradient_accumulation,
+        gradient_checkpointing=settings.gradient_checkpointing,
+        train_sampling_strategy="group_by_length",
+        eval_strategy="epoch" if evaluate else "no",
+        save_strategy="no",
+        logging_strategy="no",
+        report_to="none",
+        disable_tqdm=True,
+        dataloader_pin_memory=torch.cuda.is_available(),
+        remove_unused_columns=False,
+        max_length=None,
+        dataset_kwargs={"skip_prepare_dataset": True},
+        seed=seed,
+        data_seed=seed,
+    )
+
+
+def uses_bf16(settings: RecommenderSettings) -> bool:
+    """Whether training computes in bfloat16: as asked, or where the hardware does it natively."""
+    import torch
+
+    if settings.bf16 is not None:
+        return settings.bf16
+    if torch.cuda.is_available():
+        return torch.cuda.is_bf16_supported()
+    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+
+
+def _commit(identity: Mapping[str, str]) -> str | None:
+    """The revision where it is a commit of the Hub."""
+    return identity["revision"] if len(identity["revision"]) == 40 else None

@@ -1,0 +1,222 @@
+"""The whole road on a small embedded world: every stage, the report, the recommender, the command line."""
+
+import json
+import math
+import subprocess
+import sys
+from dataclasses import replace
+
+import pytest
+
+from pulse_hf.artifacts import ArtifactError, read_manifest, verify
+from pulse_hf.data.world.shop import WorldSettings
+from pulse_hf.pipeline import ROAD, run_road, token_budget
+from pulse_hf.presets import preset_named
+from pulse_hf.recommender import Event, PulseRecommender
+from pulse_hf.settings import merge, override
+
+FOLDERS = ("world", "sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
+
+
+def small_settings():
+    demo = preset_named("demo")
+    return replace(
+        demo,
+        world=WorldSettings(num_users=80, items_per_kind=2),
+        sequential=replace(demo.sequential, epochs=2),
+        candidates=replace(demo.candidates, max_test_users=40, max_validation_users=24),
+        thoughts=replace(demo.thoughts, depth=1, width=2),
+        recommender=replace(demo.recommender, epochs=1),
+        evaluate=replace(demo.evaluate, audit_users=2),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_road(tmp_path_factory.mktemp("runs") / "small", small_settings())
+
+
+@pytest.fixture(scope="module")
+def recommender(run):
+    return PulseRecommender.from_run(run)
+
+
+def test_every_stage_leaves_a_whole_artefact_linked_to_its_parents(run):
+    for name in FOLDERS:
+        verify(run / name)
+    known = {read_manifest(run / name)["sha256"] for name in FOLDERS}
+    for name in FOLDERS[2:]:
+        parents = [json.loads(v) for k, v in read_manifest(run / name)["fingerprint"].items() if k.startswith("parents.")]
+        assert parents
+        assert set(parents) <= known, name
+    assert not list(run.glob("*.partial"))
+
+
+def test_the_report_has_its_fixed_keys_and_the_audit_passed(run):
+    report = json.loads((run / "report.json").read_text())
+    assert {"protocol", "systems", "comparisons", "audit", "stages", "versions"} <= set(report)
+    assert {"split", "negatives", "sampling", "seed", "candidates_sha256", "users", "refit"} <= set(report["protocol"])
+    named = "random popularity repeat item-knn title-similarity sasrec sasrec+text fusion slm+sft pulse pulse-fused".split()
+    assert set(named) <= set(report["systems"])
+    for name in named:
+        row = report["systems"][name]
+        for metric in ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr"):
+            assert 0 <= row[metric]["low"] <= row[metric]["value"] <= row[metric]["high"] <= 1
+        assert row["hr@10"]["value"] == 1.0
+        assert {"cold", "warm"} <= set(row["slices"])
+        assert {"tokens", "seconds", "bytes"} <= set(row["cost"])
+    assert report["audit"]["passed"], report["audit"]
+    assert "synthetic" in (run / "report.md").read_text().lower()
+
+
+def test_a_second_run_changes_nothing_and_a_changed_setting_is_refused(run):
+    def stamps():
+        return {path: path.stat().st_mtime_ns for path in run.rglob("*") if path.is_file() and path.parent != run}
+
+    before, report = stamps(), (run / "report.json").read_bytes()
+    run_road(run, small_settings())
+    assert stamps() == before
+    assert (run / "report.json").read_bytes() == report
+    with pytest.raises(ArtifactError, match=r"settings\.num_negatives"):
+        run_road(run, override(small_settings(), ["candidates.num_negatives=4"]))
+
+
+def test_recommend_for_a_known_user(recommender):
+    user_id = next(iter(recommender.users))
+    history = recommender.history_of(user_id)
+    ranked = recommender.recommend(history, k=5)
+    assert len(ranked) == 5
+    assert [one.score for one in ranked] == sorted((one.score for one in ranked), reverse=True)
+    assert {one.item_id for one in ranked}.isdisjoint(event.item for event in history)
+    assert len({one.rationale for one in ranked}) == 1
+    assert all(math.isfinite(one.score) for one in ranked)
+
+
+def test_scores_depend_neither_on_order_nor_on_company(recommender):
+    history = recommender.history_of(next(iter(recommender.users)))
+    ids = recommender.catalogue["item_id"].to_pylist()[:12]
+    scores = recommender.score(history, ids)
+    assert recommender.score(history, ids[::-1])[::-1] == pytest.approx(scores, abs=1e-4)
+    assert recommender.score(history, ids[3:4]) == pytest.approx(scores[3:4], abs=1e-4)
+
+
+def test_a_given_rationale_moves_the_scores_and_is_returned(recommender):
+    history = recommender.history_of(next(iter(recommender.users)))
+    ids = recommender.catalogue["item_id"].to_pylist()[:10]
+    own = recommender.score(history, ids)
+    other = recommender.score(history, ids, rationale="They care about rain and wind.")
+    assert own != pytest.approx(other, abs=1e-6)
+    (first,) = recommender.recommend(history, k=1, candidates=ids, rationale="They care about rain and wind.")
+    assert first.rationale == "They care about rain and wind."
+    assert -1 <= first.agreement <= 1
+
+
+@pytest.mark.parametrize(
+    "history",
+    [["Bamboo Kettle", "An unheard-of thing"], [Event("Cork Tray", 5.0, "I care about making less waste.")], ["qqqq zzzz"], []],
+    ids=["titles", "words", "nonsense", "nobody"],
+)
+def test_new_users_and_free_text_work(recommender, history):
+    assert len(recommender.recommend(history, k=3)) == 3
+
+
+def test_a_title_finds_its_item_and_a_new_candidate_keeps_its_title(recommender):
+    table = recommender.catalogue
+    title, item_id = table["title"][0].as_py(), table["item_id"][0].as_py()
+    by_title = recommender.recommend([title.upper()], k=2, candidates=[table["title"][1].as_py(), "Brand New Thing"])
+    assert {one.item_id for one in by_title} == {table["item_id"][1].as_py(), "Brand New Thing"}
+    assert recommender.score([title], ["Brand New Thing"]) == recommender.score([item_id], ["Brand New Thing"])
+
+
+def test_explain_gives_the_whole_tree(recommender):
+    tree = recommender.explain(recommender.history_of(next(iter(recommender.users))))
+    assert len(tree.nodes) == 3
+    assert tree.chosen is not None
+    assert tree.chosen.agreement == max(node.agreement for node in tree.nodes if node.depth == 1 and node.status == "ok")
+
+
+@pytest.mark.parametrize(
+    ("call", "message"),
+    [
+        (lambda r: r.recommend(["x"], k=0), "k is 0"),
+        (lambda r: r.recommend(["x"], candidates=[]), "no candidates"),
+        (lambda r: r.recommend("one string"), "expected a list"),
+        (lambda r: r.recommend([" "]), "an item is empty"),
+        (lambda r: r.history_of("nobody"), "not known here"),
+    ],
+)
+def test_misuse_is_told_plainly(recommender, call, message):
+    with pytest.raises(ValueError, match=message):
+        call(recommender)
+
+
+def test_a_saved_recommender_is_the_same_and_holds_no_user(recommender, tmp_path):
+    history = recommender.history_of(next(iter(recommender.users)))
+    recommender.save_pretrained(tmp_path / "shop")
+    loaded = PulseRecommender.from_pretrained(tmp_path / "shop")
+    assert loaded.recommend(history, k=4) == recommender.recommend(history, k=4)
+    assert loaded.users == {}
+    suffixes = {path.suffix for path in (tmp_path / "shop").rglob("*") if path.is_file()}
+    assert suffixes <= {".json", ".safetensors", ".parquet", ".jinja", ".txt", ".md", ".py"}  # .py: the tower's own source
+    text = b"".join(path.read_bytes() for path in (tmp_path / "shop").rglob("*.json"))
+    assert not any(user_id.encode() in text for user_id in recommender.users)
+
+
+def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender, tmp_path):
+    recommender.save_pretrained(tmp_path / "shop")
+    record = json.loads((tmp_path / "shop" / "pulse.json").read_text())
+    (tmp_path / "shop" / "pulse.json").write_text(json.dumps({**record, "prompts": {**record["prompts"], "score": "0" * 64}}))
+    with pytest.raises(ArtifactError, match=r"other prompts \(score\)"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    (tmp_path / "shop" / "pulse.json").write_text(json.dumps(record))
+    weights = tmp_path / "shop" / "base" / "model.safetensors"
+    data = bytearray(weights.read_bytes())
+    data[-1] ^= 1
+    weights.write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match="base model"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    with pytest.raises(ArtifactError, match="not a saved recommender"):
+        PulseRecommender.from_pretrained(tmp_path)
+
+
+def pulse(*arguments):
+    return subprocess.run([sys.executable, "-m", "pulse_hf.cli.main", *arguments], capture_output=True, text=True, check=False)
+
+
+def test_the_command_line_recommends_and_audits(run):
+    done = pulse("recommend", "--run", str(run), "--history", "Bamboo Kettle", "--history", "Cork Tray", "-k", "2")
+    assert done.returncode == 0, done.stderr
+    assert "because:" in done.stdout
+    assert " 2. " in done.stdout
+    done = pulse("audit", "--run", str(run))
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "ok" in done.stdout
+
+
+def test_the_command_line_says_what_is_wrong(tmp_path):
+    done = pulse("prepare", "--run", str(tmp_path))
+    assert done.returncode == 2
+    assert "there is no data to read" in done.stderr
+    done = pulse("run", "--set", "sequential.dimm=3")
+    assert done.returncode == 2
+    assert "unknown setting 'dimm'" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+def test_help_lists_every_stage():
+    done = pulse("--help")
+    assert done.returncode == 0
+    for stage in ROAD:
+        assert stage.word in done.stdout
+
+
+def test_settings_are_strict_about_names_and_types():
+    settings = preset_named("demo")
+    assert merge(settings, {"sequential": {"dim": 16}, "seed": 3}, "file").sequential.dim == 16
+    with pytest.raises(ValueError, match="unknown setting 'nope'"):
+        merge(settings, {"nope": 1}, "file")
+    with pytest.raises(ValueError, match="dim"):
+        merge(settings, {"sequential": {"dim": "wide"}}, "file")
+    with pytest.raises(ValueError, match="no preset"):
+        preset_named("huge")
+    assert token_budget(settings)["thoughts a decision"] == 7
