@@ -143,7 +143,7 @@ class _Batch:
         if end > self.cache.columns:
             self.cache = self.cache.moved(None, self.used, self.used + _GROWTH_STEPS * self.width)
         # Each branch sees the column of its own token from now on.
-        self.mask[:, 0, :, self.used : end] = 0
+        self.mask[:, 0, :, self.used : end].diagonal(dim1=1, dim2=2).zero_()
         output = self.model(
             input_ids=tokens,
             attention_mask=self.mask[..., : self.cache.columns],
