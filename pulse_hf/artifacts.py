@@ -153,12 +153,18 @@ def _replace(work: Path, folder: Path) -> None:
 
 def _differences(known: Mapping[str, str], asked: Mapping[str, str]) -> list[str]:
     keys = sorted(known.keys() | asked.keys())
-    return [f"{key}: was {known.get(key, 'absent')}, asked {asked.get(key, 'absent')}" for key in keys if known.get(key) != asked.get(key)]
+    return [
+        f"{key}: was {known.get(key, 'absent')}, asked {asked.get(key, 'absent')}"
+        for key in keys
+        if known.get(key) != asked.get(key)
+    ]
 
 
 def _refusal(folder: Path, differences: list[str]) -> str:
     lines = "\n  ".join(differences)
-    return f"{folder} was made from something else:\n  {lines}\nUse another run folder, or pass --force to make it anew."
+    return (
+        f"{folder} was made from something else:\n  {lines}\nUse another run folder, or pass --force to make it anew."
+    )
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -303,7 +309,11 @@ class Shards:
         """The decision ids that already have rows."""
         import pyarrow.parquet as pq
 
-        return {key for file in self._files() for key in pq.read_table(file, columns=["decision_id"])["decision_id"].to_pylist()}
+        return {
+            key
+            for file in self._files()
+            for key in pq.read_table(file, columns=["decision_id"])["decision_id"].to_pylist()
+        }
 
     def read(self) -> pa.Table:
         """All rows in the order they were added."""

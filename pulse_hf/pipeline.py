@@ -80,7 +80,9 @@ def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = F
 def _input_of(run: Path, settings: RunSettings) -> PrepareSettings:
     """What ``prepare`` reads: the generated shop, or the user's own files."""
     if settings.world is not None:
-        return replace(settings.prepare, reviews=str(run / "world" / "reviews.jsonl"), metadata=str(run / "world" / "items.jsonl"))
+        return replace(
+            settings.prepare, reviews=str(run / "world" / "reviews.jsonl"), metadata=str(run / "world" / "items.jsonl")
+        )
     if not settings.prepare.reviews:
         raise ValueError(
             "there is no data to read: give --set prepare.reviews=FILE and --set prepare.metadata=FILE "
@@ -124,6 +126,8 @@ def token_budget(settings: RunSettings) -> dict[str, int]:
     return {
         "decisions": decisions,
         "thoughts a decision": nodes,
-        "rationale tokens": users * settings.candidates.training_decisions_per_user * settings.rationales.max_new_tokens,
+        "rationale tokens": users
+        * settings.candidates.training_decisions_per_user
+        * settings.rationales.max_new_tokens,
         "thought tokens": decisions * nodes * settings.thoughts.max_new_tokens,
     }

@@ -46,9 +46,11 @@ def demo() -> RunSettings:
 
 
 def small() -> RunSettings:
-    """One small GPU, or a patient CPU, on data of your own; models of the Hub by changing two names (all sizes ours)."""
+    """One small GPU or a patient CPU, on data of your own; other models by changing their names (sizes ours)."""
     return RunSettings(
-        candidates=CandidateSettings(training_decisions_per_user=1, max_test_users=2000, max_validation_users=500, max_train_users=2000),
+        candidates=CandidateSettings(
+            training_decisions_per_user=1, max_test_users=2000, max_validation_users=500, max_train_users=2000
+        ),
         sequential=SequentialSettings(training_decisions_per_user=1),
         thoughts=ThoughtSettings(max_new_tokens=64),
         rationales=RationaleSettings(max_new_tokens=80),
@@ -59,10 +61,14 @@ def small() -> RunSettings:
 def paper() -> RunSettings:
     """The paper's setting as far as its text gives it."""
     return RunSettings(
-        prepare=PrepareSettings(format="amazon-2018", reviews="", deduplicate=True, min_user_events=5, min_item_events=5),  # paper §5.1
+        prepare=PrepareSettings(
+            format="amazon-2018", reviews="", deduplicate=True, min_user_events=5, min_item_events=5
+        ),  # paper §5.1
         sequential=SequentialSettings(training_decisions_per_user=1),  # SASRec: paper §3; sizes ours
         candidates=CandidateSettings(num_negatives=9, sampling="uniform", training_decisions_per_user=1),  # paper §5.1
-        rationales=RationaleSettings(model=PHI_4_MINI, max_new_tokens=160, batch_size=16),  # model: paper §4.1; rest ours
+        rationales=RationaleSettings(
+            model=PHI_4_MINI, max_new_tokens=160, batch_size=16
+        ),  # model: paper §4.1; rest ours
         thought_space=ThoughtSpaceSettings(
             encoder=DISTILBERT,  # paper §4.1
             shared_towers=False,  # paper §4.1: two encoders
@@ -73,7 +79,9 @@ def paper() -> RunSettings:
             encoder_learning_rate=2e-5,  # ours: the number is lost in the paper's text
             temperature=0.07,  # ours: likewise
         ),
-        thoughts=ThoughtSettings(model=PHI_4_MINI, depth=2, width=2, max_new_tokens=160, batch_size=16),  # depth: paper §4.2; width ours
+        thoughts=ThoughtSettings(
+            model=PHI_4_MINI, depth=2, width=2, max_new_tokens=160, batch_size=16
+        ),  # depth: paper §4.2; width ours
         recommender=RecommenderSettings(
             base_model=PHI_4_MINI,  # paper §4.2
             lora_rank=16,  # ours: the number is lost in the paper's text

@@ -19,7 +19,15 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_table, read_tensors, write_json, write_table, write_tensors
+from pulse_hf.artifacts import (
+    ArtifactError,
+    read_json,
+    read_table,
+    read_tensors,
+    write_json,
+    write_table,
+    write_tensors,
+)
 from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.schema import Decision, Item, Sequence
@@ -160,9 +168,14 @@ class PulseRecommender:
         thought = self._thought(past, items, rationale)
         scores = self._score(past, items, chosen, thought)
         ranked = sorted(zip(chosen, scores, strict=True), key=lambda pair: -pair[1])[:k]
-        return [Recommendation(one, items[one].title, score, thought.reason or "", thought.agreement) for one, score in ranked]
+        return [
+            Recommendation(one, items[one].title, score, thought.reason or "", thought.agreement)
+            for one, score in ranked
+        ]
 
-    def score(self, history: Series[str | Event], candidates: Series[str], rationale: str | None = None) -> list[float]:
+    def score(
+        self, history: Series[str | Event], candidates: Series[str], rationale: str | None = None
+    ) -> list[float]:
         """One raw logit per candidate, in the candidates' order; independent of that order and of each other."""
         past, items = self._read(history)
         return self._score(past, items, self._named(candidates, items), self._thought(past, items, rationale))
@@ -179,7 +192,9 @@ class PulseRecommender:
             ValueError: The user is not known; a recommender loaded from a folder knows none.
         """
         if user_id not in self.users:
-            raise ValueError(f"user {user_id!r} is not known here ({len(self.users)} users are); give a history instead")
+            raise ValueError(
+                f"user {user_id!r} is not known here ({len(self.users)} users are); give a history instead"
+            )
         past = self.users[user_id]
         return [Event(*event) for event in zip(past.item_ids, past.ratings, past.reviews, strict=True)]
 
@@ -207,7 +222,7 @@ class PulseRecommender:
             raise ValueError(f"found {names!r}, expected a list of item ids or titles")
         found = []
         for name in names:
-            item_id = name if name in items else self._titles.get(name.strip().casefold(), name)
+            item_id = str(name if name in items else self._titles.get(name.strip().casefold(), name))
             if not item_id.strip():
                 raise ValueError("an item is empty; give an item id or a title")
             items.setdefault(item_id, Item(item_id, name, name))
@@ -230,7 +245,11 @@ class PulseRecommender:
                 for item_id, place, row in zip(unknown, best, similarity, strict=True)
                 if row[place] >= ALIKE
             }
-        return [self._index.get(item_id, nearest.get(item_id, 0)) for item_id in ids if item_id in self._index or item_id in nearest]
+        return [
+            self._index.get(item_id, nearest.get(item_id, 0))
+            for item_id in ids
+            if item_id in self._index or item_id in nearest
+        ]
 
     def _retrieve(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
         """The catalogue's best by SASRec; by popularity where nothing is known of the person."""
@@ -255,7 +274,9 @@ class PulseRecommender:
         sizes = self.parts.record["neighbours"]
         places, cosines = neighbours(query, ["new user"], self.parts.pool.vectors, names, sizes["num_neighbours"])
         found = [place for place in places[0].tolist() if place != NO_USER]
-        lenders = {names[place]: Sequence(names[place], self.parts.pool.item_ids[place], (), (), ()) for place in found}
+        lenders = {
+            names[place]: Sequence(names[place], self.parts.pool.item_ids[place], (), (), ()) for place in found
+        }
         return lend_items(
             [names[place] for place in found],
             cosines[0, : len(found)].tolist(),
@@ -318,7 +339,7 @@ class PulseRecommender:
     # -- keeping it ------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything into one folder that :meth:`from_pretrained` restores, without any user's history of this run.
+        """Write everything into one folder that :meth:`from_pretrained` restores, without any user of this run.
 
         The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
         64 MiB is included, a larger one is named by id and revision.
@@ -336,7 +357,10 @@ class PulseRecommender:
         for name in (HEAD, SCORER_RECORD):
             (target / name).write_bytes((parts.folder / name).read_bytes())
         base = Path(resolve_model(parts.record["base_model"])[0])
-        if base.is_dir() and sum(path.stat().st_size for path in base.glob("*.safetensors")) <= MAX_INCLUDED_BASE_BYTES:
+        if (
+            base.is_dir()
+            and sum(path.stat().st_size for path in base.glob("*.safetensors")) <= MAX_INCLUDED_BASE_BYTES
+        ):
             copytree(base, target / "base", dirs_exist_ok=True)
         parts.thought_space.save_pretrained(target / "thought_space")
         parts.sequential.save_pretrained(target / "sequential")
@@ -394,7 +418,15 @@ class PulseRecommender:
             "prompts": prompt_hashes(),
         }
         made = cls(
-            _load(record, scorer, folder / "thought_space" / "model", folder / "sequential" / "sasrec", items, vectors, pool)
+            _load(
+                record,
+                scorer,
+                folder / "thought_space" / "model",
+                folder / "sequential" / "sasrec",
+                items,
+                vectors,
+                pool,
+            )
         )
         made.users = {sequence.user_id: sequence for sequence in sequences}
         return made
@@ -405,7 +437,9 @@ def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     import json
 
     start = "settings."
-    return {key[len(start) :]: json.loads(value) for key, value in manifest["fingerprint"].items() if key.startswith(start)}
+    return {
+        key[len(start) :]: json.loads(value) for key, value in manifest["fingerprint"].items() if key.startswith(start)
+    }
 
 
 def _load(
@@ -425,7 +459,9 @@ def _load(
 
     changed = sorted(name for name, sha256 in prompt_hashes().items() if record["prompts"].get(name) != sha256)
     if changed:
-        raise ArtifactError(f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with")
+        raise ArtifactError(
+            f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
+        )
     base = str(scorer / "base") if (scorer / "base").is_dir() else record["base_model"]
     model, processor = load_scorer(base, scorer)
     thoughts = record["thoughts"]

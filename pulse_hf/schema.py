@@ -160,7 +160,12 @@ def table_schema(name: str) -> pa.Schema:
     """
     import pyarrow as pa
 
-    decision = [("decision_id", pa.string()), ("user_id", pa.string()), ("position", pa.int32()), ("split", pa.string())]
+    decision = [
+        ("decision_id", pa.string()),
+        ("user_id", pa.string()),
+        ("position", pa.int32()),
+        ("split", pa.string()),
+    ]
     provenance = [
         ("engine", pa.string()),
         ("model_id", pa.string()),

@@ -97,8 +97,14 @@ def merge(record: Any, values: Mapping[str, Any], source: str) -> Any:
         if key not in known:
             raise ValueError(f"{source}: unknown setting {key!r}; known here: {', '.join(sorted(known))}")
         current = getattr(record, key)
-        group = current if is_dataclass(current) else (WorldSettings() if key == "world" and value is not None else None)
-        changes[key] = merge(group, value, source) if group is not None and value is not None else _typed(value, types[key], f"{source}: {key}")
+        group = (
+            current if is_dataclass(current) else (WorldSettings() if key == "world" and value is not None else None)
+        )
+        changes[key] = (
+            merge(group, value, source)
+            if group is not None and value is not None
+            else _typed(value, types[key], f"{source}: {key}")
+        )
     return replace(record, **changes)
 
 

@@ -58,7 +58,9 @@ def main() -> None:
     print("synthetic worlds; gain in HR@1 over the strongest baseline, 95 % interval\n")
     print("| motive knob | strongest baseline | pulse | pulse-fused |\n|---|---|---|---|")
     for knob_name, row in rows.items():
-        cells = [f"{row[name]['difference']:+.3f} [{row[name]['low']:+.3f}, {row[name]['high']:+.3f}]" for name in OURS]
+        cells = [
+            f"{row[name]['difference']:+.3f} [{row[name]['low']:+.3f}, {row[name]['high']:+.3f}]" for name in OURS
+        ]
         print(f"| {knob_name} | {row['strongest']} {row['hr@1'][row['strongest']]:.3f} | {' | '.join(cells)} |")
     (arguments.out / "control.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
 

@@ -1,11 +1,13 @@
 """The training text of pulse-nano: generated worlds, rated rationales and written explanations.
 
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 60
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --second
 
 Three sources, each turned into the very prompts of ``pulse_hf.reasoning.prompts``:
 
 * worlds: shops drawn with ``training_lexicon()`` (no held-out motive, domain or sentence) or with words
-  made up for one world; a teacher that reads only what the prompt shows writes the reasons, and
+  drawn for one world (in the second part from the allowed rollouts, so that it is a wide vocabulary and
+  phrases must be read, not remembered); a teacher that reads only what the prompt shows writes the reasons, and
   choices against random items give yes/no judgements in the scorer's form;
 * ``reason4rec_rollouts``: the best-rewarded rationales of 80 % of the prompts (by id);
 * ``xrec``: explanations of the Amazon part; the Google part is never read.
@@ -26,8 +28,17 @@ from pathlib import Path
 
 import numpy as np
 
-from pulse_hf.data.world.shop import Catalogue, Lexicon, World, WorldSettings, make_catalogue, make_world, training_lexicon
-from pulse_hf.reasoning import prompts as P
+from pulse_hf.data.world.shop import (
+    Catalogue,
+    Lexicon,
+    World,
+    WorldSettings,
+    full_lexicon,
+    make_catalogue,
+    make_world,
+    training_lexicon,
+)
+from pulse_hf.reasoning import prompts
 from pulse_hf.schema import Decision, Item, Sequence, stable_hash
 
 HELD_OUT_ROLLOUT_SHARE = 0.2
@@ -44,25 +55,54 @@ KINDS = """Album|Armchair|Atlas|Bandana|Basket|Bath Mat|Blanket|Board Game|Booke
 Coat Rack|Comb|Compass|Cookbook|Curtain|Cushion|Doormat|Drum|Easel|Face Cream|Figurine|Flute|Frame|Guitar Strap|Hammock|Hand Soap|
 Handbag|Hat|Hiking Pole|Journal|Kite|Ladder|Lens|Lip Balm|Magnet|Mirror|Mug|Necklace|Novel|Ornament|Paintbrush|Perfume|Phone Case|
 Piano Book|Pillowcase|Poster|Puzzle|Quilt|Radio|Record|Ring|Rope|Rug|Sandal|Scarf|Shampoo|Shelf|Shirt|Slipper|Sock|Speaker|Stool|
-Sunglasses|Table|Tapestry|Teapot|Toy Train|Tray|Tripod|Umbrella|Vase|Violin Bow|Wallet|Watch|Wreath|Yarn""".replace("\n", "").split("|")
+Sunglasses|Table|Tapestry|Teapot|Toy Train|Tray|Tripod|Umbrella|Vase|Violin Bow|Wallet|Watch|Wreath|Yarn""".replace(
+    "\n", ""
+).split("|")
 VERBS = """finding growing sharing learning trying collecting remembering making following chasing protecting feeling reading
 watching hearing exploring avoiding fixing planning showing""".split()
 QUALITIES = """old new strong honest bold simple rare gentle rich clear local famous classic modern sharp warm sweet fresh true wild""".split()
 NOUNS = """stories memories flavours songs ideas skills roots voices details habits colours legends journeys friendships traditions
 mysteries heroes textures moods scents patterns adventures lyrics recipes landscapes rhythms routines designs secrets jokes""".split()
 OWN = (
-    "I love {phrase}.", "This is about {phrase} for me.", "Got it because I want {phrase}.", "I always look for {phrase}.",
-    "{phrase} is why I took it.", "I care about {phrase}.", "Nothing beats {phrase}.", "Great for {phrase}, my first concern.",
-    "As someone who needs {phrase}, I am happy.", "I chose it for {phrase}.", "All I ask for is {phrase}.", "Perfect if you want {phrase} like me.",
-    "I keep coming back to {phrase}.", "We need {phrase}, so we picked it.", "{phrase} decided it for me.", "I am after {phrase}.",
+    "I love {phrase}.",
+    "This is about {phrase} for me.",
+    "Got it because I want {phrase}.",
+    "I always look for {phrase}.",
+    "{phrase} is why I took it.",
+    "I care about {phrase}.",
+    "Nothing beats {phrase}.",
+    "Great for {phrase}, my first concern.",
+    "As someone who needs {phrase}, I am happy.",
+    "I chose it for {phrase}.",
+    "All I ask for is {phrase}.",
+    "Perfect if you want {phrase} like me.",
+    "I keep coming back to {phrase}.",
+    "We need {phrase}, so we picked it.",
+    "{phrase} decided it for me.",
+    "I am after {phrase}.",
 )
 OTHER = (
-    "My brother wants {phrase}, I do not.", "They advertise {phrase}, which means little to me.", "A friend likes it for {phrase}.",
-    "Not interested in {phrase}.", "The label says {phrase}, whatever.", "My boss keeps on about {phrase}.", "{phrase} is not my thing.",
+    "My brother wants {phrase}, I do not.",
+    "They advertise {phrase}, which means little to me.",
+    "A friend likes it for {phrase}.",
+    "Not interested in {phrase}.",
+    "The label says {phrase}, whatever.",
+    "My boss keeps on about {phrase}.",
+    "{phrase} is not my thing.",
 )
 PLAIN = (
-    "It is fine.", "Came quickly.", "Good.", "As expected.", "Would order again.", "The parcel was late.", "Nice enough.", "Shipping took a week.",
-    "Nothing to add.", "Returned once, then kept it.", "The photo is accurate.", "Does the job.",
+    "It is fine.",
+    "Came quickly.",
+    "Good.",
+    "As expected.",
+    "Would order again.",
+    "The parcel was late.",
+    "Nice enough.",
+    "Shipping took a week.",
+    "Nothing to add.",
+    "Returned once, then kept it.",
+    "The photo is accurate.",
+    "Does the job.",
 )
 RATIONALES = (
     "They care about {phrase}, and the {feature} {kind} serves that.",
@@ -99,27 +139,65 @@ class Example:
 
 def made_up_word(rng: np.random.Generator) -> str:
     """A pronounceable word that means nothing."""
-    syllables = [f"{'bcdfghjklmnprstvwz'[rng.integers(18)]}{'aeiou'[rng.integers(5)]}{'nrlsmt '[rng.integers(7)].strip()}" for _ in range(rng.integers(2, 4))]
+    syllables = [
+        f"{'bcdfghjklmnprstvwz'[rng.integers(18)]}{'aeiou'[rng.integers(5)]}{'nrlsmt '[rng.integers(7)].strip()}"
+        for _ in range(rng.integers(2, 4))
+    ]
     return "".join(syllables).capitalize()
 
 
 def made_up_title(rng: np.random.Generator) -> str:
     """A title for real text whose own title must not be memorised."""
-    words = [made_up_word(rng) if rng.random() < 0.4 else str(rng.choice(ADJECTIVES)) for _ in range(rng.integers(1, 3))]
+    words = [
+        made_up_word(rng) if rng.random() < 0.4 else str(rng.choice(ADJECTIVES)) for _ in range(rng.integers(1, 3))
+    ]
     return " ".join([*words, KINDS[rng.integers(len(KINDS))]])
 
 
-def made_up_lexicon(rng: np.random.Generator) -> Lexicon:
+@dataclass(frozen=True)
+class Words:
+    """Words that worlds are made of: phrases for motives, capitalised words for features."""
+
+    phrases: tuple[str, ...]
+    features: tuple[str, ...]
+
+
+def composed_words() -> Words:
+    """The words of the first part: composed from short lists."""
+    pairs = [f"{quality} {noun}" for quality in QUALITIES for noun in NOUNS]
+    return Words(tuple(pairs + [f"{verb} {pair}" for verb in VERBS for pair in pairs[::7]]), tuple(ADJECTIVES))
+
+
+def read_words(data: Path) -> Words:
+    """The words of the second part: what people of the allowed rollouts are said to prefer.
+
+    Nothing of the held-out part of the demo world gets in, not even a single feature word.
+    """
+    full, seen = full_lexicon(), training_lexicon()
+    hidden = {f.lower() for group in full.features for f in group} - {
+        f.lower() for group in seen.features for f in group
+    }
+    hidden_phrases = {p for group in full.phrases for p in group} - {p for group in seen.phrases for p in group}
+    phrases: set[str] = set()
+    features: set[str] = set()
+    for row in _rows(data / "reason4rec_rollouts" / "prompts.jsonl.gz"):
+        if held_out_rollout(row["id"]):
+            continue
+        for event in row["user_history"]:
+            for part in str(event.get("User Preference Elements", "")).split(","):
+                words = re.findall(r"[a-z]+", part.lower())
+                phrase = " ".join(words)
+                if 2 <= len(words) <= 6 and not any(one in phrase for one in hidden_phrases):
+                    phrases.add(phrase)
+                features |= {word.capitalize() for word in words if len(word) >= 4 and word not in hidden}
+    return Words(tuple(sorted(phrases)), tuple(sorted(features)) + tuple(ADJECTIVES))
+
+
+def made_up_lexicon(rng: np.random.Generator, words: Words) -> Lexicon:
     """A world of its own: what it calls its motives and features must be read from the prompt."""
     count = int(rng.integers(8, 15))
-    features = rng.permutation([*ADJECTIVES, *(made_up_word(rng) for _ in range(40))])[: count * 6].reshape(count, 6)
-    phrases = [
-        tuple(
-            f"{rng.choice(VERBS)} {rng.choice(QUALITIES)} {rng.choice(NOUNS)}" if rng.random() < 0.6 else f"{rng.choice(QUALITIES)} {rng.choice(NOUNS)}"
-            for _ in range(3)
-        )
-        for _ in range(count)
-    ]
+    features = rng.choice(words.features, (count, 6), replace=False)
+    phrases = [tuple(str(phrase) for phrase in rng.choice(words.phrases, 3, replace=False)) for _ in range(count)]
     kinds = rng.permutation(KINDS)[:40].reshape(4, 10)
     return Lexicon(
         motives=tuple(f"motive {number}" for number in range(count)),
@@ -128,7 +206,9 @@ def made_up_lexicon(rng: np.random.Generator) -> Lexicon:
         second_motive_shift=tuple(int(x) for x in rng.integers(1, count, 6)),
         domains=tuple((f"domain {number}", tuple(str(kind) for kind in row)) for number, row in enumerate(kinds)),
         brands=tuple(made_up_word(rng) for _ in range(12)),
-        own=OWN, other=OTHER, plain=PLAIN,
+        own=OWN,
+        other=OTHER,
+        plain=PLAIN,
     )
 
 
@@ -137,8 +217,12 @@ def known_lexicon(rng: np.random.Generator) -> Lexicon:
     lexicon = training_lexicon()
     domains = tuple((name, tuple(str(kind) for kind in rng.permutation(kinds))) for name, kinds in lexicon.domains)
     return replace(
-        lexicon, domains=domains, brands=tuple(made_up_word(rng) for _ in range(12)),
-        own=lexicon.own + OWN, other=lexicon.other + OTHER, plain=lexicon.plain + PLAIN,
+        lexicon,
+        domains=domains,
+        brands=tuple(made_up_word(rng) for _ in range(12)),
+        own=lexicon.own + OWN,
+        other=lexicon.other + OTHER,
+        plain=lexicon.plain + PLAIN,
     )
 
 
@@ -149,11 +233,20 @@ class Teacher:
     (the latest one on a draw), and features that recur among the items chosen with it.
     """
 
-    def __init__(self, lexicon: Lexicon, catalogue: Catalogue, world: World, budget: P.PromptBudget, rng: np.random.Generator) -> None:
+    def __init__(
+        self,
+        lexicon: Lexicon,
+        catalogue: Catalogue,
+        world: World,
+        budget: prompts.PromptBudget,
+        rng: np.random.Generator,
+    ) -> None:
         self.lexicon, self.catalogue, self.budget, self.rng = lexicon, catalogue, budget, rng
         self.index = {item["item_id"]: number for number, item in enumerate(world.items)}
         self.kinds = [kind for _, names in lexicon.domains for kind in names]
-        self.own = [re.compile(".*" + re.escape(text).replace(r"\{phrase\}", "(.+?)"), re.IGNORECASE) for text in lexicon.own]
+        self.own = [
+            re.compile(".*" + re.escape(text).replace(r"\{phrase\}", "(.+?)"), re.IGNORECASE) for text in lexicon.own
+        ]
         self.motive_of = {phrase.lower(): motive for motive, group in enumerate(lexicon.phrases) for phrase in group}
 
     def named(self, review: str) -> list[str]:
@@ -174,7 +267,9 @@ class Teacher:
         votes: dict[int, list[tuple[int, str, int]]] = {}
         for place in range(start, len(history)):
             for phrase in self.named(history.reviews[place]):
-                votes.setdefault(self.motive_of[phrase], []).append((place, phrase, self.index[history.item_ids[place]]))
+                votes.setdefault(self.motive_of[phrase], []).append(
+                    (place, phrase, self.index[history.item_ids[place]])
+                )
         if not votes:
             return None
         best = max(votes, key=lambda motive: (len(votes[motive]), votes[motive][-1][0]))
@@ -208,7 +303,9 @@ class Teacher:
             if self.lexicon.motives[0] != "motive 0":  # a world whose words can be known beforehand
                 extra = [word for word in self.lexicon.features[motive] if word not in words]
                 words = (words[:2] + [str(word) for word in self.rng.permutation(extra)])[:3]
-        text = self._pick(REASONS).format(phrase=phrase, Phrase=phrase[0].upper() + phrase[1:], features=_listed(words) or "of that sort")
+        text = self._pick(REASONS).format(
+            phrase=phrase, Phrase=phrase[0].upper() + phrase[1:], features=_listed(words) or "of that sort"
+        )
         return "Reason: " + text
 
     def rationale(self, history: Sequence, item_id: str) -> str:
@@ -218,11 +315,15 @@ class Teacher:
         kind = self.kinds[self.catalogue.kind[item]]
         own = [self.lexicon.features[m][f] for m, f in self.catalogue.features[item]]
         if found is None:
-            return "Reason: " + self._pick(SILENT).format(kind=kind, last=self.kinds[self.catalogue.kind[self.index[history.item_ids[-1]]]])
+            return "Reason: " + self._pick(SILENT).format(
+                kind=kind, last=self.kinds[self.catalogue.kind[self.index[history.item_ids[-1]]]]
+            )
         motive, phrase, _ = found
         serving = self.features(motive, [item]) or own[:1]
         target = " ".join([*own, kind])
-        text = self._pick(RATIONALES).format(phrase=phrase, Phrase=phrase[0].upper() + phrase[1:], feature=serving[0], kind=kind, target=target)
+        text = self._pick(RATIONALES).format(
+            phrase=phrase, Phrase=phrase[0].upper() + phrase[1:], feature=serving[0], kind=kind, target=target
+        )
         return "Reason: " + text
 
     def _pick(self, options: tuple[str, ...]) -> str:
@@ -233,13 +334,20 @@ def _listed(words: list[str]) -> str:
     return " or ".join(words) if len(words) < 3 else f"{', '.join(words[:-1])} or {words[-1]}"
 
 
-def world_examples(seed: int, num_users: int = 150) -> Iterator[Example]:
+def world_examples(
+    seed: int, num_users: int = 150, words: Words | None = None, known_share: float = 0.55
+) -> Iterator[Example]:
     """All the conversations and judgements of one world."""
     rng = np.random.default_rng(seed)
-    lexicon = known_lexicon(rng) if rng.random() < 0.55 else made_up_lexicon(rng)
+    lexicon = known_lexicon(rng) if rng.random() < known_share else made_up_lexicon(rng, words or composed_words())
     settings = WorldSettings(
-        num_users=num_users, items_per_kind=int(rng.integers(6, 14)), motive=float(rng.uniform(3, 6)), sequence=float(rng.uniform(0, 2)),
-        popularity=float(rng.uniform(0, 1)), own_words=float(rng.uniform(0.6, 0.95)), others_words=float(rng.uniform(0.1, 0.4)),
+        num_users=num_users,
+        items_per_kind=int(rng.integers(6, 14)),
+        motive=float(rng.uniform(3, 6)),
+        sequence=float(rng.uniform(0, 2)),
+        popularity=float(rng.uniform(0, 1)),
+        own_words=float(rng.uniform(0.6, 0.95)),
+        others_words=float(rng.uniform(0.1, 0.4)),
     )
     world = make_world(settings, seed, lexicon)
     catalogue = make_catalogue(lexicon, settings.items_per_kind, np.random.default_rng(seed))
@@ -250,30 +358,56 @@ def world_examples(seed: int, num_users: int = 150) -> Iterator[Example]:
         events.setdefault(str(row["user_id"]), []).append(row)
     for user_id, rows in events.items():
         sequence = Sequence(
-            user_id, tuple(str(r["item_id"]) for r in rows), (), tuple(r["rating"] for r in rows), tuple(str(r["review"]) for r in rows)  # type: ignore[misc]
+            user_id,
+            tuple(str(r["item_id"]) for r in rows),
+            (),
+            tuple(r["rating"] for r in rows),
+            tuple(str(r["review"]) for r in rows),  # type: ignore[misc]
         )
-        budget = P.PromptBudget(max_events=int(rng.integers(3, 7)), neighbour_items=int(rng.integers(0, 6)), score_events=int(rng.integers(3, 7)))
+        budget = prompts.PromptBudget(
+            max_events=int(rng.integers(3, 7)),
+            neighbour_items=int(rng.integers(0, 6)),
+            score_events=int(rng.integers(3, 7)),
+        )
         teacher = Teacher(lexicon, catalogue, world, budget, rng)
         position = int(rng.integers(2, len(sequence)))
         history = sequence.before(position)
         decision = Decision(user_id, position, "train")
         lent = [ids[rng.integers(len(ids))] for _ in range(5)]
         good = teacher.reason(history)
-        ask = P.reason_prompt(decision, sequence, items, lent, budget).messages[0]["content"]
+        ask = prompts.reason_prompt(decision, sequence, items, lent, budget).messages[0]["content"]
         first = teacher.reason(history, wrong=True) if rng.random() < 0.5 else good
-        yield Example(turns=(P.rationale_prompt(decision, sequence, items, budget).messages[0]["content"], teacher.rationale(history, sequence.item_ids[position])))
+        yield Example(
+            turns=(
+                prompts.rationale_prompt(decision, sequence, items, budget).messages[0]["content"],
+                teacher.rationale(history, sequence.item_ids[position]),
+            )
+        )
         if first != good:  # the wrong first reason is context only: the trainer gives loss to the last answer
-            yield Example(turns=(ask, first, P.refine_message()["content"], good))
+            yield Example(turns=(ask, first, prompts.refine_message()["content"], good))
         else:
             yield Example(turns=(ask, good))
         if rng.random() < 0.3:
-            yield Example(turns=(ask, good, P.refine_message()["content"], teacher.reason(history), P.refine_message()["content"], teacher.reason(history)))
+            yield Example(
+                turns=(
+                    ask,
+                    good,
+                    prompts.refine_message()["content"],
+                    teacher.reason(history),
+                    prompts.refine_message()["content"],
+                    teacher.reason(history),
+                )
+            )
         silent = rng.random() < 0.2
         agreement = float(np.clip(rng.normal(0.6, 0.15), -1, 1))
-        prompt = P.score_prompt(history, items, None if silent else good.removeprefix("Reason: "), agreement, budget)
+        prompt = prompts.score_prompt(
+            history, items, None if silent else good.removeprefix("Reason: "), agreement, budget
+        )
         negatives = [ids[rng.integers(len(ids))] for _ in range(7)]
-        branches = [(P.candidate_text(items[sequence.item_ids[position]]), True)]
-        branches += [(P.candidate_text(items[item]), False) for item in negatives if item != sequence.item_ids[position]]
+        branches = [(prompts.candidate_text(items[sequence.item_ids[position]]), True)]
+        branches += [
+            (prompts.candidate_text(items[item]), False) for item in negatives if item != sequence.item_ids[position]
+        ]
         yield Example(prompt=prompt, candidates=tuple(branches))
 
 
@@ -293,13 +427,19 @@ def rollout_examples(data: Path, seed: int) -> Iterator[Example]:
         for _, completion in sorted(set(by_prompt.get(row["id"], [])), reverse=True)[:4]:
             answer = _first_sentences(re.sub(r"\(Source[^)]*\)|\[\d+\]", "", completion))
             shown = row["user_history"][-int(rng.integers(2, 6)) :]
-            titles = {title: made_up_title(rng) for title in [row["target_title"], *(event["title"] for event in shown)]}
+            titles = {
+                title: made_up_title(rng) for title in [row["target_title"], *(event["title"] for event in shown)]
+            }
             if not answer or row["target_title"] not in answer:
                 continue
             for old in sorted(titles, key=len, reverse=True):
                 answer = answer.replace(old, titles[old])
-            lines = [f"- {titles[e['title']]} | {rng.integers(3, 6)}/5 | " + P.inert(str(e.get("User Preference Elements", "")), 20) for e in shown]
-            prompt = P.fill("rationale", history="\n".join(lines), target=titles[row["target_title"]])
+            lines = [
+                f"- {titles[e['title']]} | {rng.integers(3, 6)}/5 | "
+                + prompts.inert(str(e.get("User Preference Elements", "")), 20)
+                for e in shown
+            ]
+            prompt = prompts.fill("rationale", history="\n".join(lines), target=titles[row["target_title"]])
             yield Example(turns=(prompt, "Reason: " + answer))
 
 
@@ -311,8 +451,11 @@ def xrec_examples(data: Path, seed: int) -> Iterator[Example]:
         answer = _first_sentences(row["explanation"].replace(row["title"], title))
         if not answer:
             continue
-        lines = [f"- {made_up_title(rng)} | {rng.integers(3, 6)}/5 | " + P.inert(part, 24) for part in re.split(r"(?<=[.,]) ", row["user_summary"])[:4]]
-        yield Example(turns=(P.fill("rationale", history="\n".join(lines), target=title), "Reason: " + answer))
+        lines = [
+            f"- {made_up_title(rng)} | {rng.integers(3, 6)}/5 | " + prompts.inert(part, 24)
+            for part in re.split(r"(?<=[.,]) ", row["user_summary"])[:4]
+        ]
+        yield Example(turns=(prompts.fill("rationale", history="\n".join(lines), target=title), "Reason: " + answer))
 
 
 def _first_sentences(text: str, max_words: int = 60) -> str:
@@ -337,16 +480,29 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--worlds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=20261120)
+    parser.add_argument(
+        "--second", action="store_true", help="the second part: more worlds, words read from the rollouts"
+    )
     arguments = parser.parse_args()
+    words, known_share, start = (read_words(arguments.data), 0.25, 10_000) if arguments.second else (None, 0.55, 0)
     arguments.out.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
-    with (arguments.out / "corpus.jsonl").open("w", encoding="utf-8") as stream:
-        sources = [("rollouts", rollout_examples(arguments.data, arguments.seed)), ("xrec", xrec_examples(arguments.data, arguments.seed))]
-        sources += [("worlds", world_examples(arguments.seed + number)) for number in range(arguments.worlds)]
+    with (arguments.out / ("corpus-2.jsonl" if arguments.second else "corpus.jsonl")).open(
+        "w", encoding="utf-8"
+    ) as stream:
+        sources = [
+            ("rollouts", rollout_examples(arguments.data, arguments.seed)),
+            ("xrec", xrec_examples(arguments.data, arguments.seed)),
+        ]
+        seeds = range(arguments.seed + start, arguments.seed + start + arguments.worlds)
+        sources += [("worlds", world_examples(seed, words=words, known_share=known_share)) for seed in seeds]
         for name, examples in sources:
             for example in examples:
                 counts[name] = counts.get(name, 0) + 1
-                stream.write(json.dumps({"turns": example.turns, "prompt": example.prompt, "candidates": example.candidates}) + "\n")
+                stream.write(
+                    json.dumps({"turns": example.turns, "prompt": example.prompt, "candidates": example.candidates})
+                    + "\n"
+                )
     sys.stderr.write(f"{counts}\n")
 
 

@@ -1,7 +1,9 @@
 """Train pulse-nano, the small language model that makes the embedded demo run anywhere.
 
     python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110
-    python scripts/train_nano.py  --out runs/nano --tokens 12e6
+    python scripts/train_nano.py  --out runs/nano --until 8.5e6
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --second
+    python scripts/train_nano.py  --out runs/nano --corpus corpus-2.jsonl
     python scripts/train_nano.py  --out runs/nano --export pulse_hf/models/nano
 
 A Llama of 4 layers learns by next-token prediction, with full weight on answers and judgements and a
@@ -60,17 +62,26 @@ def train_tokenizer(corpus: Path) -> PreTrainedTokenizerFast:
         with corpus.open(encoding="utf-8") as stream:
             for line in stream:
                 row = json.loads(line)
-                yield "\n".join(row["turns"]) or row["prompt"] + "".join(text + (YES if fits else NO) + "\n" for text, fits in row["candidates"])
+                yield "\n".join(row["turns"]) or row["prompt"] + "".join(
+                    text + (YES if fits else NO) + "\n" for text, fits in row["candidates"]
+                )
 
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
     tokenizer.decoder = decoders.ByteLevel()
     specials = [PAD, USER, ASSISTANT, END]
-    trainer = trainers.BpeTrainer(vocab_size=VOCABULARY, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(
+        vocab_size=VOCABULARY, special_tokens=specials, initial_alphabet=pre_tokenizers.ByteLevel.alphabet()
+    )
     tokenizer.train_from_iterator(texts(), trainer)
     return PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, pad_token=PAD, eos_token=END, additional_special_tokens=[USER, ASSISTANT], chat_template=TEMPLATE,
-        model_max_length=1024, padding_side="left",
+        tokenizer_object=tokenizer,
+        pad_token=PAD,
+        eos_token=END,
+        additional_special_tokens=[USER, ASSISTANT],
+        chat_template=TEMPLATE,
+        model_max_length=1024,
+        padding_side="left",
     )
 
 
@@ -79,7 +90,9 @@ class Encoder:
 
     def __init__(self, tokenizer: PreTrainedTokenizerFast) -> None:
         self.tokenizer = tokenizer
-        self.user, self.assistant, self.end = (tokenizer.convert_tokens_to_ids(token) for token in (USER, ASSISTANT, END))
+        self.user, self.assistant, self.end = (
+            tokenizer.convert_tokens_to_ids(token) for token in (USER, ASSISTANT, END)
+        )
         self.yes, self.no = (self._one(text) for text in (YES, NO))
         self.newline = self._ids("\n")
 
@@ -108,7 +121,13 @@ class Encoder:
             weights += [0.0] * len(head) + [weight] * len(body) + [0.0] * len(self.newline)
         array = np.array(tokens)
         targets = np.append(array[1:], 0)
-        return Encoded(array, targets, np.append(np.array(weights)[1:], 0.0), np.arange(len(array)), np.zeros(len(array), dtype=np.int64))
+        return Encoded(
+            array,
+            targets,
+            np.append(np.array(weights)[1:], 0.0),
+            np.arange(len(array)),
+            np.zeros(len(array), dtype=np.int64),
+        )
 
     def _judgements(self, prompt: str, candidates: list[list[Any]]) -> Encoded:
         tokens = self._ids(prompt)
@@ -151,7 +170,12 @@ def collate(examples: list[Encoded], device: str) -> dict[str, torch.Tensor]:
         rows = [np.pad(getattr(e, name), (0, length - len(e.tokens)), constant_values=fill) for e in examples]
         return torch.from_numpy(np.stack(rows))
 
-    batch = {"tokens": padded("tokens", 0), "targets": padded("targets", 0), "weights": padded("weights", 0).float(), "positions": padded("positions", 0)}
+    batch = {
+        "tokens": padded("tokens", 0),
+        "targets": padded("targets", 0),
+        "weights": padded("weights", 0).float(),
+        "positions": padded("positions", 0),
+    }
     segments = padded("segments", 0)
     if segments.any():
         causal = torch.ones(length, length, dtype=torch.bool).tril()
@@ -165,9 +189,13 @@ def loss_of(model: LlamaForCausalLM, batch: dict[str, torch.Tensor]) -> tuple[to
 
     The head runs only where a weight is positive.
     """
-    hidden = model.model(input_ids=batch["tokens"], attention_mask=batch.get("mask"), position_ids=batch["positions"], use_cache=False).last_hidden_state
+    hidden = model.model(
+        input_ids=batch["tokens"], attention_mask=batch.get("mask"), position_ids=batch["positions"], use_cache=False
+    ).last_hidden_state
     wanted = batch["weights"] > 0
-    losses = torch.nn.functional.cross_entropy(model.lm_head(hidden[wanted]).float(), batch["targets"][wanted], reduction="none")
+    losses = torch.nn.functional.cross_entropy(
+        model.lm_head(hidden[wanted]).float(), batch["targets"][wanted], reduction="none"
+    )
     weights = batch["weights"][wanted]
     answers = losses.detach()[weights != PROMPT_WEIGHT]
     return (losses * weights).sum() / weights.sum(), answers.mean().item()
@@ -177,8 +205,17 @@ def new_model(tokenizer: PreTrainedTokenizerFast, seed: int) -> LlamaForCausalLM
     """3.8 M parameters: 4 layers of width 256; 2 key-value heads keep decoding fast on CPU."""
     torch.manual_seed(seed)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=256, intermediate_size=640, num_hidden_layers=4, num_attention_heads=4, num_key_value_heads=2,
-        max_position_embeddings=1024, tie_word_embeddings=True, pad_token_id=tokenizer.pad_token_id, eos_token_id=tokenizer.eos_token_id, bos_token_id=None,
+        vocab_size=len(tokenizer),
+        hidden_size=256,
+        intermediate_size=640,
+        num_hidden_layers=4,
+        num_attention_heads=4,
+        num_key_value_heads=2,
+        max_position_embeddings=1024,
+        tie_word_embeddings=True,
+        pad_token_id=tokenizer.pad_token_id,
+        eos_token_id=tokenizer.eos_token_id,
+        bos_token_id=None,
     )
     model = LlamaForCausalLM(config)
     start_with_induction(model)
@@ -223,12 +260,20 @@ def start_with_induction(model: LlamaForCausalLM, scale: float = 0.03) -> None:
     second.o_proj.weight[64 + every, every] = 6 * scale
 
 
-def save_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, state: dict[str, Any]) -> None:
+def save_checkpoint(
+    folder: Path, model: LlamaForCausalLM, optimizer: torch.optim.Optimizer, state: dict[str, Any]
+) -> None:
     """Weights and Adam's moments as safetensors, the step last; each file by rename."""
     tensors = {f"model.{name}": value for name, value in model.state_dict().items() if name != "lm_head.weight"}
     for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
-        tensors |= {f"optimizer.{number}.{key}": value for key, value in optimizer.state[parameter].items() if torch.is_tensor(value)}
-    save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, str(folder / "checkpoint.tmp"))
+        tensors |= {
+            f"optimizer.{number}.{key}": value
+            for key, value in optimizer.state[parameter].items()
+            if torch.is_tensor(value)
+        }
+    save_file(
+        {key: value.detach().cpu().contiguous() for key, value in tensors.items()}, str(folder / "checkpoint.tmp")
+    )
     os.replace(folder / "checkpoint.tmp", folder / f"checkpoint-{state['step']}.safetensors")
     (folder / "state.tmp").write_text(json.dumps(state))
     os.replace(folder / "state.tmp", folder / "state.json")
@@ -246,38 +291,52 @@ def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
     model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")}, strict=False)
     for number, parameter in enumerate(optimizer.param_groups[0]["params"]):
         prefix = f"optimizer.{number}."
-        optimizer.state[parameter] = {key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)}
+        optimizer.state[parameter] = {
+            key[len(prefix) :]: value for key, value in tensors.items() if key.startswith(prefix)
+        }
     return state
 
 
-def train(out: Path, tokens: float, learning_rate: float, seed: int) -> None:
+def train(out: Path, corpus: str, tokens: float, until: float, learning_rate: float, seed: int) -> None:
     """Train to the token budget, resuming if a checkpoint lies in ``out``."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not (out / "tokenizer").exists():
         train_tokenizer(out / "corpus.jsonl").save_pretrained(out / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
     encode = Encoder(tokenizer)
-    with (out / "corpus.jsonl").open(encoding="utf-8") as stream:
-        examples = [e for e in (encode(json.loads(line)) for line in tqdm(stream, desc="encode", mininterval=5)) if len(e.tokens) <= 640]
+    with (out / corpus).open(encoding="utf-8") as stream:
+        examples = [
+            e
+            for e in (encode(json.loads(line)) for line in tqdm(stream, desc="encode", mininterval=5))
+            if len(e.tokens) <= 640
+        ]
     model = new_model(tokenizer, seed).to(device).train()
-    optimizer = torch.optim.AdamW(model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True)
+    optimizer = torch.optim.AdamW(
+        model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True
+    )
     state = load_checkpoint(out, model, optimizer)
     per_epoch = sum(len(e.tokens) for e in examples)
-    print(f"{len(examples)} examples, {per_epoch:,} tokens an epoch, {sum(p.numel() for p in model.parameters()):,} parameters, on {device}")
+    print(f"{len(examples)} examples, {per_epoch:,} tokens an epoch, {model.num_parameters():,} parameters")
     order: list[list[int]] = []
     for epoch in range(math.ceil(tokens / per_epoch) + 1):
         order += make_batches(examples, TOKENS_PER_STEP, seed + epoch)
     began = saved = time.time()
     with tqdm(total=int(tokens), initial=state["tokens"], unit="tok", mininterval=10) as bar:
-        while state["tokens"] < tokens:
+        while state["tokens"] < min(tokens, until):
             rows = [examples[i] for i in order[state["step"]]]
             progress = state["tokens"] / tokens
             for group in optimizer.param_groups:
-                group["lr"] = learning_rate * min(1.0, (state["step"] + 1) / 100) * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+                group["lr"] = (
+                    learning_rate
+                    * min(1.0, (state["step"] + 1) / 100)
+                    * (0.02 + 0.98 * 0.5 * (1 + math.cos(math.pi * progress)))
+                )
             with torch.autocast(device, torch.bfloat16):
                 loss, answers = loss_of(model, collate(rows, device))
             if not torch.isfinite(loss):
-                raise RuntimeError(f"loss {loss.item()} at step {state['step']}; nothing was saved after step {state['step'] - 1}")
+                raise RuntimeError(
+                    f"loss {loss.item()} at step {state['step']}; nothing was saved after step {state['step'] - 1}"
+                )
             loss.backward()
             torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
             optimizer.step()
@@ -285,12 +344,21 @@ def train(out: Path, tokens: float, learning_rate: float, seed: int) -> None:
             count = sum(len(e.tokens) for e in rows)
             state["step"] += 1
             state["tokens"] += count
-            state["curve"].append([state["tokens"], int(rows[0].segments.any()), round(answers if not rows[0].segments.any() else loss.item(), 4)])
+            state["curve"].append(
+                [
+                    state["tokens"],
+                    int(rows[0].segments.any()),
+                    round(answers if not rows[0].segments.any() else loss.item(), 4),
+                ]
+            )
             bar.update(count)
             if time.time() - saved > 180:
                 save_checkpoint(out, model, optimizer, state)
                 saved = time.time()
-                recent = {kind: np.mean([l for _, k, l in state["curve"][-100:] if k == kind] or [0]) for kind in (0, 1)}
+                recent = {
+                    kind: np.mean([loss for _, k, loss in state["curve"][-100:] if k == kind] or [0])
+                    for kind in (0, 1)
+                }
                 bar.set_postfix(text=f"{recent[0]:.3f}", judge=f"{recent[1]:.3f}")
     save_checkpoint(out, model, optimizer, state)
     print(f"done in {time.time() - began:.0f} s of this process")
@@ -303,16 +371,23 @@ def export(out: Path, folder: Path) -> None:
     state = json.loads((out / "state.json").read_text())
     tensors = load_file(str(out / f"checkpoint-{state['step']}.safetensors"))
     model.load_state_dict({key[6:]: value for key, value in tensors.items() if key.startswith("model.")}, strict=False)
-    model.generation_config = GenerationConfig(eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id)
+    model.generation_config = GenerationConfig(
+        eos_token_id=tokenizer.eos_token_id, pad_token_id=tokenizer.pad_token_id
+    )
     model.to(torch.bfloat16).save_pretrained(folder)
+    (folder / "model.safetensors").chmod(0o644)
     tokenizer.save_pretrained(folder)
     kinds = {"text": 0, "judgements": 1}
     training = {
         "tokens": state["tokens"],
         "steps": state["step"],
-        "corpus_sha256": hashlib.sha256((out / "corpus.jsonl").read_bytes()).hexdigest(),
+        "corpus_sha256": {
+            path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("corpus*.jsonl"))
+        },
         "prompt_sha256": prompt_hashes(),
-        "loss_curve": {name: [[t, l] for t, k, l in state["curve"] if k == kind][::20] for name, kind in kinds.items()},
+        "loss_curve": {
+            name: [[t, loss] for t, k, loss in state["curve"] if k == kind][::20] for name, kind in kinds.items()
+        },
     }
     (folder / "training.json").write_text(json.dumps(training, indent=1) + "\n")
 
@@ -321,8 +396,10 @@ def main() -> None:
     """Train or export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--tokens", type=float, default=12e6)
-    parser.add_argument("--learning-rate", type=float, default=3e-3)
+    parser.add_argument("--corpus", default="corpus.jsonl", help="file inside --out")
+    parser.add_argument("--tokens", type=float, default=14e6, help="where the learning rate reaches its end")
+    parser.add_argument("--until", type=float, default=math.inf, help="stop here; another call goes on")
+    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--export", type=Path)
@@ -332,7 +409,9 @@ def main() -> None:
     if arguments.export:
         export(arguments.out, arguments.export)
     else:
-        train(arguments.out, arguments.tokens, arguments.learning_rate, arguments.seed)
+        train(
+            arguments.out, arguments.corpus, arguments.tokens, arguments.until, arguments.learning_rate, arguments.seed
+        )
 
 
 if __name__ == "__main__":

@@ -55,7 +55,9 @@ def test_model_files_import_only_torch_transformers_and_their_configuration():
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 own = node.level == 1 and (node.module or "").startswith("configuration_")
-                assert own or (node.level == 0 and (node.module or "").split(".")[0] in allowed), f"{path.name}: {node.module}"
+                assert own or (node.level == 0 and (node.module or "").split(".")[0] in allowed), (
+                    f"{path.name}: {node.module}"
+                )
             if isinstance(node, ast.Import):
                 assert {alias.name.split(".")[0] for alias in node.names} <= allowed, path.name
 

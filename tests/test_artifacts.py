@@ -24,7 +24,14 @@ ROW = {"decision_id": "u#1", "user_id": "u", "position": 1, "split": "test"}
 
 
 def fingerprint(**changes):
-    values = {"stage": "toy", "settings": {"size": 3}, "seed": 1, "parents": {"a": "x"}, "model": {"id": "m"}, "prompts": {"p": "h"}}
+    values = {
+        "stage": "toy",
+        "settings": {"size": 3},
+        "seed": 1,
+        "parents": {"a": "x"},
+        "model": {"id": "m"},
+        "prompts": {"p": "h"},
+    }
     return Fingerprint(**{**values, **changes})
 
 

@@ -34,7 +34,7 @@ LIKES = ("I like things that are soft and warm.", "I love tools that last for ye
 SEED = 3
 
 
-def people(num_users=60):
+def people(num_users=40):
     generator = np.random.default_rng(1)
     users = []
     for number in range(num_users):
@@ -101,7 +101,7 @@ def anew(folder):
 
 def fitted(run):
     anew(run / "sequential")
-    size = {"dim": 16, "epochs": 3, "max_length": 4, "num_neighbours": 4, "learning_rate": 1e-2}
+    size = {"dim": 16, "epochs": 1, "max_length": 4, "num_neighbours": 4, "learning_rate": 1e-2}
     settings = SequentialSettings(encoder=str(run.parent / "encoder"), **size)
     sequential(run, settings, seed=SEED)
 
@@ -413,7 +413,7 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert report["audit"]["passed"]
     assert set(report["systems"]) == set(SYSTEMS)
     assert report["systems"]["random"]["hr@1"]["value"] == pytest.approx(0.2)
-    assert report["protocol"]["users"] == 60
+    assert report["protocol"]["users"] == 40
     compared = {(row["system"], row["baseline"]) for row in report["comparisons"]}
     pairs = {(ours, other) for ours in ("pulse", "pulse-fused") for other in SYSTEMS if other != ours}
     assert compared == pairs - {("pulse", "pulse-fused")}
@@ -422,7 +422,7 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert set(report["stackers"]) == {"fusion", "pulse-fused"}
     assert report["stackers"]["pulse-fused"]["names"] == [*report["stackers"]["fusion"]["names"], "pulse"]
     rows = report["train_vs_test"]
-    assert [rows[name]["decisions"] for name in sorted(rows)] == [60, 120, 120]
+    assert [rows[name]["decisions"] for name in sorted(rows)] == [40, 80, 80]
     costs = {name: row["cost"] for name, row in report["systems"].items()}
     assert costs["popularity"]["tokens"] == 0 < costs["slm+sft"]["tokens"] < costs["pulse"]["tokens"]
     sizes = [costs[name]["bytes"] for name in ("popularity", "sasrec", "fusion", "pulse-fused")]

@@ -11,7 +11,7 @@ import pytest
 
 from pulse_hf.data.world.shop import full_lexicon, training_lexicon
 from pulse_hf.models.embedded import NANO_ID, resolve_model
-from pulse_hf.reasoning import prompts as P
+from pulse_hf.reasoning import prompts
 
 ROOT = Path(__file__).resolve().parents[1]
 SHARED = ROOT.parent / "shared" / "data"
@@ -35,7 +35,7 @@ def test_size_and_architecture():
 
 
 def test_it_was_trained_on_the_prompts_it_is_asked():
-    assert json.loads((NANO / "training.json").read_text())["prompt_sha256"] == P.prompt_hashes()
+    assert json.loads((NANO / "training.json").read_text())["prompt_sha256"] == prompts.prompt_hashes()
 
 
 def examples_text(examples):
@@ -54,7 +54,9 @@ def test_generated_worlds_hold_none_of_the_held_out_part():
     assert hidden_phrases
     assert hidden_features
     assert hidden_kinds
-    text = "\n".join(line for seed in range(8) for line in examples_text(nano_corpus.world_examples(seed, num_users=25)))
+    text = "\n".join(
+        line for seed in range(8) for line in examples_text(nano_corpus.world_examples(seed, num_users=25))
+    )
     for phrase in hidden_phrases | hidden_kinds:
         assert phrase.lower() not in text.lower(), phrase
     for word in hidden_features:
@@ -71,15 +73,25 @@ def test_held_out_prompts_and_the_google_part_are_never_read(tmp_path, monkeypat
             stream.writelines(json.dumps(row) + "\n" for row in rows)
 
     prompts = [
-        {"id": n, "target_title": f"T{n}", "user_history": [{"title": "H", "User Preference Elements": f"elements{n}"}] * 3} for n in range(300)
+        {
+            "id": n,
+            "target_title": f"T{n}",
+            "user_history": [{"title": "H", "User Preference Elements": f"elements{n}"}] * 3,
+        }
+        for n in range(300)
     ]
     put("reason4rec_rollouts/prompts.jsonl.gz", prompts)
-    put("reason4rec_rollouts/completions.jsonl.gz", [{"prompt_id": n, "reward": 0.0, "completion": f"Likes T{n} for x{n}x."} for n in range(300)])
+    put(
+        "reason4rec_rollouts/completions.jsonl.gz",
+        [{"prompt_id": n, "reward": 0.0, "completion": f"Likes T{n} for x{n}x."} for n in range(300)],
+    )
     put("xrec/amazon.jsonl.gz", [{"title": "Book", "user_summary": "likes books", "explanation": "They like Book."}])
     read = []
     original = nano_corpus._rows
     monkeypatch.setattr(nano_corpus, "_rows", lambda path: (read.append(path.name), original(path))[1])
-    text = "\n".join(examples_text([*nano_corpus.rollout_examples(tmp_path, 0), *nano_corpus.xrec_examples(tmp_path, 0)]))
+    text = "\n".join(
+        examples_text([*nano_corpus.rollout_examples(tmp_path, 0), *nano_corpus.xrec_examples(tmp_path, 0)])
+    )
     held = [n for n in range(300) if nano_corpus.held_out_rollout(n)]
     assert 35 <= len(held) <= 85
     for n in range(300):
@@ -93,18 +105,23 @@ def test_it_does_not_recite_its_training_text():
     from pulse_hf.reasoning.generator import Sampling, open_generator
 
     owners = defaultdict(set)
-    for example_number, example in enumerate(nano_corpus.rollout_examples(SHARED, 20261120)):
+    for example in nano_corpus.rollout_examples(SHARED, 20261120):
         words = example.turns[-1].split()
         for start in range(len(words) - 11):
             owners[" ".join(words[start : start + 12])].add(example.turns[0])
-    prompts = []
+    asked = []
     for row in nano_corpus._rows(SHARED / "reason4rec_rollouts" / "prompts.jsonl.gz"):
-        if nano_corpus.held_out_rollout(row["id"]) and len(prompts) < 150:
-            lines = [f"- {e['title']} | 5/5 | " + P.inert(str(e.get("User Preference Elements", "")), 20) for e in row["user_history"][-4:]]
-            content = P.fill("rationale", history="\n".join(lines), target=row["target_title"])
-            prompts.append(P.Prompt(f"r#{row['id']}", ({"role": "user", "content": content},), P.Evidence(())))
+        if nano_corpus.held_out_rollout(row["id"]) and len(asked) < 150:
+            lines = [
+                f"- {e['title']} | 5/5 | " + prompts.inert(str(e.get("User Preference Elements", "")), 20)
+                for e in row["user_history"][-4:]
+            ]
+            content = prompts.fill("rationale", history="\n".join(lines), target=row["target_title"])
+            asked.append(
+                prompts.Prompt(f"r#{row['id']}", ({"role": "user", "content": content},), prompts.Evidence(()))
+            )
     engine = open_generator("transformers", NANO_ID, batch_size=64)
-    texts = [reply[0].text for reply in engine.generate(prompts, width=1, sampling=Sampling(max_new_tokens=90), seed=0)]
+    texts = [reply[0].text for reply in engine.generate(asked, width=1, sampling=Sampling(max_new_tokens=90), seed=0)]
     recited = 0
     for text in texts:
         words = text.split()

@@ -1,13 +1,11 @@
 """The report: fixed keys, slices, comparisons with Holm, honest captions, figures with the same bytes."""
 
 import copy
-import json
 
 import numpy as np
 import pytest
 
 from pulse_hf import artifacts
-from pulse_hf.data.sequences import load_sequences
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.baselines import item_knn
 from pulse_hf.evaluation.evaluate import EvaluateSettings, evaluate
@@ -268,27 +266,24 @@ def test_unknown_systems_are_named(run):
         evaluate(run, EvaluateSettings(systems=("random", "magic")), seed=0)
 
 
-def test_faithfulness_counts_the_motive_of_the_very_event_that_was_to_be_foreseen(run):
-    sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
+def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run):
     names = ["quiet", "cheap"]
-    at_work = {user: [int(user[1:]) % 2] * 4 + [1 - int(user[1:]) % 2] for user in sequences}
+    study = load_study(run)
+    motives = {user: [int(user[1:]) % 2, 1 - int(user[1:]) % 2] for user in study.sequences}
     truth = {
         "motives": {"cheap": ["low price"], "quiet": ["peace and quiet", "silence"]},  # JSON sorts its keys
         "motive_names": names,
-        "users": {user: {"at_work": motives} for user, motives in at_work.items()},
+        "users": motives,
     }
     artifacts.write_json(run / "world" / "truth.json", truth)
-    log = [{"user_id": user, "item_id": item} for user, one in sequences.items() for item in one.item_ids]
-    artifacts.write_text(run / "world" / "reviews.jsonl", "".join(json.dumps(row) + "\n" for row in log))
-    study = load_study(run)
     decisions = study.split("test")
     words = {"quiet": "She wants Silence.", "cheap": "A low  price matters."}
-    right = {one.decision_id: words[names[at_work[one.user_id][-1]]] for one in decisions}
+    right = {one.decision_id: words[names[motives[one.user_id][0]]] for one in decisions}
     found = faithfulness(run, study, decisions, right, seed=0)
     assert found["own"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert 0.3 < found["other"]["value"] < 0.7
     assert found["ratio"] == pytest.approx(1 / found["other"]["value"])
-    usual = {one.decision_id: words[names[at_work[one.user_id][0]]] for one in decisions}
-    assert faithfulness(run, study, decisions, usual, seed=0)["own"]["value"] == 0.0
+    wrong = {one.decision_id: words[names[motives[one.user_id][1]]] for one in decisions}
+    assert faithfulness(run, study, decisions, wrong, seed=0)["own"]["value"] == 0.0
     silent = dict.fromkeys(right, "")
     assert faithfulness(run, study, decisions, silent, seed=0)["ratio"] is None

@@ -10,6 +10,7 @@ import pytest
 
 from pulse_hf.artifacts import ArtifactError, read_manifest, verify
 from pulse_hf.data.world.shop import WorldSettings
+from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.pipeline import ROAD, run_road, token_budget
 from pulse_hf.presets import preset_named
 from pulse_hf.recommender import Event, PulseRecommender
@@ -46,7 +47,9 @@ def test_every_stage_leaves_a_whole_artefact_linked_to_its_parents(run):
         verify(run / name)
     known = {read_manifest(run / name)["sha256"] for name in FOLDERS}
     for name in FOLDERS[2:]:
-        parents = [json.loads(v) for k, v in read_manifest(run / name)["fingerprint"].items() if k.startswith("parents.")]
+        parents = [
+            json.loads(v) for k, v in read_manifest(run / name)["fingerprint"].items() if k.startswith("parents.")
+        ]
         assert parents
         assert set(parents) <= known, name
     assert not list(run.glob("*.partial"))
@@ -56,9 +59,8 @@ def test_the_report_has_its_fixed_keys_and_the_audit_passed(run):
     report = json.loads((run / "report.json").read_text())
     assert {"protocol", "systems", "comparisons", "audit", "stages", "versions"} <= set(report)
     assert {"split", "negatives", "sampling", "seed", "candidates_sha256", "users", "refit"} <= set(report["protocol"])
-    named = "random popularity repeat item-knn title-similarity sasrec sasrec+text fusion slm+sft pulse pulse-fused".split()
-    assert set(named) <= set(report["systems"])
-    for name in named:
+    assert set(SYSTEMS) <= set(report["systems"])
+    for name in SYSTEMS:
         row = report["systems"][name]
         for metric in ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr"):
             assert 0 <= row[metric]["low"] <= row[metric]["value"] <= row[metric]["high"] <= 1
@@ -113,7 +115,12 @@ def test_a_given_rationale_moves_the_scores_and_is_returned(recommender):
 
 @pytest.mark.parametrize(
     "history",
-    [["Bamboo Kettle", "An unheard-of thing"], [Event("Cork Tray", 5.0, "I care about making less waste.")], ["qqqq zzzz"], []],
+    [
+        ["Bamboo Kettle", "An unheard-of thing"],
+        [Event("Cork Tray", 5.0, "I care about making less waste.")],
+        ["qqqq zzzz"],
+        [],
+    ],
     ids=["titles", "words", "nonsense", "nobody"],
 )
 def test_new_users_and_free_text_work(recommender, history):
@@ -132,7 +139,9 @@ def test_explain_gives_the_whole_tree(recommender):
     tree = recommender.explain(recommender.history_of(next(iter(recommender.users))))
     assert len(tree.nodes) == 3
     assert tree.chosen is not None
-    assert tree.chosen.agreement == max(node.agreement for node in tree.nodes if node.depth == 1 and node.status == "ok")
+    assert tree.chosen.agreement == max(
+        node.agreement for node in tree.nodes if node.depth == 1 and node.status == "ok"
+    )
 
 
 @pytest.mark.parametrize(
@@ -157,7 +166,15 @@ def test_a_saved_recommender_is_the_same_and_holds_no_user(recommender, tmp_path
     assert loaded.recommend(history, k=4) == recommender.recommend(history, k=4)
     assert loaded.users == {}
     suffixes = {path.suffix for path in (tmp_path / "shop").rglob("*") if path.is_file()}
-    assert suffixes <= {".json", ".safetensors", ".parquet", ".jinja", ".txt", ".md", ".py"}  # .py: the tower's own source
+    assert suffixes <= {
+        ".json",
+        ".safetensors",
+        ".parquet",
+        ".jinja",
+        ".txt",
+        ".md",
+        ".py",
+    }  # .py: the tower's own source
     text = b"".join(path.read_bytes() for path in (tmp_path / "shop").rglob("*.json"))
     assert not any(user_id.encode() in text for user_id in recommender.users)
 
@@ -165,7 +182,9 @@ def test_a_saved_recommender_is_the_same_and_holds_no_user(recommender, tmp_path
 def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender, tmp_path):
     recommender.save_pretrained(tmp_path / "shop")
     record = json.loads((tmp_path / "shop" / "pulse.json").read_text())
-    (tmp_path / "shop" / "pulse.json").write_text(json.dumps({**record, "prompts": {**record["prompts"], "score": "0" * 64}}))
+    (tmp_path / "shop" / "pulse.json").write_text(
+        json.dumps({**record, "prompts": {**record["prompts"], "score": "0" * 64}})
+    )
     with pytest.raises(ArtifactError, match=r"other prompts \(score\)"):
         PulseRecommender.from_pretrained(tmp_path / "shop")
     (tmp_path / "shop" / "pulse.json").write_text(json.dumps(record))
@@ -180,7 +199,9 @@ def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender,
 
 
 def pulse(*arguments):
-    return subprocess.run([sys.executable, "-m", "pulse_hf.cli.main", *arguments], capture_output=True, text=True, check=False)
+    return subprocess.run(
+        [sys.executable, "-m", "pulse_hf.cli.main", *arguments], capture_output=True, text=True, check=False
+    )
 
 
 def test_the_command_line_recommends_and_audits(run):

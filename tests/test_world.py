@@ -28,7 +28,25 @@ def test_same_seed_same_world(shop):
 
 def test_no_title_names_a_motive(shop):
     phrases = [phrase for motive in shop.truth["motives"].values() for phrase in motive]
-    small = {"a", "and", "of", "in", "to", "the", "it", "as", "than", "for", "at", "on", "by", "with", "no", "big", "that"}
+    small = {
+        "a",
+        "and",
+        "of",
+        "in",
+        "to",
+        "the",
+        "it",
+        "as",
+        "than",
+        "for",
+        "at",
+        "on",
+        "by",
+        "with",
+        "no",
+        "big",
+        "that",
+    }
     naming = set().union(*(words(phrase) for phrase in phrases)) - small
     for name in shop.truth["motives"]:
         naming |= words(name) - small
@@ -72,7 +90,10 @@ def test_without_motives_the_two_oracles_rank_alike():
 def test_knowing_the_motives_is_worth_much(shop):
     sequences, sets = sets_of(shop)
     scores = oracle_scores(shop.truth, sequences, sets)
-    hits = {name: np.mean([np.argmax(row) == s.target_index for row, s in zip(rows, sets, strict=True)]) for name, rows in scores.items()}
+    hits = {
+        name: np.mean([np.argmax(row) == s.target_index for row, s in zip(rows, sets, strict=True)])
+        for name, rows in scores.items()
+    }
     assert hits["oracle-motives"] > 0.5
     assert hits["oracle-no-motives"] < 0.36
 
@@ -100,7 +121,9 @@ def test_the_training_lexicon_holds_none_of_the_held_out_part():
     for kind in ("own", "other", "plain"):
         assert len(getattr(seen, kind)) * 2 == len(getattr(full, kind))
         assert set(getattr(seen, kind)) < set(getattr(full, kind))
-    hidden = {phrase for name, group in zip(full.motives, full.phrases, strict=True) for phrase in group if name in held}
+    hidden = {
+        phrase for name, group in zip(full.motives, full.phrases, strict=True) for phrase in group if name in held
+    }
     assert hidden.isdisjoint(phrase for group in seen.phrases for phrase in group)
 
 

@@ -21,8 +21,12 @@ app = typer.Typer(
 
 Run = Annotated[Path, typer.Option("--run", help="Run folder; every stage has its own folder inside.")]
 Preset = Annotated[str, typer.Option(help="demo (embedded, synthetic), small (one small GPU) or paper.")]
-SettingsFile = Annotated[Path | None, typer.Option("--settings", help="JSON file with a group per stage, on top of the preset.")]
-Assignments = Annotated[list[str] | None, typer.Option("--set", help="stage.key=value, may be repeated; wins over the file.")]
+SettingsFile = Annotated[
+    Path | None, typer.Option("--settings", help="JSON file with a group per stage, on top of the preset.")
+]
+Assignments = Annotated[
+    list[str] | None, typer.Option("--set", help="stage.key=value, may be repeated; wins over the file.")
+]
 Force = Annotated[bool, typer.Option("--force", help="Make anew what was made from other settings or inputs.")]
 
 
@@ -97,7 +101,9 @@ def _show(folder: Path) -> None:
 def recommend(
     run: Annotated[Path, typer.Option("--run", help="A finished run, or a folder saved by PulseRecommender.")],
     user: Annotated[str | None, typer.Option(help="A user id of the run.")] = None,
-    history: Annotated[list[str] | None, typer.Option(help="An item id or a title, oldest first; may be repeated.")] = None,
+    history: Annotated[
+        list[str] | None, typer.Option(help="An item id or a title, oldest first; may be repeated.")
+    ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     rationale: Annotated[str | None, typer.Option(help="Your own reason instead of a generated one.")] = None,
 ) -> None:
@@ -135,6 +141,7 @@ def main() -> None:
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
+
 
 if __name__ == "__main__":
     main()

