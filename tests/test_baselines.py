@@ -1,5 +1,7 @@
 """Baselines on a shop of two tribes, where every answer can be worked out by hand."""
 
+from functools import partial
+
 import numpy as np
 import pytest
 import torch
@@ -7,6 +9,7 @@ import torch
 from pulse_hf.artifacts import write_tensors
 from pulse_hf.evaluation.baselines import chance, fusion, item_knn, popularity, repeat, title_similarity
 from pulse_hf.evaluation.protocol import Study
+from pulse_hf.evaluation.systems import ScoreBook, System, _stacked, systems
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.schema import CandidateSet, Decision, Item, Sequence
 
@@ -177,3 +180,42 @@ def test_the_stacker_refuses_nothing_and_nonsense():
 def test_log_popularity_is_the_log_of_one_more_than_training_events(study):
     (row,) = fusion.log_popularity(study, study.split("test")[:1])
     assert row == pytest.approx(np.log([5, 4, 2, 3, 2, 2, 1]))
+
+
+def test_fusion_is_fitted_on_validation_alone_and_applied_to_test(study, tmp_path):
+    book = ScoreBook(tmp_path / "scores", study)
+    parts = ("popularity", "repeat")
+    known = systems(book, l2=0.1)
+    fused = System(
+        "fusion", partial(_stacked, book=book, name="fusion", parts=[known[part] for part in parts], l2=0.1)
+    )
+    rows = book.rows(fused, "test")
+    validation, test = study.split("validation"), study.split("test")
+    scorers = {"popularity": popularity.scores, "repeat": repeat.scores}
+    given = {name: score(study, validation) for name, score in scorers.items()}
+    expected = fusion.fit_stacker(given, study.targets(validation), l2=0.1)
+    assert book.beside(fused, "test")["stacker"]["weights"] == pytest.approx(list(expected.weights))
+    wanted = expected.scores({name: score(study, test) for name, score in scorers.items()})
+    for row, right in zip(rows, wanted, strict=True):
+        assert row == pytest.approx(right)
+    on_test = fusion.fit_stacker(
+        {name: score(study, test) for name, score in scorers.items()}, study.targets(test), l2=0.1
+    )
+    assert on_test.weights != pytest.approx(expected.weights)
+
+
+def test_the_book_scores_once_and_refuses_rows_that_do_not_fit(study, tmp_path):
+    book = ScoreBook(tmp_path / "scores", study)
+    calls = []
+
+    def counted(study, decisions):
+        calls.append(len(decisions))
+        return [None, *chance.scores(study, decisions)[1:]]
+
+    first = book.rows(System("odd", counted), "test")
+    assert book.rows(System("odd", counted), "test")[0] is None is first[0]
+    assert calls == [6]
+    with pytest.raises(ValueError, match="few gave 0 rows of scores for 6 decisions"):
+        book.rows(System("few", lambda study, decisions: []), "test")
+    with pytest.raises(ValueError, match="2 scores for 7 candidates"):
+        book.rows(System("short", lambda study, decisions: [np.zeros(2)] * 6), "test")

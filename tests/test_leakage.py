@@ -297,6 +297,14 @@ def rewritten(run, stage, path, change, table):
     artifacts.write_json(run / stage / "manifest.json", manifest)
 
 
+def test_lent_items_in_another_order_than_the_neighbours_votes_are_caught(copied):
+    def promoted(row):
+        return {**row, "item_ids": row["item_ids"][::-1]} if row["split"] == "test" else row
+
+    rewritten(copied, "sequential", "sequential/neighbours.parquet", promoted, "neighbours")
+    assert failed(audit(copied)) == {"neighbours lend training items only"}
+
+
 def test_a_target_that_always_stands_first_is_caught(copied):
     def first(row):
         target = row["item_ids"][row["target_index"]]

@@ -8,7 +8,7 @@ import pytest
 from pulse_hf import artifacts
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.baselines import item_knn
-from pulse_hf.evaluation.evaluate import EvaluateSettings, evaluate
+from pulse_hf.evaluation.evaluate import EvaluateSettings, _rows, evaluate
 from pulse_hf.evaluation.faithfulness import faithfulness, names_one
 from pulse_hf.evaluation.figures import draw_figures
 from pulse_hf.evaluation.protocol import load_study
@@ -287,3 +287,18 @@ def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run):
     assert faithfulness(run, study, decisions, wrong, seed=0)["own"]["value"] == 0.0
     silent = dict.fromkeys(right, "")
     assert faithfulness(run, study, decisions, silent, seed=0)["ratio"] is None
+
+
+@pytest.mark.parametrize(
+    ("counts", "rows"),
+    [
+        ({"result": {"events": 7}, "reviews": {"read": 9}}, 7),
+        ({"rows": {"read": 5, "kept": 4, "dropped": {"empty": 1}}}, 4),
+        ({"sets": {"train": 1, "validation": 2, "test": 3}}, 6),
+        ({"neighbours": 8}, 8),
+        ({"train": {"read": 3, "kept": 2}}, 2),
+        ({}, 0),
+    ],
+)
+def test_rows_of_a_stage_are_what_it_kept(counts, rows):
+    assert _rows(counts) == rows

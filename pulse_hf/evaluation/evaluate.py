@@ -256,13 +256,13 @@ def _stages(run: Path) -> dict[str, dict[str, Any]]:
 
 
 def _rows(counts: Mapping[str, Any]) -> int:
-    """Rows a stage kept, from what it counted."""
+    """Rows a stage kept: each stage counts what it makes."""
     if "result" in counts:
         return int(counts["result"]["events"])
-    rows = counts.get("rows", counts.get("sets", 0))
-    if isinstance(rows, dict):
-        return int(rows["kept"] if "kept" in rows else sum(rows.values()))
-    return int(rows)
+    made = next((counts[name] for name in ("rows", "sets", "neighbours", "train") if name in counts), 0)
+    if isinstance(made, dict):
+        return int(made["kept"] if "kept" in made else sum(made.values()))
+    return int(made)
 
 
 def _extras(

@@ -22,7 +22,7 @@ from pulse_hf.evaluation.stage_inputs import (
     Ground,
     lend_again,
     lent_items,
-    stage_inputs,
+    sha256_of_inputs,
     stage_texts,
     swap_targets,
 )
@@ -106,7 +106,7 @@ def _parents(ground: Ground) -> tuple[list[str], str]:
 
 
 def _recorded(ground: Ground) -> tuple[list[str], str]:
-    rebuilt = stage_inputs(ground.run, ground.sequences)
+    rebuilt = sha256_of_inputs(stage_texts(ground, ground.sequences))
     problems, compared = [], []
     for folder in _present(ground):
         if folder == "sequences":

@@ -11,15 +11,15 @@ import json
 from collections.abc import Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import MANIFEST, read_manifest, read_table, sha256_of_text
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.reasoning.behaviour import behaviour_text
-from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, example_of_set
-from pulse_hf.reasoning.prompts import Prompt, PromptBudget, rationale_prompt
+from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, scorer_example
+from pulse_hf.reasoning.prompts import Prompt, PromptBudget, candidate_text, rationale_prompt
 from pulse_hf.reasoning.thoughts import ThoughtInput, thought_inputs
 from pulse_hf.retrieval.candidates import CandidateSettings, chosen_decisions, draw_candidates, load_candidates
 from pulse_hf.retrieval.similar_users import NO_USER, lend_items, lendable, neighbours
@@ -38,6 +38,7 @@ __all__ = [
     "Ground",
     "lend_again",
     "lent_items",
+    "sha256_of_inputs",
     "stage_inputs",
     "stage_texts",
     "swap_targets",
@@ -95,6 +96,22 @@ class Ground:
     def budget(self, folder: str) -> PromptBudget:
         """The prompt budget that a stage worked with."""
         return PromptBudget(**self.settings(folder)["budget"])
+
+    @cached_property
+    def thoughts(self) -> dict[str, Thought]:
+        """The chosen reason and its agreement by decision id."""
+        rows = self.rows("thoughts/thoughts.parquet")
+        return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}
+
+    @cached_property
+    def branch(self) -> Callable[[str], str]:
+        """What a scorer reads of one candidate, by item id."""
+        return cache(lambda item_id: candidate_text(self.items[item_id]))
+
+    @cached_property
+    def scorer(self) -> Callable[[str], tuple[PromptShape, Callable[[str], bool]]]:
+        """What a tuned scorer is shown, and whether a prompt fits into it, by system; prompts are measured once."""
+        return cache(lambda system: _scorer(self.run / "recommender" / system))
 
     @cached_property
     def stored_lent(self) -> dict[str, list[str]]:
@@ -192,18 +209,21 @@ def lend_again(
     return lend_items(user_ids, cosines, lenders, history=history, before=time, max_items=max_items)
 
 
-def stage_inputs(run: Path, sequences: Series[Sequence], lent: Lent | None = None) -> dict[str, str]:
+def stage_inputs(run: Path, sequences: Series[Sequence]) -> dict[str, str]:
     """The sha256 of everything that each stage of a run reads, rebuilt from sequences.
 
     Args:
         run: The run folder.
         sequences: The run's own, or the same users with swapped targets.
-        lent: Items lent to each decision; as stored if not given.
 
     Returns:
         Name of each input (``sequential``, ``candidates``, ``thoughts/test`` ...) to its sha256.
     """
-    texts = stage_texts(Ground(run), sequences, lent)
+    return sha256_of_inputs(stage_texts(Ground(run), sequences))
+
+
+def sha256_of_inputs(texts: Texts) -> dict[str, str]:
+    """The sha256 of each input, as the stages record them."""
     return {name: sha256_of_text(rows) for name, rows in texts.items()}
 
 
@@ -286,23 +306,21 @@ def thoughts_read(
 
 def _scorer_prompts(ground: Ground, by_user: Mapping[str, Sequence]) -> Texts:
     """What both scorers read: with candidates where they train, without where targets may stand among them."""
-    thoughts = {
-        row["decision_id"]: Thought(row["reason"] or None, row["agreement"])
-        for row in ground.rows("thoughts/thoughts.parquet")
-    }
+    thoughts = ground.thoughts
     texts: Texts = {"recommender": [], "recommender/validation": [], "recommender/test": []}
     for system in ground.settings("recommender")["systems"]:
-        shape, fits = _scorer(ground.run / "recommender" / system)
+        shape, fits = ground.scorer(system)
         for one in ground.sets:
             if one.split == "train" and one.decision_id not in thoughts:
                 continue
             user_id = one.decision_id.rpartition("#")[0]
             thought = thoughts.get(one.decision_id, NO_THOUGHT)
-            made = example_of_set(one, by_user[user_id], ground.items, thought, shape, fits)
+            history = by_user[user_id].before(int(one.decision_id.rpartition("#")[2]))
+            prompt = scorer_example(history, ground.items, (), thought, shape, fits).prompt
             if one.split == "train":
-                texts["recommender"] += [made.prompt, *made.candidates]
+                texts["recommender"] += [prompt, *(ground.branch(item_id) for item_id in one.item_ids)]
             else:
-                texts[f"recommender/{one.split}"].append(made.prompt)
+                texts[f"recommender/{one.split}"].append(prompt)
     return texts
 
 
@@ -320,4 +338,4 @@ def _scorer(folder: Path) -> tuple[PromptShape, Callable[[str], bool]]:
     processor = PulseScorerProcessor(
         tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
     )
-    return PromptShape.from_dict(record.prompt), processor.prompt_fits
+    return PromptShape.from_dict(record.prompt), cache(processor.prompt_fits)

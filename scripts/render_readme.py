@@ -1,0 +1,78 @@
+"""Put the tables of kept reports into README.md; no number there is typed by hand.
+
+    python scripts/render_readme.py            write
+    python scripts/render_readme.py --check    fail if README.md is not what the reports say
+
+A block between ``<!-- results:NAME -->`` and ``<!-- end -->`` is rendered from ``hub_cards/reports/NAME.json``.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import sys
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[1]
+BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def span(row: dict[str, Any]) -> str:
+    """A value with its 95 % interval."""
+    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
+
+
+def table(report: dict[str, Any]) -> str:
+    """HR@1, NDCG@10 and the slices of every system, worst first, and the worth of a reason."""
+    protocol = report["protocol"]
+    kind = "**synthetic embedded shop**" if protocol["synthetic"] else "real data"
+    lines = [
+        f"{protocol['users']:,} test users, 1 of {protocol['negatives'] + 1} candidates ({kind}; audit "
+        f"{'passed' if report['audit']['passed'] else 'FAILED'}):",
+        "",
+        "| system | HR@1 (95 % interval) | NDCG@10 | HR@1 cold | HR@1 warm |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in sorted(report["systems"].items(), key=lambda pair: pair[1]["hr@1"]["value"]):
+        slices = [row["slices"][part]["hr@1"]["value"] for part in ("cold", "warm")]
+        cells = ["–" if value is None else f"{value:.3f}" for value in slices]
+        lines.append(f"| {name} | {span(row['hr@1'])} | {row['ndcg@10']['value']:.3f} | {cells[0]} | {cells[1]} |")
+    worth = report.get("worth_of_a_reason", {}).get("comparisons", [])
+    rows = [row for row in worth if row["metric"] == "hr@1"]
+    if rows:
+        lines += ["", "| what a reason is worth (`pulse`, HR@1, paired) | difference | p |", "|---|---|---|"]
+        lines += [
+            f"| {row['system']} against {row['baseline']} | {row['difference']:+.3f} "
+            f"[{row['low']:+.3f}, {row['high']:+.3f}] | {'< .001' if row['p'] < 0.001 else format(row['p'], '.3f')} |"
+            for row in rows
+        ]
+    return "\n".join(lines)
+
+
+def render(text: str) -> str:
+    """README.md with every block rendered anew."""
+
+    def block(match: re.Match[str]) -> str:
+        report = json.loads((ROOT / "hub_cards" / "reports" / f"{match[2]}.json").read_text(encoding="utf-8"))
+        return f"{match[1]}{table(report)}\n{match[3]}"
+
+    return BLOCK.sub(block, text)
+
+
+def main() -> None:
+    """Write or check."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--check", action="store_true")
+    arguments = parser.parse_args()
+    readme = ROOT / "README.md"
+    found = readme.read_text(encoding="utf-8")
+    wanted = render(found)
+    if arguments.check and wanted != found:
+        sys.exit("README.md differs from the kept reports; run python scripts/render_readme.py")
+    readme.write_text(wanted, encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()
