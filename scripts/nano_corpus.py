@@ -1,12 +1,13 @@
 """The training text of pulse-nano: generated worlds, rated rationales and written explanations.
 
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --second
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --part 1
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --part 2
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 60 --part 3
 
 Three sources, each turned into the very prompts of ``pulse_hf.reasoning.prompts``:
 
 * worlds: shops drawn with ``training_lexicon()`` (no held-out motive, domain or sentence) or with words
-  drawn for one world (in the second part from the allowed rollouts, so that it is a wide vocabulary and
+  drawn for one world (from the second part on those of the allowed rollouts, so that it is a wide vocabulary and
   phrases must be read, not remembered); a teacher that reads only what the prompt shows writes the reasons, and
   choices against random items give yes/no judgements in the scorer's form;
 * ``reason4rec_rollouts``: the best-rewarded rationales of 80 % of the prompts (by id);
@@ -219,7 +220,6 @@ def known_lexicon(rng: np.random.Generator) -> Lexicon:
     return replace(
         lexicon,
         domains=domains,
-        brands=tuple(made_up_word(rng) for _ in range(12)),
         own=lexicon.own + OWN,
         other=lexicon.other + OTHER,
         plain=lexicon.plain + PLAIN,
@@ -398,6 +398,7 @@ def world_examples(
                     teacher.reason(history),
                 )
             )
+        yield liked_items(sequence, position, good, teacher, items, world, rng)
         silent = rng.random() < 0.2
         agreement = float(np.clip(rng.normal(0.6, 0.15), -1, 1))
         prompt = prompts.score_prompt(
@@ -409,6 +410,39 @@ def world_examples(
             (prompts.candidate_text(items[item]), False) for item in negatives if item != sequence.item_ids[position]
         ]
         yield Example(prompt=prompt, candidates=tuple(branches))
+
+
+def liked_items(
+    sequence: Sequence,
+    position: int,
+    reason: str,
+    teacher: Teacher,
+    items: dict[str, Item],
+    world: World,
+    rng: np.random.Generator,
+) -> Example:
+    """Six items that the motive would choose next and two at random, behind one scorer prompt.
+
+    With a reason the motive is the one the reason names, without one it is the person's true first motive,
+    so that the prompt of plain tuning is learnt just as much.
+    """
+    history = sequence.before(position)
+    found = teacher.motive(history)
+    shown = found is not None and rng.random() < 0.7
+    motive = found[0] if found is not None and shown else world.truth["users"][sequence.user_id][0]
+    catalogue = teacher.catalogue
+    utility = 5.0 * catalogue.served[:, motive] + 1.5 * (
+        catalogue.domain == catalogue.domain[teacher.index[history.item_ids[-1]]]
+    )
+    chosen = rng.choice(len(utility), 6, replace=False, p=np.exp(utility) / np.exp(utility).sum())
+    ids = list(items)
+    branches = [(prompts.candidate_text(items[ids[number]]), True) for number in chosen]
+    branches += [(prompts.candidate_text(items[ids[rng.integers(len(ids))]]), False) for _ in range(2)]
+    agreement = float(np.clip(rng.normal(0.6, 0.15), -1, 1))
+    text = reason.removeprefix("Reason: ") if shown else None
+    return Example(
+        prompt=prompts.score_prompt(history, items, text, agreement, teacher.budget), candidates=tuple(branches)
+    )
 
 
 def held_out_rollout(prompt_id: int) -> bool:
@@ -481,20 +515,25 @@ def main() -> None:
     parser.add_argument("--worlds", type=int, default=60)
     parser.add_argument("--seed", type=int, default=20261120)
     parser.add_argument(
-        "--second", action="store_true", help="the second part: more worlds, words read from the rollouts"
+        "--part",
+        type=int,
+        default=1,
+        choices=(1, 2, 3),
+        help="later parts draw other worlds, and words from the rollouts",
     )
     arguments = parser.parse_args()
-    words, known_share, start = (read_words(arguments.data), 0.25, 10_000) if arguments.second else (None, 0.55, 0)
+    words, known_share = (
+        (None, 0.55) if arguments.part == 1 else (read_words(arguments.data), 0.25 * (arguments.part - 1))
+    )
+    start = arguments.seed + 10_000 * (arguments.part - 1)
     arguments.out.mkdir(parents=True, exist_ok=True)
     counts: dict[str, int] = {}
-    with (arguments.out / ("corpus-2.jsonl" if arguments.second else "corpus.jsonl")).open(
-        "w", encoding="utf-8"
-    ) as stream:
+    with (arguments.out / f"corpus-{arguments.part}.jsonl").open("w", encoding="utf-8") as stream:
         sources = [
             ("rollouts", rollout_examples(arguments.data, arguments.seed)),
             ("xrec", xrec_examples(arguments.data, arguments.seed)),
         ]
-        seeds = range(arguments.seed + start, arguments.seed + start + arguments.worlds)
+        seeds = range(start, start + arguments.worlds)
         sources += [("worlds", world_examples(seed, words=words, known_share=known_share)) for seed in seeds]
         for name, examples in sources:
             for example in examples:

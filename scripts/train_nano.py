@@ -1,10 +1,16 @@
 """Train pulse-nano, the small language model that makes the embedded demo run anywhere.
 
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110
-    python scripts/train_nano.py  --out runs/nano --until 8.5e6
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --second
-    python scripts/train_nano.py  --out runs/nano --corpus corpus-2.jsonl
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --part 1
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --part 2
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 60 --part 3
+    python scripts/train_nano.py  --out runs/nano --corpus corpus-1.jsonl --tokens 14e6 --until 8.5e6
+    python scripts/train_nano.py  --out runs/nano --corpus corpus-2.jsonl --tokens 14e6
+    python scripts/train_nano.py  --out runs/nano --corpus corpus-2.jsonl --tokens 20e6 --until 17e6
+    python scripts/train_nano.py  --out runs/nano --corpus corpus-3.jsonl --tokens 30e6 --until 21.5e6
     python scripts/train_nano.py  --out runs/nano --export pulse_hf/models/nano
+
+(These are the calls the shipped weights were made with; the first two ran before chosen items were learnt
+as text and judgements weighed 8 instead of 2.)
 
 A Llama of 4 layers learns by next-token prediction, with full weight on answers and judgements and a
 small one on prompts. Runs on CPU (bf16 autocast) or one GPU, keeps a checkpoint every few minutes as
@@ -40,7 +46,7 @@ TEMPLATE = (
 )
 TOKENS_PER_STEP = 4096
 PROMPT_WEIGHT = 0.3
-JUDGEMENT_WEIGHT = 8.0
+JUDGEMENT_WEIGHT = 2.0
 YES, NO = " yes", " no"
 
 
@@ -137,8 +143,10 @@ class Encoder:
         for number, (text, fits) in enumerate(candidates, start=1):
             ids = self._ids(text)
             tokens += ids
-            targets += [0] * (len(ids) - 1) + [self.yes if fits else self.no]
-            weights += [0.0] * (len(ids) - 1) + [JUDGEMENT_WEIGHT / 2 / (1 if fits else negatives)]
+            targets += [*ids[1:], self.yes if fits else self.no]
+            judged = JUDGEMENT_WEIGHT / 2 / (1 if fits else negatives)
+            # The chosen item is also learnt as text: what the scorer's likelihood reads.
+            weights += [1.0 if fits else 0.0] * (len(ids) - 1) + [judged]
             positions += range(start, start + len(ids))
             segments += [number] * len(ids)
         return Encoded(*(np.array(values) for values in (tokens, targets, weights, positions, segments)))
@@ -301,7 +309,7 @@ def train(out: Path, corpus: str, tokens: float, until: float, learning_rate: fl
     """Train to the token budget, resuming if a checkpoint lies in ``out``."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not (out / "tokenizer").exists():
-        train_tokenizer(out / "corpus.jsonl").save_pretrained(out / "tokenizer")
+        train_tokenizer(out / "corpus-1.jsonl").save_pretrained(out / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
     encode = Encoder(tokenizer)
     with (out / corpus).open(encoding="utf-8") as stream:
@@ -396,7 +404,7 @@ def main() -> None:
     """Train or export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--corpus", default="corpus.jsonl", help="file inside --out")
+    parser.add_argument("--corpus", default="corpus-1.jsonl", help="file inside --out")
     parser.add_argument("--tokens", type=float, default=14e6, help="where the learning rate reaches its end")
     parser.add_argument("--until", type=float, default=math.inf, help="stop here; another call goes on")
     parser.add_argument("--learning-rate", type=float, default=1.5e-3)

@@ -225,7 +225,7 @@ IDENTITY = {"id": "someone/tiny", "revision": "local"}
 
 
 def adapted_scorer(base_folder: Path) -> PeftModel:
-    scorer = PulseScorerModel.from_base(str(base_folder), head_token_ids=(4, 5))
+    scorer = PulseScorerModel.from_base(str(base_folder), head_token_ids=(4, 5), likelihood_scale=0.0)
     model = get_peft_model(scorer, LoraConfig(r=4, target_modules=["q_proj", "v_proj", "down_proj"]))
     torch.manual_seed(1)
     with torch.no_grad():
@@ -246,7 +246,7 @@ def saved(base_folder: Path, folder: Path) -> PeftModel:
 
 
 def test_a_head_from_two_tokens_is_the_base_models_own_judgement(base_folder):
-    scorer = PulseScorerModel.from_base(str(base_folder), head_token_ids=(4, 5))
+    scorer = PulseScorerModel.from_base(str(base_folder), head_token_ids=(4, 5), likelihood_scale=0.0)
     causal = AutoModelForCausalLM.from_pretrained(base_folder)
     processor, example = tiny_processor(), some_examples()[0]
     encoded = processor.encode([example])[0]

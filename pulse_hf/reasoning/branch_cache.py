@@ -1,8 +1,7 @@
 """The key/value cache of batched, branching generation.
 
 A row is one conversation. Its prompt is stored once, however many branches continue it, because
-reading the cache is what decoding spends its time on: with two branches to a row and 280 prompt
-tokens the attention of a 4M-parameter Llama took a fifth of the time per token (2 CPU cores, bf16).
+reading the cache is what decoding spends its time on.
 
 Columns of a row, from the left::
 

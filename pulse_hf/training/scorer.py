@@ -52,6 +52,8 @@ class RecommenderSettings:
         judge_text: What every candidate ends with; the answer's place in the prompts.
         head_tokens: The head starts as the difference of these two answers' output embeddings, which is
             the base model's own judgement; ``None`` for a random head (ours).
+        likelihood_scale: Where the weight of a candidate's mean token log-likelihood in its logit starts; 0
+            leaves the likelihood out (ours).
         use_agreement: Show s* beside r* (paper §4.2).
         score_events: History events shown (ours).
         bf16: bfloat16 autocast; ``None`` uses it where the hardware computes in it.
@@ -79,6 +81,7 @@ class RecommenderSettings:
     max_candidate_tokens: int = 48
     judge_text: str = "\nFits:"
     head_tokens: tuple[str, str] | None = (" yes", " no")
+    likelihood_scale: float = 8.0
     use_agreement: bool = True
     score_events: int = 6
     bf16: bool | None = None

@@ -107,6 +107,7 @@ def adapted_scorer(
     scorer = PulseScorerModel.from_base(
         path,
         head_token_ids=answer_ids(processor, settings.head_tokens) if settings.head_tokens else None,
+        likelihood_scale=settings.likelihood_scale,
         dtype=torch.bfloat16 if torch.cuda.is_available() and uses_bf16(settings) else torch.float32,
         revision=_commit(identity),
         seed=seed,
@@ -122,6 +123,7 @@ def adapted_scorer(
         torch.manual_seed(seed)
         model = get_peft_model(scorer, adapter)
     scorer.score.requires_grad_(True)
+    scorer.likelihood_score.requires_grad_(settings.likelihood_scale != 0)
     return model, identity
 
 

@@ -26,7 +26,7 @@ if TYPE_CHECKING:
 ADAPTER = "adapter"
 HEAD = "score_head.safetensors"
 RECORD = "scorer.json"
-_HEAD_MODULES = ("score", "feature_score")
+_HEAD_MODULES = ("score", "likelihood_score", "feature_score")
 
 
 @dataclass(frozen=True)
@@ -38,6 +38,7 @@ class ScorerRecord:
         vocab_size: Of the base model.
         hidden_size: Of the base model.
         num_candidate_features: Scalars beside each candidate.
+        likelihood_scale: Where the likelihood's weight started; 0 if it is not used.
         judge_text: What every candidate ends with.
         max_prompt_tokens: Longest prompt.
         max_candidate_tokens: Longest candidate.
@@ -48,6 +49,7 @@ class ScorerRecord:
     vocab_size: int
     hidden_size: int
     num_candidate_features: int
+    likelihood_scale: float
     judge_text: str
     max_prompt_tokens: int
     max_candidate_tokens: int
@@ -102,6 +104,7 @@ def save_adapter(
         vocab_size=scorer.config.base_config.vocab_size,
         hidden_size=scorer.config.base_config.hidden_size,
         num_candidate_features=scorer.config.num_candidate_features,
+        likelihood_scale=scorer.config.likelihood_scale,
         judge_text=processor.judge_text,
         max_prompt_tokens=processor.max_prompt_tokens,
         max_candidate_tokens=processor.max_candidate_tokens,
@@ -160,6 +163,7 @@ def load_scorer(
     scorer = PulseScorerModel.from_base(
         path,
         num_candidate_features=record.num_candidate_features,
+        likelihood_scale=record.likelihood_scale,
         dtype=dtype or torch.float32,
         attn_implementation=attn_implementation,
         revision=revision,

@@ -13,6 +13,9 @@ class PulseScorerConfig(PreTrainedConfig):
         base_config: Configuration of the base language model (any family of ``AutoConfig``).
         num_candidate_features: Scalars given beside each candidate (e.g. a sequential score) that enter
             its logit by a linear weight; 0 is the paper's text-only system.
+        likelihood_scale: Where the weight of a candidate's mean token log-likelihood in its logit starts;
+            0 leaves the last hidden state alone.
+        tie_word_embeddings: Whether the base model's output embedding is its input embedding.
         initializer_range: Standard deviation of a freshly drawn head.
     """
 
@@ -21,4 +24,6 @@ class PulseScorerConfig(PreTrainedConfig):
 
     base_config: PreTrainedConfig | dict | None = None
     num_candidate_features: int = 0
+    likelihood_scale: float = 8.0
+    tie_word_embeddings: bool = True
     initializer_range: float = 0.02

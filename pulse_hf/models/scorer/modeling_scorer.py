@@ -2,7 +2,9 @@
 
 The prompt (history, r*, s*) is encoded once. Each candidate is a branch behind it that sees the prompt
 and itself but no other candidate, at positions that restart after the prompt; the branch's last hidden
-state gives one logit. So a candidate's score depends neither on the order nor on the company of the
+state and the mean log-likelihood of its tokens give one logit. (The likelihood is ours: what a language
+model already knows about "this reason, then that item" is in its next-token distribution, and a small
+one does not learn the same match from a last state within any sensible number of rows.) So a candidate's score depends neither on the order nor on the company of the
 others and equals the score it gets in an ordinary sequence of its own (``score_one_by_one``).
 
 The branches are kept apart by a float *additive* four-dimensional mask: a boolean one is silently
@@ -105,7 +107,7 @@ def layer_windows(config: PreTrainedConfig) -> dict[str, int | None]:
 
 
 class PulseScorerModel(PreTrainedModel):
-    """The base language model under ``model``, as in every ``*ForCausalLM``, and a scoring head.
+    """The base language model under ``model`` and ``lm_head``, as in every ``*ForCausalLM``, and a scoring head.
 
     Because module paths equal those of the causal language model, a LoRA adapter trained here also
     loads into the plain base model.
@@ -114,6 +116,7 @@ class PulseScorerModel(PreTrainedModel):
     config_class = PulseScorerConfig
     base_model_prefix = "model"
     supports_gradient_checkpointing = True
+    _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     _supports_sdpa = True
     _supports_flash_attn = False
     _supports_flex_attn = False
@@ -123,7 +126,9 @@ class PulseScorerModel(PreTrainedModel):
         self.layer_windows = layer_windows(config.base_config)
         base: Any = config.base_config
         self.model = AutoModel.from_config(base)
+        self.lm_head = nn.Linear(base.hidden_size, base.vocab_size, bias=False)
         self.score = nn.Linear(base.hidden_size, 1, bias=False)
+        self.likelihood_score = nn.Linear(1, 1, bias=False)
         if config.num_candidate_features:
             self.feature_score = nn.Linear(config.num_candidate_features, 1, bias=False)
         self.post_init()
@@ -133,6 +138,8 @@ class PulseScorerModel(PreTrainedModel):
         super()._init_weights(module)
         if module is self._modules.get("feature_score"):
             init.zeros_(module.weight)  # a feature counts for nothing until it is trained
+        if module is self._modules.get("likelihood_score"):
+            init.constant_(module.weight, self.config.likelihood_scale)
 
     @classmethod
     def from_base(
@@ -141,6 +148,7 @@ class PulseScorerModel(PreTrainedModel):
         *,
         head_token_ids: tuple[int, int] | None = None,
         num_candidate_features: int = 0,
+        likelihood_scale: float = 8.0,
         dtype: torch.dtype = torch.float32,
         attn_implementation: str = "sdpa",
         revision: str | None = None,
@@ -154,6 +162,7 @@ class PulseScorerModel(PreTrainedModel):
                 the base model's output embedding, so that a fresh logit is the base model's own log-odds of
                 answering the positive token. ``None`` draws a small random head.
             num_candidate_features: See :class:`PulseScorerConfig`.
+            likelihood_scale: Likewise.
             dtype: Of the base model's weights; the head stays float32.
             attn_implementation: ``"sdpa"`` or ``"eager"``.
             revision: Of a Hub id.
@@ -171,11 +180,18 @@ class PulseScorerModel(PreTrainedModel):
                 f"{causal.base_model_prefix!r}; an adapter would load into the scorer only. "
                 "Choose a family that keeps it under 'model'."
             )
-        config = PulseScorerConfig(base_config=causal.model.config, num_candidate_features=num_candidate_features)
+        config = PulseScorerConfig(
+            base_config=causal.model.config,
+            num_candidate_features=num_candidate_features,
+            likelihood_scale=likelihood_scale,
+            tie_word_embeddings=causal.config.tie_word_embeddings,
+        )
         # On the meta device, so that the base weights are never drawn only to be thrown away.
         with torch.device("meta"):
             scorer = cls(config)
-        scorer.model = causal.model
+        scorer.model, scorer.lm_head = causal.model, causal.get_output_embeddings()
+        scorer.likelihood_score = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(scorer.likelihood_score.weight, likelihood_scale)
         scorer.score = nn.Linear(causal.config.hidden_size, 1, bias=False)
         nn.init.normal_(
             scorer.score.weight, std=config.initializer_range, generator=torch.Generator().manual_seed(seed)
@@ -232,7 +248,8 @@ class PulseScorerModel(PreTrainedModel):
             use_cache=False,
         ).last_hidden_state
         ends = last_index.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
-        logits = self._judge(hidden.gather(1, ends), candidate_features)
+        likelihoods = self._likelihoods(hidden, input_ids, segment_ids, last_index.shape[1])
+        logits = self._judge(hidden.gather(1, ends), likelihoods, candidate_features)
         logits = logits.masked_fill(last_index < 0, -torch.inf)
         loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
         return PulseScorerOutput(loss=loss, logits=logits)
@@ -254,7 +271,26 @@ class PulseScorerModel(PreTrainedModel):
         }
         return masks if len(masks) > 1 else next(iter(masks.values()))
 
-    def _judge(self, ends: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
+    def _likelihoods(
+        self, hidden: torch.Tensor, input_ids: torch.Tensor, segment_ids: torch.Tensor, num_candidates: int
+    ) -> torch.Tensor:
+        """Mean log-likelihood (batch, num_candidates) of each branch's tokens after its first, in float32.
+
+        The first token is the same for all candidates; every other one is predicted by the token before it.
+        """
+        totals = torch.zeros(len(input_ids), num_candidates + 1, device=hidden.device)
+        if self.config.likelihood_scale == 0:
+            return totals[:, 1:]
+        here = segment_ids[:, 1:]
+        predicted = (here >= 1) & (here == segment_ids[:, :-1])
+        logits = self.lm_head(hidden[:, :-1][predicted]).float()
+        tokens = input_ids[:, 1:][predicted]
+        values = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
+        place = (predicted.nonzero()[:, 0], here[predicted])
+        counts = torch.zeros_like(totals).index_put(place, torch.ones_like(values), accumulate=True)
+        return (totals.index_put(place, values, accumulate=True) / counts.clamp(min=1))[:, 1:]
+
+    def _judge(self, ends: torch.Tensor, likelihoods: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         """Logits (..., num_candidates) in float32 of last hidden states (..., num_candidates, dim)."""
         if (features is None) != (self.config.num_candidate_features == 0):
             found = "none" if features is None else str(tuple(features.shape))
@@ -264,6 +300,8 @@ class PulseScorerModel(PreTrainedModel):
             )
         # A product and a sum instead of a linear layer: autocast would round the logits to bfloat16.
         logits = (ends.float() * self.score.weight[0].float()).sum(-1)
+        if self.config.likelihood_scale:
+            logits = logits + likelihoods * self.likelihood_score.weight[0, 0].float()
         if features is not None:
             logits = logits + (features.float() * self.feature_score.weight[0].float()).sum(-1)
         return logits
@@ -285,11 +323,14 @@ class PulseScorerModel(PreTrainedModel):
         Returns:
             (num_candidates,) logits.
         """
-        ends = []
+        ends, likelihoods = [], []
         for ids in candidate_ids:
             tokens = torch.tensor([[*prompt_ids, *ids]], device=self.device)
-            ends.append(self.model(input_ids=tokens, use_cache=False).last_hidden_state[0, -1])
-        return self._judge(torch.stack(ends), candidate_features)
+            hidden = self.model(input_ids=tokens, use_cache=False).last_hidden_state
+            ends.append(hidden[0, -1])
+            own = self.lm_head(hidden[0, len(prompt_ids) : -1]).float().log_softmax(1)
+            likelihoods.append(own.gather(1, tokens[0, len(prompt_ids) + 1 :, None]).mean())
+        return self._judge(torch.stack(ends), torch.stack(likelihoods), candidate_features)
 
     @torch.inference_mode()
     def score_in_chunks(
@@ -313,7 +354,7 @@ class PulseScorerModel(PreTrainedModel):
         # Without a config the cache keeps every layer whole; a sliding cache would forget what the mask still needs.
         cache = DynamicCache()
         self._extend(cache, list(prompt_ids), [0] * len(prompt_ids), list(range(len(prompt_ids))), len(prompt_ids))
-        ends = []
+        ends, likelihoods = [], []
         for start in range(0, len(candidate_ids), chunk_size):
             chunk = candidate_ids[start : start + chunk_size]
             tokens = [token for ids in chunk for token in ids]
@@ -325,8 +366,11 @@ class PulseScorerModel(PreTrainedModel):
             hidden = self._extend(cache, tokens, segments, positions, len(tokens))
             lengths = torch.tensor([len(ids) for ids in chunk], device=self.device)
             ends.append(hidden[lengths.cumsum(0) - 1])
+            branches = torch.tensor([segments[len(prompt_ids) :]], device=self.device)
+            read = torch.tensor([tokens], device=self.device)
+            likelihoods.append(self._likelihoods(hidden[None], read, branches, len(chunk))[0])
             cache.crop(-len(tokens))
-        return self._judge(torch.cat(ends), candidate_features)
+        return self._judge(torch.cat(ends), torch.cat(likelihoods), candidate_features)
 
     def _extend(
         self, cache: DynamicCache, tokens: list[int], segments: list[int], positions: list[int], num_queries: int
