@@ -35,13 +35,17 @@ def demo() -> RunSettings:
             min_item_events=0,
         ),
         sequential=SequentialSettings(dim=32, training_decisions_per_user=1),
-        candidates=CandidateSettings(training_decisions_per_user=1, max_test_users=1000, max_validation_users=250),
+        candidates=CandidateSettings(
+            training_decisions_per_user=1, max_test_users=800, max_validation_users=200, max_train_users=1300
+        ),
         rationales=RationaleSettings(max_new_tokens=48, budget=budget),
         thought_space=ThoughtSpaceSettings(
-            trained_layers=1, epochs=1, max_events=5, review_words=24, max_history_tokens=160, max_rationale_tokens=48
+            trained_layers=1, epochs=1, max_events=5, review_words=24, max_history_tokens=128, max_rationale_tokens=48
         ),
-        thoughts=ThoughtSettings(max_new_tokens=40, budget=budget),
-        recommender=RecommenderSettings(score_events=5, lora_dropout=0.0),
+        thoughts=ThoughtSettings(keep=1, max_new_tokens=40, budget=budget),
+        recommender=RecommenderSettings(
+            score_events=5, lora_dropout=0.0, epochs=2, learning_rate=1e-3, head_learning_rate=1e-2
+        ),
     )
 
 
