@@ -36,7 +36,7 @@ def demo() -> RunSettings:
         ),
         sequential=SequentialSettings(dim=32, training_decisions_per_user=1),
         candidates=CandidateSettings(
-            training_decisions_per_user=1, max_test_users=800, max_validation_users=200, max_train_users=1300
+            training_decisions_per_user=1, max_test_users=500, max_validation_users=120, max_train_users=1000
         ),
         rationales=RationaleSettings(max_new_tokens=48, budget=budget),
         thought_space=ThoughtSpaceSettings(
@@ -44,7 +44,7 @@ def demo() -> RunSettings:
         ),
         thoughts=ThoughtSettings(keep=1, max_new_tokens=40, budget=budget),
         recommender=RecommenderSettings(
-            score_events=5, lora_dropout=0.0, epochs=2, learning_rate=1e-3, head_learning_rate=1e-2
+            score_events=5, lora_dropout=0.0, epochs=2, patience=2, learning_rate=2e-3, head_learning_rate=1e-2
         ),
     )
 
