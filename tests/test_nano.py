@@ -99,32 +99,46 @@ def test_held_out_prompts_and_the_google_part_are_never_read(tmp_path, monkeypat
     assert sorted(set(read)) == ["amazon.jsonl.gz", "completions.jsonl.gz", "prompts.jsonl.gz"]
 
 
+def runs_of(text, length):
+    words = text.split()
+    return {" ".join(words[start : start + length]) for start in range(len(words) - length + 1)}
+
+
 @pytest.mark.skipif(not SHARED.exists(), reason="needs ../shared/data (the real rationales nano was trained on)")
 def test_it_does_not_recite_its_training_text():
-    """No more than 2 % of rationales for unseen prompts hold 12 words in a row that only one training prompt has."""
+    """Long runs that only one training prompt has are no commoner in its texts than in genuine unseen rationales.
+
+    The rationales are full of stock phrases, so the control is what real ones of held-out prompts share with
+    the training text by style alone.
+    """
     from pulse_hf.reasoning.generator import Sampling, open_generator
 
     owners = defaultdict(set)
     for example in nano_corpus.rollout_examples(SHARED, 20261120):
-        words = example.turns[-1].split()
-        for start in range(len(words) - 11):
-            owners[" ".join(words[start : start + 12])].add(example.turns[0])
+        for run in runs_of(example.turns[-1], 16) | runs_of(example.turns[-1], 20):
+            owners[run].add(example.turns[0])
     asked = []
     for row in nano_corpus._rows(SHARED / "reason4rec_rollouts" / "prompts.jsonl.gz"):
         if nano_corpus.held_out_rollout(row["id"]) and len(asked) < 150:
             lines = [
-                f"- {e['title']} | 5/5 | " + prompts.inert(str(e.get("User Preference Elements", "")), 20)
-                for e in row["user_history"][-4:]
+                f"- {event['title']} | 5/5 | " + prompts.inert(str(event.get("User Preference Elements", "")), 20)
+                for event in row["user_history"][-4:]
             ]
             content = prompts.fill("rationale", history="\n".join(lines), target=row["target_title"])
-            asked.append(
-                prompts.Prompt(f"r#{row['id']}", ({"role": "user", "content": content},), prompts.Evidence(()))
-            )
+            message = {"role": "user", "content": content}
+            asked.append(prompts.Prompt(f"r#{row['id']}", (message,), prompts.Evidence(())))
+    genuine = {}
+    wanted = {prompt.key for prompt in asked}
+    for row in nano_corpus._rows(SHARED / "reason4rec_rollouts" / "completions.jsonl.gz"):
+        if f"r#{row['prompt_id']}" in wanted:
+            genuine.setdefault(row["prompt_id"], nano_corpus._first_sentences(row["completion"]))
     engine = open_generator("transformers", NANO_ID, batch_size=64)
-    texts = [reply[0].text for reply in engine.generate(asked, width=1, sampling=Sampling(max_new_tokens=90), seed=0)]
-    recited = 0
-    for text in texts:
-        words = text.split()
-        runs = (" ".join(words[start : start + 12]) for start in range(len(words) - 11))
-        recited += any(len(owners.get(run, ())) == 1 for run in runs)
-    assert recited / len(texts) <= 0.02, f"{recited} of {len(texts)}"
+    written = engine.generate(asked, width=1, sampling=Sampling(max_new_tokens=90), seed=0)
+    texts = [generations[0].text for generations in written]
+
+    def recited(text, length):
+        return any(len(owners.get(run, ())) == 1 for run in runs_of(text, length))
+
+    control = sum(recited(text, 16) for text in genuine.values()) / len(genuine)
+    assert sum(recited(text, 16) for text in texts) / len(texts) <= max(control, 0.02)
+    assert not any(recited(text, 20) for text in texts)

@@ -2,10 +2,13 @@
 
 The prompt (history, r*, s*) is encoded once. Each candidate is a branch behind it that sees the prompt
 and itself but no other candidate, at positions that restart after the prompt; the branch's last hidden
-state and the mean log-likelihood of its tokens give one logit. (The likelihood is ours: what a language
-model already knows about "this reason, then that item" is in its next-token distribution, and a small
-one does not learn the same match from a last state within any sensible number of rows.) So a candidate's score depends neither on the order nor on the company of the
-others and equals the score it gets in an ordinary sequence of its own (``score_one_by_one``).
+state and the mean log-likelihood of its tokens give one logit. So a candidate's score depends neither
+on the order nor on the company of the others and equals the score it gets in an ordinary sequence of
+its own (``score_one_by_one``).
+
+The likelihood is ours: what a language model already knows of "this reason, then that item" is in its
+next-token distribution, and a small one does not learn the same match from a last hidden state within
+any sensible number of rows.
 
 The branches are kept apart by a float *additive* four-dimensional mask: a boolean one is silently
 misread by eager attention. A sliding window is ignored by transformers once a four-dimensional mask is
