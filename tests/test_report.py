@@ -302,3 +302,15 @@ def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run):
 )
 def test_rows_of_a_stage_are_what_it_kept(counts, rows):
     assert _rows(counts) == rows
+
+
+def test_the_readme_says_what_the_kept_reports_say():
+    import subprocess
+    import sys
+    from pathlib import Path
+
+    root = Path(__file__).resolve().parents[1]
+    done = subprocess.run(
+        [sys.executable, root / "scripts" / "render_readme.py", "--check"], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 0, done.stderr
