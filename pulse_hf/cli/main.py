@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import sys
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -133,6 +134,8 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "sentence_transformers", "datasets", "matplotlib", "trl", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
+    # Deprecations inside the libraries are for us (the test suite shows them), not for whoever runs a command.
+    warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()
     except ArtifactError as error:
