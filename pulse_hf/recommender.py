@@ -1,14 +1,4 @@
-"""``PulseRecommender``: what users load. History in, ranked items with a reason out.
-
-One folder restores all of it::
-
-    pulse.json                 identities of base and encoder, tree settings, prompt hashes
-    adapter/ score_head.safetensors scorer.json      the tuned scorer (PEFT's own layout)
-    base/                      the base language model, if it is small enough to include
-    thought_space/             both towers with their processor
-    sequential/                SASRec and the pool of anonymous users it compares with
-    catalogue/                 items.parquet, item_vectors.safetensors
-"""
+"""``PulseRecommender``: what users load. History in, ranked items with a reason out."""
 
 from __future__ import annotations
 
@@ -17,37 +7,19 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from pulse_hf.artifacts import (
-    ArtifactError,
-    read_json,
-    read_table,
-    read_tensors,
-    write_json,
-    write_table,
-    write_tensors,
-)
-from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
+from pulse_hf.composition import Parts, load_parts, parts_of_run, save_parts
+from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.schema import Decision, Item, Sequence
 
 if TYPE_CHECKING:
-    import numpy as np
     import pyarrow as pa
-    from numpy.typing import NDArray
 
-    from pulse_hf.models.sasrec import PulseSASRecModel
-    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
-    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
-    from pulse_hf.models.thought_space import PulseThoughtSpaceModel
-    from pulse_hf.reasoning.examples import PromptShape, Thought
-    from pulse_hf.reasoning.generator import Generator
+    from pulse_hf.reasoning.examples import Thought
     from pulse_hf.reasoning.tree_of_thought import Tree
 
-FORMAT_VERSION = 1
-RECORD = "pulse.json"
-MAX_INCLUDED_BASE_BYTES = 64 * 2**20
 NUM_RETRIEVED = 100
 KEPT_THOUGHTS = 512
 ALIKE = 0.5
@@ -85,36 +57,6 @@ class Recommendation:
     score: float
     rationale: str
     agreement: float | None
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The anonymous users that similar users are sought among.
-
-    Args:
-        vectors: ``(num_users, dim)`` SASRec vectors of training events.
-        item_ids: Each user's training events, oldest first.
-    """
-
-    vectors: NDArray[np.float32]
-    item_ids: list[tuple[str, ...]]
-
-
-@dataclass(frozen=True)
-class Parts:
-    """Everything a recommender is composed of; made by ``from_run`` and ``from_pretrained``."""
-
-    scorer: PulseScorerModel
-    processor: PulseScorerProcessor
-    shape: PromptShape
-    thought_space: PulseThoughtSpaceModel
-    sequential: PulseSASRecModel
-    generator: Generator
-    items: dict[str, Item]
-    item_vectors: NDArray[np.float32]
-    pool: Pool
-    record: Mapping[str, Any]
-    folder: Path
 
 
 class PulseRecommender:
@@ -339,35 +281,8 @@ class PulseRecommender:
     # -- keeping it ------------------------------------------------------------------------------
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything into one folder that :meth:`from_pretrained` restores, without any user of this run.
-
-        The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
-        64 MiB is included, a larger one is named by id and revision.
-        """
-        from shutil import copytree
-
-        from pulse_hf.models.embedded import resolve_model
-        from pulse_hf.models.scorer.adapter import HEAD
-        from pulse_hf.models.scorer.adapter import RECORD as SCORER_RECORD
-
-        target = Path(folder)
-        target.mkdir(parents=True, exist_ok=True)
-        parts = self.parts
-        copytree(parts.folder / "adapter", target / "adapter", dirs_exist_ok=True)
-        for name in (HEAD, SCORER_RECORD):
-            (target / name).write_bytes((parts.folder / name).read_bytes())
-        base = Path(resolve_model(parts.record["base_model"])[0])
-        if (
-            base.is_dir()
-            and sum(path.stat().st_size for path in base.glob("*.safetensors")) <= MAX_INCLUDED_BASE_BYTES
-        ):
-            copytree(base, target / "base", dirs_exist_ok=True)
-        parts.thought_space.save_pretrained(target / "thought_space")
-        parts.sequential.save_pretrained(target / "sequential")
-        write_tensors(target / "sequential" / "pool.safetensors", _packed(parts.pool, self._index))
-        write_table(target / "catalogue" / "items.parquet", "items", parts.items.values())
-        _write_vectors(target / "catalogue" / "item_vectors.safetensors", parts.item_vectors)
-        write_json(target / RECORD, dict(parts.record))
+        """Write everything into one folder that :meth:`from_pretrained` restores; no user of the run is in it."""
+        save_parts(self.parts, Path(folder))
 
     @classmethod
     def from_pretrained(cls, folder: str | Path) -> PulseRecommender:
@@ -376,14 +291,7 @@ class PulseRecommender:
         Raises:
             ArtifactError: The folder is not one, is damaged, or was made with other prompts or another base model.
         """
-        source = Path(folder)
-        if not (source / RECORD).exists():
-            raise ArtifactError(f"{source} is not a saved recommender (no {RECORD})")
-        record = read_json(source / RECORD)
-        items = {row["item_id"]: Item(**row) for row in read_table(source / "catalogue" / "items.parquet").to_pylist()}
-        vectors = read_tensors(source / "catalogue" / "item_vectors.safetensors")["item_vectors"].numpy()
-        pool = _unpacked(read_tensors(source / "sequential" / "pool.safetensors"), list(items))
-        return cls(_load(record, source, source / "thought_space", source / "sequential", items, vectors, pool))
+        return cls(load_parts(Path(folder)))
 
     @classmethod
     def from_run(cls, run: str | Path) -> PulseRecommender:
@@ -392,117 +300,7 @@ class PulseRecommender:
         Raises:
             ArtifactError: A stage is missing.
         """
-        from pulse_hf.artifacts import read_manifest
-        from pulse_hf.data.sequences import load_items, load_sequences
-        from pulse_hf.models.sasrec import PulseSASRecModel
-        from pulse_hf.models.scorer.adapter import read_record
-
-        folder = Path(run)
-        items = {item.item_id: item for item in load_items(folder)}
-        index = {item_id: number for number, item_id in enumerate(items, start=1)}
-        sequences = load_sequences(folder)
-        training = [sequence.training().item_ids for sequence in sequences]
-        model = PulseSASRecModel.from_pretrained(folder / "sequential" / "sasrec").eval()
-        pool = Pool(model.user_vectors([[index[one] for one in row] for row in training]).cpu().numpy(), training)
-        vectors = read_tensors(folder / "sequential" / "item_vectors.safetensors")["item_vectors"].numpy()
-        sequential = _settings_of(read_manifest(folder / "sequential"))
-        thoughts = _settings_of(read_manifest(folder / "thoughts"))
-        scorer = folder / "recommender" / "pulse"
-        record = {
-            "format_version": FORMAT_VERSION,
-            "base_model": read_record(scorer).base["id"],
-            "encoder": sequential["encoder"],
-            "neighbours": {key: sequential[key] for key in ("num_neighbours", "neighbour_items")},
-            "thoughts": thoughts,
-            "seed": read_manifest(folder / "thoughts")["fingerprint"]["seed"],
-            "prompts": prompt_hashes(),
-        }
-        made = cls(
-            _load(
-                record,
-                scorer,
-                folder / "thought_space" / "model",
-                folder / "sequential" / "sasrec",
-                items,
-                vectors,
-                pool,
-            )
-        )
-        made.users = {sequence.user_id: sequence for sequence in sequences}
+        parts, users = parts_of_run(Path(run))
+        made = cls(parts)
+        made.users = users
         return made
-
-
-def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's settings as they stand in its fingerprint."""
-    import json
-
-    start = "settings."
-    return {
-        key[len(start) :]: json.loads(value) for key, value in manifest["fingerprint"].items() if key.startswith(start)
-    }
-
-
-def _load(
-    record: Mapping[str, Any],
-    scorer: Path,
-    thought_space: Path,
-    sequential: Path,
-    items: dict[str, Item],
-    item_vectors: NDArray[np.float32],
-    pool: Pool,
-) -> Parts:
-    from pulse_hf.models.sasrec import PulseSASRecModel
-    from pulse_hf.models.scorer.adapter import load_scorer, read_record
-    from pulse_hf.models.thought_space import PulseThoughtSpaceModel
-    from pulse_hf.reasoning.examples import PromptShape
-    from pulse_hf.reasoning.generator import open_generator
-
-    changed = sorted(name for name, sha256 in prompt_hashes().items() if record["prompts"].get(name) != sha256)
-    if changed:
-        raise ArtifactError(
-            f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
-        )
-    base = str(scorer / "base") if (scorer / "base").is_dir() else record["base_model"]
-    model, processor = load_scorer(base, scorer)
-    thoughts = record["thoughts"]
-    writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
-    return Parts(
-        scorer=model,
-        processor=processor,
-        shape=PromptShape.from_dict(read_record(scorer).prompt),
-        thought_space=PulseThoughtSpaceModel.from_pretrained(thought_space).eval(),
-        sequential=PulseSASRecModel.from_pretrained(sequential).eval(),
-        generator=open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"]),
-        items=items,
-        item_vectors=item_vectors,
-        pool=pool,
-        record=record,
-        folder=scorer,
-    )
-
-
-def _write_vectors(path: Path, vectors: NDArray[np.float32]) -> None:
-    import torch
-
-    write_tensors(path, {"item_vectors": torch.from_numpy(vectors)})
-
-
-def _packed(pool: Pool, index: Mapping[str, int]) -> dict[str, Any]:
-    """The pool as tensors: vectors, all users' item indices in one row, and where each user's begin."""
-    import torch
-
-    lengths = [len(row) for row in pool.item_ids]
-    return {
-        "vectors": torch.from_numpy(pool.vectors),
-        "item_indices": torch.tensor([index[item_id] for row in pool.item_ids for item_id in row], dtype=torch.int32),
-        "lengths": torch.tensor(lengths, dtype=torch.int32),
-    }
-
-
-def _unpacked(tensors: Mapping[str, Any], item_ids: list[str]) -> Pool:
-    rows, start = [], 0
-    indices = tensors["item_indices"].tolist()
-    for length in tensors["lengths"].tolist():
-        rows.append(tuple(item_ids[index - 1] for index in indices[start : start + length]))
-        start += length
-    return Pool(tensors["vectors"].numpy(), rows)

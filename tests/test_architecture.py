@@ -10,13 +10,13 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pulse_hf"
 FLOORS = (
     {"cli"},
     {"hub"},
-    {"pipeline", "presets", "recommender", "settings"},
+    {"composition", "pipeline", "presets", "recommender", "settings"},
     {"training", "evaluation"},
     {"retrieval", "reasoning"},
     {"data", "models"},
     {"schema", "artifacts", "metrics"},
 )
-BESIDE = {("pipeline", "settings"), ("presets", "settings"), ("artifacts", "schema"), ("recommender", "settings")}
+BESIDE = {("pipeline", "settings"), ("presets", "settings"), ("artifacts", "schema"), ("recommender", "composition")}
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py", "manager.py", "handler.py"}
 
