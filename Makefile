@@ -24,7 +24,7 @@ test: $(READY)  ## everything a change must pass, under 10 minutes on 2 cores
 test-slow: $(READY)  ## the long checks
 	$(BIN)/python -m pytest -q -m slow
 
-control: $(READY)  ## does the gain of PULSE follow the strength of the motives? (about an hour)
+control: $(READY)  ## does the gain of PULSE follow the strength of the motives? (four demo-like worlds, long)
 	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="
 	$(BIN)/python scripts/control.py
 
