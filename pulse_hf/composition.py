@@ -5,7 +5,7 @@ The folder::
     pulse.json                 identities of base and encoder, tree settings, prompt hashes
     adapter/ score_head.safetensors scorer.json      the tuned scorer (PEFT's own layout)
     base/                      the base language model, if it is small enough to include
-    thought_space/             both towers with their processor
+    thought_space/             both towers with their processor, and the rationales that vote (vectors and items)
     sequential/                SASRec and the pool of anonymous users it compares with
     catalogue/                 items.parquet, item_vectors.safetensors
 """
@@ -13,7 +13,7 @@ The folder::
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree
@@ -31,6 +31,7 @@ from pulse_hf.artifacts import (
 )
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.reasoning.prompts import prompt_hashes
+from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons, load_shared_reasons
 from pulse_hf.schema import Item, Sequence
 
 if TYPE_CHECKING:
@@ -76,6 +77,7 @@ class Parts:
     items: dict[str, Item]
     item_vectors: NDArray[np.float32]
     pool: Pool
+    shared: SharedReasons
     record: Mapping[str, Any]
     folder: Path
 
@@ -100,6 +102,7 @@ def save_parts(parts: Parts, folder: Path) -> None:
     if base.is_dir() and size <= MAX_INCLUDED_BASE_BYTES:
         copytree(base, folder / BASE, dirs_exist_ok=True)
     parts.thought_space.save_pretrained(folder / "thought_space")
+    _write_votes(folder / "thought_space" / VECTORS, parts.shared)
     parts.sequential.save_pretrained(folder / "sequential")
     write_tensors(folder / "sequential" / "pool.safetensors", _packed(parts.pool, list(parts.items)))
     write_table(folder / "catalogue" / "items.parquet", "items", parts.items.values())
@@ -119,7 +122,15 @@ def load_parts(folder: Path) -> Parts:
     items = {row["item_id"]: Item(**row) for row in read_table(folder / "catalogue" / "items.parquet").to_pylist()}
     vectors = read_tensors(folder / "catalogue" / "item_vectors.safetensors")["item_vectors"].numpy()
     pool = _unpacked(read_tensors(folder / "sequential" / "pool.safetensors"), list(items))
-    return _load(record, folder, folder / "thought_space", folder / "sequential", items, vectors, pool)
+    votes = read_tensors(folder / "thought_space" / VECTORS)
+
+    def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
+        places = {item_id: place for place, item_id in enumerate(items)}
+        return SharedReasons(
+            votes["vectors"].numpy(), votes["item_indices"].long().numpy(), places, space.encode_rationales
+        )
+
+    return _load(record, folder, folder / "thought_space", folder / "sequential", items, vectors, pool, voting)
 
 
 def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
@@ -154,8 +165,12 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
         "prompts": prompt_hashes(),
     }
     folders = (run / "thought_space" / "model", run / "sequential" / "sasrec")
-    parts = _load(record, scorer, *folders, items, vectors, pool)
-    return parts, {sequence.user_id: sequence for sequence in sequences}
+    users = {sequence.user_id: sequence for sequence in sequences}
+
+    def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
+        return load_shared_reasons(run, users, list(items), space.encode_rationales)
+
+    return _load(record, scorer, *folders, items, vectors, pool, voting), users
 
 
 def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -174,6 +189,7 @@ def _load(
     items: dict[str, Item],
     item_vectors: NDArray[np.float32],
     pool: Pool,
+    voting: Callable[[PulseThoughtSpaceModel], SharedReasons],
 ) -> Parts:
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
@@ -189,20 +205,30 @@ def _load(
     base = str(scorer / BASE) if (scorer / BASE).is_dir() else record["base_model"]
     model, processor = load_scorer(base, scorer)
     thoughts = record["thoughts"]
+    space = PulseThoughtSpaceModel.from_pretrained(thought_space).eval()
     writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
     return Parts(
         scorer=model,
         processor=processor,
         shape=PromptShape.from_dict(read_record(scorer).prompt),
-        thought_space=PulseThoughtSpaceModel.from_pretrained(thought_space).eval(),
+        thought_space=space,
         sequential=PulseSASRecModel.from_pretrained(sequential).eval(),
         generator=open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"]),
         items=items,
         item_vectors=item_vectors,
         pool=pool,
+        shared=voting(space),
         record=record,
         folder=scorer,
     )
+
+
+def _write_votes(path: Path, shared: SharedReasons) -> None:
+    """What votes for which item; whose rationale it was is left out."""
+    import torch
+
+    indices = torch.from_numpy(shared.item_indices).int()
+    write_tensors(path, {"vectors": torch.from_numpy(shared.vectors), "item_indices": indices})
 
 
 def _write_vectors(path: Path, vectors: NDArray[np.float32]) -> None:

@@ -275,7 +275,7 @@ class PulseRecommender:
         if not chosen:
             raise ValueError("there are no candidates to score; give at least one item id or title")
         parts = self.parts
-        example = scorer_example(past, items, chosen, thought, parts.shape, parts.processor.prompt_fits)
+        example = scorer_example(past, items, chosen, thought, parts.shape, parts.processor.prompt_fits, parts.shared)
         return score_sets(parts.scorer, parts.processor, [example])[0]
 
     # -- keeping it ------------------------------------------------------------------------------

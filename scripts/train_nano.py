@@ -1,16 +1,11 @@
 """Train pulse-nano, the small language model that makes the embedded demo run anywhere.
 
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --part 1
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 110 --part 2
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 60 --part 3
-    python scripts/train_nano.py  --out runs/nano --corpus corpus-1.jsonl --tokens 14e6 --until 8.5e6
-    python scripts/train_nano.py  --out runs/nano --corpus corpus-2.jsonl --tokens 14e6
-    python scripts/train_nano.py  --out runs/nano --corpus corpus-2.jsonl --tokens 20e6 --until 17e6
-    python scripts/train_nano.py  --out runs/nano --corpus corpus-3.jsonl --tokens 30e6 --until 21.5e6
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 100
+    python scripts/train_nano.py  --out runs/nano --start pulse_hf/models/nano --tokens 14e6
     python scripts/train_nano.py  --out runs/nano --export pulse_hf/models/nano
 
-(These are the calls the shipped weights were made with; the first two ran before chosen items were learnt
-as text and judgements weighed 8 instead of 2.)
+(These are the calls that the shipped weights were finished with. They go on from weights that had seen 21.5
+million tokens of this script's earlier corpus, at commit cb45a0b; without ``--start`` it begins anew.)
 
 A Llama of 4 layers learns by next-token prediction, with full weight on answers and judgements and a
 small one on prompts. Runs on CPU (bf16 autocast) or one GPU, keeps a checkpoint every few minutes as
@@ -45,8 +40,9 @@ TEMPLATE = (
     "{% if add_generation_prompt %}{{ '<|assistant|>\n' }}{% endif %}"
 )
 TOKENS_PER_STEP = 4096
-PROMPT_WEIGHT = 0.3
-JUDGEMENT_WEIGHT = 2.0
+CORPUS = "corpus.jsonl"
+PROMPT_WEIGHT = 0.1
+JUDGEMENT_WEIGHT = 0.5
 YES, NO = " yes", " no"
 
 
@@ -305,20 +301,22 @@ def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
     return state
 
 
-def train(out: Path, corpus: str, tokens: float, until: float, learning_rate: float, seed: int) -> None:
+def train(out: Path, start: Path | None, tokens: float, until: float, learning_rate: float, seed: int) -> None:
     """Train to the token budget, resuming if a checkpoint lies in ``out``."""
     device = "cuda" if torch.cuda.is_available() else "cpu"
     if not (out / "tokenizer").exists():
-        train_tokenizer(out / "corpus-1.jsonl").save_pretrained(out / "tokenizer")
+        tokenizer = PreTrainedTokenizerFast.from_pretrained(start) if start else train_tokenizer(out / CORPUS)
+        tokenizer.save_pretrained(out / "tokenizer")
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
     encode = Encoder(tokenizer)
-    with (out / corpus).open(encoding="utf-8") as stream:
+    with (out / CORPUS).open(encoding="utf-8") as stream:
         examples = [
             e
             for e in (encode(json.loads(line)) for line in tqdm(stream, desc="encode", mininterval=5))
             if len(e.tokens) <= 640
         ]
-    model = new_model(tokenizer, seed).to(device).train()
+    model = LlamaForCausalLM.from_pretrained(start, dtype=torch.float32) if start else new_model(tokenizer, seed)
+    model = model.to(device).train()
     optimizer = torch.optim.AdamW(
         model.parameters(), lr=learning_rate, betas=(0.9, 0.95), weight_decay=0.05, fused=True
     )
@@ -404,10 +402,10 @@ def main() -> None:
     """Train or export."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--corpus", default="corpus-1.jsonl", help="file inside --out")
+    parser.add_argument("--start", type=Path, help="folder of weights to go on from, with their tokenizer")
     parser.add_argument("--tokens", type=float, default=14e6, help="where the learning rate reaches its end")
     parser.add_argument("--until", type=float, default=math.inf, help="stop here; another call goes on")
-    parser.add_argument("--learning-rate", type=float, default=1.5e-3)
+    parser.add_argument("--learning-rate", type=float, default=1e-3)
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--export", type=Path)
@@ -418,7 +416,7 @@ def main() -> None:
         export(arguments.out, arguments.export)
     else:
         train(
-            arguments.out, arguments.corpus, arguments.tokens, arguments.until, arguments.learning_rate, arguments.seed
+            arguments.out, arguments.start, arguments.tokens, arguments.until, arguments.learning_rate, arguments.seed
         )
 
 

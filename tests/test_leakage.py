@@ -394,6 +394,19 @@ def test_rationales_made_for_test_targets_are_caught(copied, monkeypatch):
     assert {"rationales explain training targets only", "training inputs ignore validation and test targets"} <= found
 
 
+def test_votes_of_test_choices_are_caught(copied_whole, monkeypatch):
+    def voting(rationales, sequences):
+        return [
+            (row["user_id"], sequences[row["user_id"]].item_ids[-1]) for row in rationales if row["status"] == "ok"
+        ]
+
+    monkeypatch.setattr("pulse_hf.reasoning.shared_reasons.chosen_for", voting)
+    tuned(copied_whole)
+    assert "recorded inputs are the rebuilt ones" in failed(audit(copied_whole, users=0))
+    monkeypatch.setattr("pulse_hf.evaluation.stage_inputs.chosen_for", voting)
+    assert "all inputs ignore test targets" in failed(audit(copied_whole, users=0))
+
+
 def test_rationales_that_admit_to_explain_test_targets_are_caught(copied_whole):
     def relabelled(row):
         return {**row, "split": "test", "position": 5} if row["user_id"] == "u7" else row

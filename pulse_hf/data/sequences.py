@@ -194,3 +194,23 @@ def sample_decisions(decisions: list[Decision], n: int | None, seed: int) -> lis
         taken.add(user_id)
         total += per_user[user_id]
     return [decision for decision in decisions if decision.user_id in taken]
+
+
+def some_decisions(
+    decisions: list[Decision], per_user: int | None, max_users: int | None, seed: int
+) -> list[Decision]:
+    """The latest decisions of some users, in the order they came.
+
+    Args:
+        decisions: What to choose from.
+        per_user: At most so many of each user, the latest ones; ``None`` for all.
+        max_users: Only this many users, by a stable hash; ``None`` for all.
+        seed: Seed of the sample of users.
+    """
+    places: dict[str, list[int]] = {}
+    for decision in decisions:
+        places.setdefault(decision.user_id, []).append(decision.position)
+    one_each = list({decision.user_id: decision for decision in decisions}.values())
+    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed)}
+    kept = {user_id: set(sorted(places[user_id])[-per_user if per_user else None :]) for user_id in users}
+    return [decision for decision in decisions if decision.position in kept.get(decision.user_id, ())]

@@ -275,7 +275,7 @@ def _extras(
     settings: EvaluateSettings,
     seed: int,
 ) -> dict[str, Any]:
-    from pulse_hf.evaluation.faithfulness import faithfulness, measured_oracles
+    from pulse_hf.evaluation.faithfulness import extractive_reasons, faithfulness, measured_oracles
     from pulse_hf.evaluation.report import summarise
     from pulse_hf.evaluation.systems import load_thoughts
     from pulse_hf.evaluation.train_vs_test import train_vs_test
@@ -289,6 +289,8 @@ def _extras(
         if (run / "world" / "truth.json").exists():
             reasons = {d.decision_id: thoughts[d.decision_id].reason or "" for d in decisions}
             extras["faithfulness"] = faithfulness(run, study, decisions, reasons, seed=seed)
+            floor = faithfulness(run, study, decisions, extractive_reasons(run, decisions), seed=seed)
+            extras["faithfulness"]["extractive"] = floor
     oracles = measured_oracles(run, study, decisions)
     if oracles:
         measured = {name: _metrics(study, decisions, name, rows) for name, rows in oracles.items()}

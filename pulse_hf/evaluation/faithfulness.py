@@ -20,7 +20,7 @@ from pulse_hf.schema import Decision
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["faithfulness", "measured_oracles", "names_one"]
+__all__ = ["extractive_reasons", "faithfulness", "measured_oracles", "names_one"]
 
 
 def names_one(text: str, phrases: Iterable[str]) -> bool:
@@ -50,7 +50,8 @@ def faithfulness(
         seed: Seed of the other users and the resamples.
 
     Returns:
-        ``own`` and ``other`` shares with intervals, ``ratio`` and their paired difference with p.
+        ``own`` and ``other`` shares with intervals, ``ratio`` and their paired difference with p; the same under
+        ``held_out`` for the people whose motive pulse-nano was never trained on.
     """
     truth = read_json(run / "world" / "truth.json")
     motives = [_first_motive(truth, decision) for decision in decisions]
@@ -62,10 +63,29 @@ def faithfulness(
         return np.array(hits, dtype=float)
 
     table = np.stack([named(motives), named(others)], axis=1)
+    held_out = np.array([name in truth["held_out_motives"] for name in motives])
+    return _shares(table, seed) | ({"held_out": _shares(table[held_out], seed)} if held_out.sum() > 1 else {})
+
+
+def extractive_reasons(run: Path, decisions: Sequence[Decision]) -> dict[str, str]:
+    """What the engine without a language model says to the very prompts of the base reasons, by decision id."""
+    from pulse_hf.evaluation.stage_inputs import Ground, thoughts_read
+    from pulse_hf.reasoning.generator import Sampling, open_generator
+    from pulse_hf.reasoning.parsing import parse_reason
+
+    ground = Ground(run)
+    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
+    prompts = [one.prompt for one in thoughts_read(ground, by_user, decisions, ground.stored_lent)]
+    written = open_generator("extractive", "", batch_size=1).generate(prompts, width=1, sampling=Sampling(), seed=0)
+    return {prompt.key: parse_reason(texts[0]).text for prompt, texts in zip(prompts, written, strict=True)}
+
+
+def _shares(table: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    """Own and other share of ``(people, 2)`` hits."""
     own, other = intervals(table, seed=seed)
     (difference,) = paired(table[:, :1] - table[:, 1:], seed=seed)
     return {
-        "decisions": len(decisions),
+        "decisions": len(table),
         "own": asdict(own),
         "other": asdict(other),
         "ratio": float(table[:, 0].mean() / table[:, 1].mean()) if table[:, 1].any() else None,

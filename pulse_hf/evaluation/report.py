@@ -196,22 +196,39 @@ def _faithfulness(report: Mapping[str, Any]) -> str:
     faith = report.get("faithfulness")
     if not faith:
         return ""
-    rows = [["the user's own motive", _span(faith["own"])], ["a random other user's motive", _span(faith["other"])]]
-    text = f"Share of {faith['decisions']:,} chosen thoughts that name a motive by one of its phrases (synthetic)."
-    return "## Faithfulness\n\n" + _table(["motive named", "share"], rows) + f"\n\n{text}"
+    measured = [("chosen thoughts, everybody", faith)]
+    if "held_out" in faith:
+        measured.append(("chosen thoughts, held-out motives", faith["held_out"]))
+    if "extractive" in faith:
+        measured.append(("extractive engine, everybody", faith["extractive"]))
+        if "held_out" in faith["extractive"]:
+            measured.append(("extractive engine, held-out motives", faith["extractive"]["held_out"]))
+    rows = [[name, f"{row['decisions']:,}", _span(row["own"]), _span(row["other"])] for name, row in measured]
+    return (
+        "## Faithfulness\n\n"
+        + _table(["reasons", "users", "name the user's own motive", "name a random other user's motive"], rows)
+        + "\n\nSynthetic: a motive is named if one of its phrases is in the text. Held-out motives are those that "
+        "pulse-nano was never trained on. The extractive engine quotes two sentences of the person's and writes "
+        "nothing of its own."
+    )
 
 
 def _train_vs_test(report: Mapping[str, Any]) -> str:
     rows = report.get("train_vs_test")
     if not rows:
         return ""
+    measures = {
+        "agreement": "mean agreement s*",
+        "sasrec_hr@1": "sasrec hr@1",
+        "shared_reasons_hr@1": "shared reasons alone hr@1",
+    }
+    shown = {key: title for key, title in measures.items() if any(key in row for row in rows.values())}
     cells = [
-        [name, f"{row['decisions']:,}", _span(row["agreement"]), _span(row["sasrec_hr@1"])]
-        for name, row in sorted(rows.items())
+        [name, f"{row['decisions']:,}", *(_span(row[key]) for key in shown)] for name, row in sorted(rows.items())
     ]
     return (
         "## Train like test\n\n"
-        + _table(["rows", "decisions", "mean agreement s*", "sasrec hr@1"], cells)
+        + _table(["rows", "decisions", *shown.values()], cells)
         + "\n\nRows the scorer was tuned on, made by models of the other fold, beside test rows. Far apart means "
         "that the scorer was tuned on inputs it will not meet."
     )

@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import MANIFEST, read_manifest, read_table, sha256_of_text
-from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.data.sequences import load_items, load_sequences, some_decisions
 from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, scorer_example
 from pulse_hf.reasoning.prompts import Prompt, PromptBudget, candidate_text, rationale_prompt
+from pulse_hf.reasoning.shared_reasons import chosen_for
 from pulse_hf.reasoning.thoughts import ThoughtInput, thought_inputs
 from pulse_hf.retrieval.candidates import CandidateSettings, chosen_decisions, draw_candidates, load_candidates
 from pulse_hf.retrieval.similar_users import NO_USER, lend_items, lendable, neighbours
@@ -240,12 +241,25 @@ def stage_texts(ground: Ground, sequences: Series[Sequence], lent: Lent | None =
         texts["thought-space"] = _thought_space(ground, by_user)
     if ground.has("thoughts"):
         for split in SPLITS:
-            read = thoughts_read(ground, by_user, ground.decisions(split), lent)
+            read = thoughts_read(ground, by_user, _thinking(ground, split), lent)
             texts[f"thoughts/{split}"] = _prompt_texts([one.prompt for one in read])
             texts[f"behaviour/{split}"] = [one.behaviour for one in read]
     if ground.has("recommender"):
         texts |= _scorer_prompts(ground, by_user)
+        chosen = chosen_for(ground.rows("rationales/rationales.parquet"), by_user)
+        texts["shared-reasons"] = ["\x1f".join(pair) for pair in chosen]
     return texts
+
+
+def _thinking(ground: Ground, split: Split) -> list[Decision]:
+    """The decisions of a split that get a thought."""
+    decisions = ground.decisions(split)
+    if split != "train":
+        return decisions
+    settings = ground.settings("thoughts")
+    return some_decisions(
+        decisions, settings["training_decisions_per_user"], settings["max_training_users"], settings["seed"]
+    )
 
 
 def _training_candidates(ground: Ground, sequences: Series[Sequence]) -> list[str]:
@@ -338,4 +352,6 @@ def _scorer(folder: Path) -> tuple[PromptShape, Callable[[str], bool]]:
     processor = PulseScorerProcessor(
         tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
     )
-    return PromptShape.from_dict(record.prompt), cache(processor.prompt_fits)
+    # Texts alone are compared here; who votes for what is an input of its own ("shared-reasons").
+    shape = replace(PromptShape.from_dict(record.prompt), shared_temperature=None)
+    return shape, cache(processor.prompt_fits)

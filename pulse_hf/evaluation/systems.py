@@ -129,7 +129,9 @@ def slm_scores(
     """
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.scorer.processing_scorer import score_sets
+    from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
     from pulse_hf.reasoning.examples import PromptShape, examples_of_sets
+    from pulse_hf.reasoning.shared_reasons import load_shared_reasons
 
     where = study.run / "recommender" / folder
     record = read_record(where)
@@ -138,7 +140,11 @@ def slm_scores(
     model, processor = load_scorer(record.base["id"] + pinned, where, merge=True)
     sets = [study.sets[decision.decision_id] for decision in decisions]
     shape = PromptShape.from_dict(record.prompt)
-    scored = examples_of_sets(sets, study.sequences, study.items, thoughts, shape, processor.prompt_fits)
+    shared = None
+    if shape.num_features:
+        space = load_space(study.run, FULL_SPACE)
+        shared = load_shared_reasons(study.run, study.sequences, list(study.items), space.encode_rationales)
+    scored = examples_of_sets(sets, study.sequences, study.items, thoughts, shape, processor.prompt_fits, shared)
     return [np.array(row) for row in score_sets(model, processor, scored)]
 
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -25,7 +25,7 @@ __all__ = ["train_vs_test"]
 
 
 def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -> dict[str, Any]:
-    """Mean agreement and SASRec's HR@1 on tuning rows and on test rows.
+    """Mean agreement, SASRec's HR@1 and that of shared reasons alone on tuning rows and on test rows.
 
     Tuning rows are scored by the model of the other fold, which never saw them; the model of all users is
     shown beside it, to tell how much too good an uncrossed score would be.
@@ -36,8 +36,10 @@ def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -
         seed: Seed of the resamples.
 
     Returns:
-        Name of each kind of rows to ``{decisions, agreement, sasrec_hr@1}``, both with intervals.
+        Name of each kind of rows to ``{decisions, agreement, sasrec_hr@1, shared_reasons_hr@1}``, all with
+        intervals; the last one only where the scorer weighs them.
     """
+    votes = _votes(study)
     tuning = [d for d in study.split("train") if d.decision_id in thoughts]
     test = study.split("test")
     found = {}
@@ -48,7 +50,39 @@ def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -
     ):
         if decisions:
             found[name] = _row(study, decisions, thoughts, logits, seed)
+            if votes is not None:
+                found[name]["shared_reasons_hr@1"] = _by_user(decisions, votes(decisions, thoughts), seed)
     return found
+
+
+def _votes(study: Study) -> Callable[[Sequence[Decision], Mapping[str, Thought]], NDArray[np.float64]] | None:
+    """HR@1 of the votes of shared reasons alone, as the tuned scorer is given them; None if it is not."""
+    from pulse_hf.models.scorer.adapter import read_record
+    from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
+    from pulse_hf.reasoning.examples import PromptShape
+    from pulse_hf.reasoning.shared_reasons import load_shared_reasons
+
+    shape = PromptShape.from_dict(read_record(study.run / "recommender" / "pulse").prompt)
+    temperature = shape.shared_temperature
+    if temperature is None:
+        return None
+    space = load_space(study.run, FULL_SPACE)
+    shared = load_shared_reasons(study.run, study.sequences, list(study.items), space.encode_rationales)
+
+    def hits(decisions: Sequence[Decision], thoughts: Mapping[str, Thought]) -> NDArray[np.float64]:
+        reasons = [thoughts[decision.decision_id].reason for decision in decisions]
+        shared.read(reason for reason in reasons if reason)
+        rows = [
+            np.array(
+                shared.evidence(
+                    reason, items, temperature=temperature, smoothing=shape.shared_smoothing, user_id=decision.user_id
+                )
+            )
+            for decision, reason, items in zip(decisions, reasons, study.candidates(decisions), strict=True)
+        ]
+        return rank_metrics(rows, study.targets(decisions), system="shared reasons")["hr@1"]
+
+    return hits
 
 
 def _cross_fitted(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:

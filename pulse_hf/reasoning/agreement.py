@@ -17,17 +17,22 @@ from pulse_hf.schema import Decision, fold_of
 if TYPE_CHECKING:
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 
-__all__ = ["agreement_with", "load_spaces", "weights_sha256"]
+__all__ = ["FULL_SPACE", "agreement_with", "load_space", "load_spaces", "weights_sha256"]
 
 FULL_SPACE = "model"
 
 
-def load_spaces(run: Path) -> dict[str, PulseThoughtSpaceModel]:
-    """The full thought space and those of the folds, by folder name."""
+def load_space(run: Path, name: str) -> PulseThoughtSpaceModel:
+    """One thought space of a run, the full one or a fold's."""
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 
-    folders = [run / "thought_space" / FULL_SPACE, *sorted((run / "thought_space").glob("fold-*"))]
-    return {folder.name: PulseThoughtSpaceModel.from_pretrained(str(folder)).eval() for folder in folders}
+    return PulseThoughtSpaceModel.from_pretrained(str(run / "thought_space" / name)).eval()
+
+
+def load_spaces(run: Path) -> dict[str, PulseThoughtSpaceModel]:
+    """The full thought space and those of the folds, by folder name."""
+    folds = sorted(folder.name for folder in (run / "thought_space").glob("fold-*"))
+    return {name: load_space(run, name) for name in (FULL_SPACE, *folds)}
 
 
 def agreement_with(

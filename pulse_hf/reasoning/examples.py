@@ -10,9 +10,13 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, score_prompt
 from pulse_hf.schema import CandidateSet, Item, Sequence
+
+if TYPE_CHECKING:
+    from pulse_hf.reasoning.shared_reasons import SharedReasons
 
 # Steps in which an overlong reason loses words once a single event is left.
 _REASON_WORDS = (60, 40, 20, 10)
@@ -42,11 +46,21 @@ class PromptShape:
         use_reason: Show r*; without it the prompt is that of plain supervised tuning (``slm+sft``).
         use_agreement: Show s* beside r* (paper §4.2).
         budget: How much of each field is shown.
+        shared_temperature: Beside each candidate, what the rationales of those who chose it say for r*
+            (:mod:`pulse_hf.reasoning.shared_reasons`); ``None`` leaves it out.
+        shared_smoothing: Its smoothing.
     """
 
     use_reason: bool = True
     use_agreement: bool = True
     budget: PromptBudget = field(default_factory=PromptBudget)
+    shared_temperature: float | None = None
+    shared_smoothing: float = 0.3
+
+    @property
+    def num_features(self) -> int:
+        """Scalars that stand beside each candidate."""
+        return int(self.shared_temperature is not None)
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> PromptShape:
@@ -59,7 +73,7 @@ class PromptShape:
         budget = values["budget"]
         if not isinstance(budget, Mapping):
             raise ValueError(f"prompt shape: budget is {budget!r}, expected an object with the fields of PromptBudget")
-        return cls(bool(values["use_reason"]), bool(values["use_agreement"]), PromptBudget(**budget))
+        return cls(**{**values, "budget": PromptBudget(**budget)})  # type: ignore[arg-type]
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,6 +104,7 @@ def scorer_example(
     thought: Thought,
     shape: PromptShape,
     fits: Callable[[str], bool],
+    shared: SharedReasons | None = None,
 ) -> ScorerExample:
     """The example of one history and its candidates.
 
@@ -103,14 +118,26 @@ def scorer_example(
         thought: r* and s* of the decision, :data:`NO_THOUGHT` for none.
         shape: What of it is shown.
         fits: Tells whether a prompt is within the scorer's token budget.
+        shared: The rationales that vote, where the shape asks for them.
 
     Raises:
-        ValueError: Not even one event and ten words of reason fit.
+        ValueError: Not even one event and ten words of reason fit, or votes are asked for and missing.
     """
     prompt, num_events = _fitted_prompt(history, items, thought, shape, fits)
-    return ScorerExample(
-        prompt, tuple(candidate_text(items[item_id]) for item_id in candidate_ids), num_events=num_events
-    )
+    features: tuple[tuple[float, ...], ...] = ()
+    if shape.shared_temperature is not None:
+        if shared is None:
+            raise ValueError("this scorer weighs shared reasons beside the text; give the rationales that vote")
+        evidence = shared.evidence(
+            thought.reason if shape.use_reason else None,
+            candidate_ids,
+            temperature=shape.shared_temperature,
+            smoothing=shape.shared_smoothing,
+            user_id=history.user_id,
+        )
+        features = tuple((value,) for value in evidence)
+    texts = tuple(candidate_text(items[item_id]) for item_id in candidate_ids)
+    return ScorerExample(prompt, texts, features=features, num_events=num_events)
 
 
 def _fitted_prompt(
@@ -139,6 +166,7 @@ def example_of_set(
     thought: Thought,
     shape: PromptShape,
     fits: Callable[[str], bool],
+    shared: SharedReasons | None = None,
 ) -> ScorerExample:
     """The example of a frozen candidate set; the history is every event before the decision's.
 
@@ -150,7 +178,8 @@ def example_of_set(
         raise ValueError(
             f"candidate set {candidate_set.decision_id} was paired with the sequence of user {sequence.user_id}"
         )
-    example = scorer_example(sequence.before(int(position)), items, candidate_set.item_ids, thought, shape, fits)
+    history = sequence.before(int(position))
+    example = scorer_example(history, items, candidate_set.item_ids, thought, shape, fits, shared)
     return replace(example, target_index=candidate_set.target_index, decision_id=candidate_set.decision_id)
 
 
@@ -161,6 +190,7 @@ def examples_of_sets(
     thoughts: Mapping[str, Thought],
     shape: PromptShape,
     fits: Callable[[str], bool],
+    shared: SharedReasons | None = None,
 ) -> list[ScorerExample]:
     """The examples of many frozen sets, in their order.
 
@@ -171,15 +201,12 @@ def examples_of_sets(
         thoughts: By decision id; a decision without one is scored without reason, never left out.
         shape: What of the thoughts is shown.
         fits: Tells whether a prompt is within the scorer's token budget.
+        shared: The rationales that vote, where the shape asks for them.
     """
+    mine = [thoughts.get(one.decision_id, NO_THOUGHT) for one in candidate_sets]
+    if shared is not None and shape.shared_temperature is not None and shape.use_reason:
+        shared.read(thought.reason for thought in mine if thought.reason)
     return [
-        example_of_set(
-            one,
-            sequences[one.decision_id.rpartition("#")[0]],
-            items,
-            thoughts.get(one.decision_id, NO_THOUGHT),
-            shape,
-            fits,
-        )
-        for one in candidate_sets
+        example_of_set(one, sequences[one.decision_id.rpartition("#")[0]], items, thought, shape, fits, shared)
+        for one, thought in zip(candidate_sets, mine, strict=True)
     ]

@@ -157,21 +157,11 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
 
 def training_decisions_with_candidates(run: Path, settings: RationaleSettings, seed: int) -> list[Decision]:
     """The training decisions that have a candidate set, as the settings limit them, in stored order."""
-    from pulse_hf.data.sequences import sample_decisions
+    from pulse_hf.data.sequences import some_decisions
 
     table = artifacts.read_table(run / "candidates" / "candidates.parquet").select(["user_id", "position", "split"])
     decisions = [Decision(**row) for row in table.to_pylist() if row["split"] == "train"]
-    if settings.max_users is not None:
-        one_each = list({decision.user_id: decision for decision in decisions}.values())
-        users = {decision.user_id for decision in sample_decisions(one_each, settings.max_users, seed)}
-        decisions = [decision for decision in decisions if decision.user_id in users]
-    if settings.training_decisions_per_user is not None:
-        latest: dict[str, list[int]] = {}
-        for decision in decisions:
-            latest.setdefault(decision.user_id, []).append(decision.position)
-        kept = {user: set(sorted(places)[-settings.training_decisions_per_user :]) for user, places in latest.items()}
-        decisions = [decision for decision in decisions if decision.position in kept[decision.user_id]]
-    return decisions
+    return some_decisions(decisions, settings.training_decisions_per_user, settings.max_users, seed)
 
 
 def rationale_inputs(

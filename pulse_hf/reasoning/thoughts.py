@@ -49,6 +49,9 @@ class ThoughtSettings:
         max_new_tokens: Longest reason in tokens (ours).
         batch_size: Texts written at once.
         users_per_batch: Trees grown at once; each batch is kept when the stage is interrupted.
+        training_decisions_per_user: Thoughts for at most so many of each user's latest training decisions with a
+            candidate set; ``None`` for all (ours).
+        max_training_users: For training only this many users, by a stable hash; ``None`` for all (ours).
         budget: How much of each field a prompt holds.
     """
 
@@ -63,6 +66,8 @@ class ThoughtSettings:
     max_new_tokens: int = 80
     batch_size: int = 192
     users_per_batch: int = 192
+    training_decisions_per_user: int | None = None
+    max_training_users: int | None = None
     budget: PromptBudget = field(default_factory=PromptBudget)
 
     def __post_init__(self) -> None:
@@ -132,7 +137,7 @@ def thoughts(run: Path, settings: ThoughtSettings, *, seed: int, force: bool = F
 def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[str, Any]:
     from tqdm import tqdm
 
-    inputs = _read_inputs(run, settings)
+    inputs = _read_inputs(run, settings, seed)
     spaces = load_spaces(run)
     before = {name: weights_sha256(space) for name, space in spaces.items()}
     chosen, trees = artifacts.Shards(work / "chosen", "thoughts"), artifacts.Shards(work / "grown", "trees")
@@ -173,8 +178,8 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     }
 
 
-def _read_inputs(run: Path, settings: ThoughtSettings) -> list[ThoughtInput]:
-    from pulse_hf.data.sequences import load_items, load_sequences
+def _read_inputs(run: Path, settings: ThoughtSettings, seed: int) -> list[ThoughtInput]:
+    from pulse_hf.data.sequences import load_items, load_sequences, some_decisions
     from pulse_hf.models.thought_space import PulseThoughtSpaceConfig
 
     table = artifacts.read_table(run / "candidates" / "candidates.parquet").select(["user_id", "position", "split"])
@@ -182,8 +187,15 @@ def _read_inputs(run: Path, settings: ThoughtSettings) -> list[ThoughtInput]:
         artifacts.read_table(run / "sequential" / "neighbours.parquet").select(["decision_id", "item_ids"]).to_pylist()
     )
     config = PulseThoughtSpaceConfig.from_pretrained(str(run / "thought_space" / FULL_SPACE))
+    found = [Decision(**row) for row in table.to_pylist()]
+    training = some_decisions(
+        [decision for decision in found if decision.split == "train"],
+        settings.training_decisions_per_user,
+        settings.max_training_users,
+        seed,
+    )
     return thought_inputs(
-        [Decision(**row) for row in table.to_pylist()],
+        [*(decision for decision in found if decision.split != "train"), *training],
         {sequence.user_id: sequence for sequence in load_sequences(run)},
         {item.item_id: item for item in load_items(run)},
         {row["decision_id"]: row["item_ids"] for row in rows},

@@ -1,8 +1,8 @@
 """Stage ``recommender``: LoRA tuning of the language model as candidate scorer (paper §4.2, Eq. 3).
 
-Reads ``sequences/``, ``candidates/`` and ``thoughts/``; writes ``recommender/pulse/`` (with r* and s*)
-and ``recommender/slm+sft/`` (the same rows and settings without a reason: the control for what reasons
-add). Nothing of phase I is touched: no encoder is even loaded.
+Reads ``sequences/``, ``candidates/``, ``thoughts/`` and, for the votes of shared reasons, ``rationales/`` and the
+frozen ``thought_space/``; writes ``recommender/pulse/`` (with r* and s*) and ``recommender/slm+sft/`` (the same
+rows and settings without a reason: the control for what reasons add).
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
 from pulse_hf.schema import CandidateSet, stable_hash
 
 FOLDER = "recommender"
-PARENTS = ("sequences", "candidates", "thoughts")
+PARENTS = ("sequences", "candidates", "rationales", "thought_space", "thoughts")
 SYSTEMS = {"pulse": True, "slm+sft": False}
 _FITTED = "fitted.json"
 
@@ -54,6 +54,9 @@ class RecommenderSettings:
             the base model's own judgement; ``None`` for a random head (ours).
         likelihood_scale: Where the weight of a candidate's mean token log-likelihood in its logit starts; 0
             leaves the likelihood out (ours).
+        shared_temperature: Kernel width of the votes of shared reasons beside each candidate; ``None`` leaves them
+            out, as the paper does (ours; see :mod:`pulse_hf.reasoning.shared_reasons`).
+        shared_smoothing: Their smoothing (ours).
         use_agreement: Show s* beside r* (paper §4.2).
         score_events: History events shown (ours).
         bf16: bfloat16 autocast; ``None`` uses it where the hardware computes in it.
@@ -82,6 +85,8 @@ class RecommenderSettings:
     judge_text: str = "\nFits:"
     head_tokens: tuple[str, str] | None = (" yes", " no")
     likelihood_scale: float = 8.0
+    shared_temperature: float | None = 0.2
+    shared_smoothing: float = 0.3
     use_agreement: bool = True
     score_events: int = 6
     bf16: bool | None = None
@@ -122,33 +127,42 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
 
 def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> dict[str, Any]:
     from pulse_hf.data.sequences import load_items, load_sequences
+    from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
+    from pulse_hf.reasoning.shared_reasons import inputs_sha256, load_shared_reasons
     from pulse_hf.training.scorer_fit import make_processor, train_scorer
 
     train_sets, validation_sets, counts = read_sets(run, settings, seed)
     thoughts = read_thoughts(run)
     sequences = {one.user_id: one for one in load_sequences(run)}
     items = {one.item_id: one for one in load_items(run)}
+    space = load_space(run, FULL_SPACE)
+    shared = load_shared_reasons(run, sequences, list(items), space.encode_rationales)
     hashed: list[str] = []
     counts["systems"] = {}
     for name in settings.systems:
         shape = prompt_shape(settings, use_reason=SYSTEMS[name])
         processor = make_processor(settings)
-        train = examples_of_sets(train_sets, sequences, items, thoughts, shape, processor.prompt_fits)
-        validation = examples_of_sets(validation_sets, sequences, items, thoughts, shape, processor.prompt_fits)
+        reading = (sequences, items, thoughts, shape, processor.prompt_fits, shared)
+        train = examples_of_sets(train_sets, *reading)
+        validation = examples_of_sets(validation_sets, *reading)
         hashed += [text for one in train for text in (one.prompt, *one.candidates)]
         if not (work / name / _FITTED).exists():  # an interrupted stage keeps the system it had finished
             shutil.rmtree(work / name, ignore_errors=True)
             fitted = train_scorer(train, validation, settings, processor, shape, seed=seed, folder=work / name)
             write_json(work / name / _FITTED, fitted)
         counts["systems"][name] = read_json(work / name / _FITTED)
-    counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed)}
+    counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed), "shared-reasons": inputs_sha256(shared.chosen())}
     return counts
 
 
 def prompt_shape(settings: RecommenderSettings, *, use_reason: bool) -> PromptShape:
     """What the prompt of a system shows."""
     return PromptShape(
-        use_reason, settings.use_agreement and use_reason, PromptBudget(score_events=settings.score_events)
+        use_reason,
+        settings.use_agreement and use_reason,
+        PromptBudget(score_events=settings.score_events),
+        settings.shared_temperature if use_reason else None,
+        settings.shared_smoothing,
     )
 
 

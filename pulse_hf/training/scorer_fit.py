@@ -67,7 +67,7 @@ def train_scorer(
     started = time.perf_counter()
     encoded = processor.encode(train, [one.target_index for one in train])
     stopping = processor.encode(validation, [one.target_index for one in validation])
-    model, identity = adapted_scorer(settings, processor, seed)
+    model, identity = adapted_scorer(settings, processor, seed, num_candidate_features=shape.num_features)
     scratch = folder / "trainer"
     fitted = train_candidates(
         model,
@@ -91,7 +91,7 @@ def train_scorer(
 
 
 def adapted_scorer(
-    settings: RecommenderSettings, processor: PulseScorerProcessor, seed: int
+    settings: RecommenderSettings, processor: PulseScorerProcessor, seed: int, *, num_candidate_features: int = 0
 ) -> tuple[PeftModel, Mapping[str, str]]:
     """The base model as a scorer with a fresh adapter; only the adapter and the head train.
 
@@ -107,6 +107,7 @@ def adapted_scorer(
     scorer = PulseScorerModel.from_base(
         path,
         head_token_ids=answer_ids(processor, settings.head_tokens) if settings.head_tokens else None,
+        num_candidate_features=num_candidate_features,
         likelihood_scale=settings.likelihood_scale,
         dtype=torch.bfloat16 if torch.cuda.is_available() and uses_bf16(settings) else torch.float32,
         revision=_commit(identity),
@@ -124,6 +125,8 @@ def adapted_scorer(
         model = get_peft_model(scorer, adapter)
     scorer.score.requires_grad_(True)
     scorer.likelihood_score.requires_grad_(settings.likelihood_scale != 0)
+    if num_candidate_features:
+        scorer.feature_score.requires_grad_(True)
     return model, identity
 
 

@@ -19,6 +19,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pulse_hf import artifacts
 from pulse_hf.models.embedded import MINILM_ID, resolve_model
 from pulse_hf.reasoning.behaviour import behaviour_text, mask_words
+from pulse_hf.reasoning.shared_reasons import VECTORS
 from pulse_hf.schema import Item, Sequence, fold_of, stable_hash
 
 if TYPE_CHECKING:
@@ -271,6 +272,8 @@ def start_model(location: str, revision: str, settings: ThoughtSpaceSettings) ->
 def _fit_all(
     work: Path, model: PulseThoughtSpaceModel, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int
 ) -> dict[str, Any]:
+    import torch
+
     from pulse_hf.training.thought_space_fit import fit, validation_quality
     from pulse_hf.training.thought_space_towers import SIDES, TextStates, TrainableSpace, computes_bf16, splits_exactly
 
@@ -295,6 +298,8 @@ def _fit_all(
         after = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
         if fold is None:
             _figure(work / "figure3.png", TrainableSpace(model, states, layers), space, validation, seed)
+            vectors = space.vectors("rationale", [pair.rationale for pair in pairs])
+            artifacts.write_tensors(work / VECTORS, {"vectors": torch.from_numpy(vectors)})
         space.model.save_pretrained(work / name)
         models[name] = {
             "pairs": {"fitted": len(fitting), "validation": len(validation)},

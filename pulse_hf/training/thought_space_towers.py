@@ -112,6 +112,8 @@ def splits_exactly(model: PulseThoughtSpaceModel, side: str, texts: Sequence[str
 class TextStates:
     """What a tower gets to read in training: frozen lower states of each text, or its token ids.
 
+    Where no layer trains, all that follows is the mean over tokens, so that alone is kept, as a text of one state.
+
     Args:
         model: The untrained model with its processor.
         side: ``"history"`` or ``"rationale"``.
@@ -130,6 +132,7 @@ class TextStates:
         self.max_bytes = max_bytes
         halves = None if trained_layers is None else split_tower(model.tower(side), trained_layers)
         self.lower = halves[0] if halves else None
+        self.pooled = trained_layers == 0
         self._width = model.tower(side).config.hidden_size
         self._ids: dict[str, list[int]] = {}
         self._kept: dict[str, Tensor] = {}
@@ -138,7 +141,8 @@ class TextStates:
         """Take in texts: tokenise, and compute and keep their lower states if there is room."""
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         self._ids.update(zip(new, self.processor.token_ids(self.side, new), strict=True))
-        total = sum(len(ids) for ids in self._ids.values()) * self._width * (2 if self.bf16 else 4)
+        kept = len(self._ids) if self.pooled else sum(len(ids) for ids in self._ids.values())
+        total = kept * self._width * (2 if self.bf16 else 4)
         if self.lower is None:
             return
         if total > self.max_bytes:
@@ -149,9 +153,11 @@ class TextStates:
         for start in tqdm(range(0, len(new), 64), desc=f"lower layers, {self.side}", leave=False):
             chunk = new[start : start + 64]
             inputs = self.batch(chunk)
-            dtype = torch.bfloat16 if self.bf16 else torch.float32
+            dtype = torch.bfloat16 if self.bf16 and not self.pooled else torch.float32
             for text, states in zip(chunk, inputs["inputs_embeds"], strict=True):
-                self._kept[text] = states[: self.length(text)].to("cpu", dtype, copy=True)
+                states = states[: self.length(text)]
+                states = states.mean(0, keepdim=True) if self.pooled else states
+                self._kept[text] = states.to("cpu", dtype, copy=True)
 
     def length(self, text: str) -> int:
         """Tokens of a text that was added."""
@@ -165,6 +171,7 @@ class TextStates:
         mask = padded["attention_mask"]
         if texts[0] in self._kept:
             states = nn.utils.rnn.pad_sequence([self._kept[text] for text in texts], batch_first=True)
+            mask = torch.ones_like(mask[:, :1]) if self.pooled else mask
             return {"inputs_embeds": states.to(self.device, torch.float32), "attention_mask": mask}
         with torch.no_grad(), torch.autocast(self.device.type, torch.bfloat16, enabled=self.bf16):
             states = self.lower(**padded).last_hidden_state

@@ -140,7 +140,7 @@ class PulseScorerModel(PreTrainedModel):
     def _init_weights(self, module: nn.Module) -> None:
         super()._init_weights(module)
         if module is self._modules.get("feature_score"):
-            init.zeros_(module.weight)  # a feature counts for nothing until it is trained
+            init.ones_(module.weight)  # features are in the units of a logit: log-odds, log-evidence
         if module is self._modules.get("likelihood_score"):
             init.constant_(module.weight, self.config.likelihood_scale)
 
@@ -201,7 +201,7 @@ class PulseScorerModel(PreTrainedModel):
         )
         if num_candidate_features:
             scorer.feature_score = nn.Linear(num_candidate_features, 1, bias=False)
-            nn.init.zeros_(scorer.feature_score.weight)
+            nn.init.ones_(scorer.feature_score.weight)
         if head_token_ids is not None:
             scorer.init_head(causal.get_output_embeddings().weight, *head_token_ids)
         return scorer.eval()

@@ -1,0 +1,147 @@
+"""Choices made for the same reason: what a reason says about items, by the rationales of those who chose them.
+
+Every training choice has a rationale r+, a point of the Thought Space. A new reason r* is another point. The
+items chosen for reasons near it are supported by it: a kernel vote in Thought Space, the way kNN-LM
+(Khandelwal et al., 2020, arXiv 1911.00172) lets stored contexts vote for the next token. Ours; the paper
+compares r* with the behaviour only (Eq. 2).
+
+    support(i | r*) = sum over r+ of item i of exp((cos(r*, r+) - 1) / temperature)
+    evidence(i | r*) = log((support(i) / mean support of all items + smoothing) / (1 + smoothing))
+
+The evidence of an average item is 0. It depends on the item and the reason alone, never on the company the item is
+in. A person's own rationales never vote on that person's decisions, so a training row is like a test row.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pulse_hf import artifacts
+from pulse_hf.schema import Sequence
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["VECTORS", "SharedReasons", "chosen_for", "inputs_sha256", "load_shared_reasons"]
+
+VECTORS = "reasons.safetensors"
+
+
+@dataclass
+class SharedReasons:
+    """The rationales of all training choices, as votes for the items chosen.
+
+    Args:
+        vectors: ``(num_rationales, dim)`` of unit length.
+        item_indices: ``(num_rationales,)``, each rationale's item by its place in the catalogue, from 0.
+        places: Item id to that place, for the whole catalogue.
+        encode: Reasons to unit vectors ``(n, dim)`` of the same space.
+        user_ids: Whose rationale each is; empty where users are not kept.
+
+    Example:
+        >>> votes = SharedReasons(
+        ...     np.eye(2, dtype=np.float32), np.array([0, 1]), {"a": 0, "b": 1}, lambda reasons: np.eye(2)[:1]
+        ... )
+        >>> found = votes.evidence("like a's", ["a", "b", "new"], temperature=0.2, smoothing=0.5)
+        >>> [round(value, 2) for value in found]
+        [0.51, -1.07, 0.0]
+    """
+
+    vectors: NDArray[np.float32]
+    item_indices: NDArray[np.int64]
+    places: Mapping[str, int]
+    encode: Callable[[list[str]], Any]
+    user_ids: Series[str] = ()
+    _read: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+
+    def __post_init__(self) -> None:
+        """Sort out whose rationale is whose, once."""
+        if len(self.vectors) != len(self.item_indices):
+            raise ValueError(
+                f"found {len(self.vectors)} vectors for {len(self.item_indices)} items, expected one for each"
+            )
+        self._of_user: dict[str, list[int]] = {}
+        for row, user_id in enumerate(self.user_ids):
+            self._of_user.setdefault(user_id, []).append(row)
+
+    def chosen(self) -> list[tuple[str, str]]:
+        """``(user id, item id)`` of every vote, in stored order."""
+        ids = list(self.places)
+        return [(user, ids[place]) for user, place in zip(self.user_ids, self.item_indices.tolist(), strict=True)]
+
+    def read(self, reasons: Iterable[str]) -> None:
+        """Encode reasons together, which is faster than one by one; evidence then finds them."""
+        new = [reason for reason in dict.fromkeys(reasons) if reason and reason not in self._read]
+        if new:
+            self._read.update(zip(new, np.asarray(self.encode(new), dtype=np.float32), strict=True))
+
+    def evidence(
+        self,
+        reason: str | None,
+        item_ids: Series[str],
+        *,
+        temperature: float,
+        smoothing: float,
+        user_id: str = "",
+    ) -> list[float]:
+        """How much more the reason speaks for each item than for an average one.
+
+        Args:
+            reason: r*; without one nothing is known and all is 0.
+            item_ids: Items; one outside the catalogue gets 0.
+            temperature: Width of the kernel; small ones listen to the nearest rationales only.
+            smoothing: Votes of an average item that every item is given, in average items' votes.
+            user_id: Whose decision it is; this person's own rationales do not vote.
+
+        Returns:
+            One natural logarithm per item, at least ``log(smoothing / (1 + smoothing))``.
+        """
+        if not reason or not len(self.vectors):
+            return [0.0] * len(item_ids)
+        self.read([reason])
+        votes = np.exp((self.vectors @ self._read[reason] - 1.0) / temperature).astype(np.float64)
+        votes[self._of_user.get(user_id, [])] = 0.0
+        support = np.bincount(self.item_indices, votes, minlength=len(self.places))
+        mean = support.mean()
+        if mean == 0:
+            return [0.0] * len(item_ids)
+        known = np.log((support / mean + smoothing) / (1 + smoothing))
+        return [float(known[self.places[item_id]]) if item_id in self.places else 0.0 for item_id in item_ids]
+
+
+def chosen_for(rationales: Iterable[Mapping[str, Any]], sequences: Mapping[str, Sequence]) -> list[tuple[str, str]]:
+    """``(user id, chosen item)`` of every usable rationale, in stored order; the leak audit calls it, too."""
+    return [
+        (row["user_id"], sequences[row["user_id"]].item_ids[row["position"]])
+        for row in rationales
+        if row["status"] == "ok"
+    ]
+
+
+def inputs_sha256(chosen: Iterable[tuple[str, str]]) -> str:
+    """The sha256 of who chose what for a reason that votes."""
+    return artifacts.sha256_of_text("\x1f".join(pair) for pair in chosen)
+
+
+def load_shared_reasons(
+    run: Path, sequences: Mapping[str, Sequence], catalogue: Series[str], encode: Callable[[list[str]], Any]
+) -> SharedReasons:
+    """The votes of a run, from its stages ``rationales`` and ``thought-space``.
+
+    Args:
+        run: The run's folder.
+        sequences: By user id.
+        catalogue: Item ids in their stored order.
+        encode: The full thought space's ``encode_rationales``.
+    """
+    chosen = chosen_for(artifacts.read_table(run / "rationales" / "rationales.parquet").to_pylist(), sequences)
+    vectors = artifacts.read_tensors(run / "thought_space" / VECTORS)["vectors"].numpy()
+    places = {item_id: place for place, item_id in enumerate(catalogue)}
+    indices = np.array([places[item_id] for _, item_id in chosen], dtype=np.int64)
+    return SharedReasons(vectors, indices, places, encode, [user_id for user_id, _ in chosen])
