@@ -109,6 +109,8 @@ def paper() -> RunSettings:
             batch_size=4,  # ours: likewise
             gradient_checkpointing=True,  # ours: fits 24 GB
             head_tokens=None,
+            systems=("pulse", "slm+sft"),
+            shared_temperature=None,  # the paper has no such votes, so pulse is text-only
         ),
     )
 

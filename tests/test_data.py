@@ -32,6 +32,7 @@ from pulse_hf.data.sequences import (
     load_sequences,
     order_key,
     sample_decisions,
+    some_decisions,
     training_decisions,
 )
 from pulse_hf.schema import Interaction, Sequence
@@ -401,6 +402,18 @@ def test_the_three_way_split() -> None:
     assert last == [("u2", 1), ("u4", 1), ("u5", 1), ("u5", 2), ("u6", 2), ("u6", 3)]
     with pytest.raises(ValueError, match="per_user"):
         training_decisions(users, 0)
+
+
+def test_some_decisions_are_the_latest_of_a_nested_sample() -> None:
+    users = [sequence(f"u{n}", 4 + n % 5) for n in range(40)]
+    trains = decisions(users, "train")
+    assert some_decisions(trains, None, None, 0) == trains
+    last = some_decisions(trains, 1, None, 0)
+    assert [(d.user_id, d.position) for d in last] == [(u.user_id, u.num_train - 1) for u in users]
+    few, more = some_decisions(trains, 2, 5, 0), some_decisions(trains, 2, 9, 0)
+    assert len({d.user_id for d in few}) == 5
+    assert set(few) < set(more)
+    assert few == [d for d in trains if d in set(few)]
 
 
 def test_samples_are_whole_users_and_nested() -> None:

@@ -428,6 +428,16 @@ def test_scorers_tuned_on_test_sets_are_caught(copied_whole, monkeypatch):
     assert failed(audit(copied_whole, users=0)) == {"recorded inputs are the rebuilt ones"}
 
 
+def test_thoughts_and_votes_for_fewer_training_rows_pass_the_audit(copied_whole):
+    anew(copied_whole / "thoughts")
+    limits = {"training_decisions_per_user": 1, "max_training_users": 15}
+    thoughts(copied_whole, ThoughtSettings(engine="extractive", **limits), seed=SEED)
+    tuned(copied_whole)
+    counts = artifacts.read_manifest(copied_whole / "recommender")["counts"]
+    assert counts["train"] == {"read": 80, "kept": 15, "dropped": {"no thought": 65}}
+    assert failed(audit(copied_whole, users=2)) == set()
+
+
 def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     evaluate(whole, EvaluateSettings(audit_users=2), seed=SEED)
     report = artifacts.read_json(whole / "report.json")
@@ -444,6 +454,7 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert report["stackers"]["pulse-fused"]["names"] == [*report["stackers"]["fusion"]["names"], "pulse"]
     rows = report["train_vs_test"]
     assert [rows[name]["decisions"] for name in sorted(rows)] == [40, 80, 80]
+    assert all(0 <= row["shared_reasons_hr@1"]["value"] <= 1 for row in rows.values())
     costs = {name: row["cost"] for name, row in report["systems"].items()}
     assert costs["popularity"]["tokens"] == 0 < costs["slm+sft"]["tokens"] < costs["pulse"]["tokens"]
     sizes = [costs[name]["bytes"] for name in ("popularity", "sasrec", "fusion", "pulse-fused")]

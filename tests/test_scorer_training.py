@@ -262,9 +262,9 @@ def write_run(run: Path) -> None:
     artefact("thoughts", {"thoughts": thoughts})
 
 
-def test_the_stage_trains_two_systems_counts_rows_and_resumes(base_folder, tmp_path, monkeypatch):
+def test_the_stage_trains_its_systems_counts_rows_and_resumes(base_folder, tmp_path, monkeypatch):
     write_run(tmp_path)
-    settings = settings_for(base_folder, epochs=1)
+    settings = settings_for(base_folder, epochs=1, shared_temperature=None)
     folder = recommender(tmp_path, settings, seed=0)
     counts = read_manifest(folder)["counts"]
     assert counts["train"] == {"read": 16, "kept": 15, "dropped": {"no thought": 1}}
@@ -272,7 +272,7 @@ def test_the_stage_trains_two_systems_counts_rows_and_resumes(base_folder, tmp_p
     assert counts["systems"]["pulse"]["validation_rows"] == 8
     assert counts["systems"]["pulse"]["tokens_per_epoch"] > counts["systems"]["slm+sft"]["tokens_per_epoch"]
     assert len(counts["inputs_sha256"]["recommender"]) == 64
-    for name, reasoned in (("pulse", True), ("slm+sft", False)):
+    for name, reasoned in (("pulse", True), ("pulse-text", True), ("slm+sft", False)):
         assert read_json(folder / name / "scorer.json")["prompt"]["use_reason"] is reasoned
         load_scorer(str(base_folder), folder / name, merge=True)
     monkeypatch.setattr(candidate_trainer, "train_candidates", None)  # a finished stage must not train again

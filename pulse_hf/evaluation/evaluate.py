@@ -6,11 +6,12 @@ import json
 import logging
 import shutil
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import (
+    MANIFEST,
     ArtifactError,
     Fingerprint,
     build,
@@ -44,6 +45,7 @@ SYSTEMS = (
     "sasrec+text",
     "fusion",
     "slm+sft",
+    "pulse-text",
     "pulse",
     "pulse-fused",
 )
@@ -65,7 +67,7 @@ class EvaluateSettings:
     """What is compared and how it is checked (all ours; the paper reports HR@1 without intervals).
 
     Args:
-        systems: Rows of the report, in order.
+        systems: Rows of the report, in order; scorers that were not tuned have none.
         worth_of_a_reason: Score ``pulse`` also without, with another user's and with a random leaf's reason.
         stacker_l2: Pull to zero of the standardised weights of ``fusion`` and ``pulse-fused``.
         audit_users: Test users whose neighbours and thoughts the audit makes again with and without swapped targets.
@@ -118,7 +120,7 @@ def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[
     from pulse_hf.evaluation.leakage import audit
     from pulse_hf.evaluation.report import render
 
-    report = _measure(run, work, settings, seed)
+    report = _measure(run, work, replace(settings, systems=_tuned(run, settings.systems)), seed)
     report["audit"] = audit(run, users=settings.audit_users, seed=seed)
     if not report["audit"]["passed"]:
         write_json(run / "report.failed.json", report)
@@ -131,6 +133,16 @@ def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[
     write_text(work / "report.md", render(report))
     draw_figures(report, work / "figures")
     return {"rows": report["protocol"]["users"], "systems": len(report["systems"])}
+
+
+def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
+    """The systems without the scorers that this run's stage ``recommender`` was told not to tune."""
+    from pulse_hf.reasoning.examples import SCORERS
+
+    if not (run / "recommender" / MANIFEST).exists():
+        return tuple(systems)  # scoring such a row will tell which stage is missing
+    wanted = json.loads(read_manifest(run / "recommender")["fingerprint"]["settings.systems"])
+    return tuple(name for name in systems if name not in SCORERS or name in wanted)
 
 
 def _publish(run: Path, folder: Path) -> None:
@@ -239,8 +251,8 @@ def _spent(run: Path, stage: str, name: str) -> tuple[int, float]:
     """Tokens that an SLM read, wrote or was tuned on in a stage, and the stage's seconds."""
     manifest = read_manifest(run / STAGES[stage])
     counts = manifest["counts"]
-    if stage == "recommender":  # two scorers are tuned in one stage; each system pays for its own
-        own = counts["systems"]["slm+sft" if name == "slm+sft" else "pulse"]
+    if stage == "recommender":  # several scorers are tuned in one stage; each system pays for its own
+        own = counts["systems"].get(name) or counts["systems"]["pulse"]
         return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
     usage = counts.get("written_by_this_process", {})
     return sum(int(usage.get(kind, 0)) for kind in ("prompt_tokens", "generated_tokens")), manifest["seconds"]

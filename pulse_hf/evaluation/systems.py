@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ScoreBook", "System", "load_thoughts", "slm_scores", "systems"]
 
+_REASON_MODELS = ("sequential/sasrec", "thought_space")
 _SLM_STAGES = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")
 
 
@@ -127,6 +128,7 @@ def slm_scores(
         folder: The scorer's folder inside ``recommender/``.
         thoughts: By decision id; a decision without one is scored without a reason.
     """
+    from pulse_hf.models.precision import computes_in_bf16
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.scorer.processing_scorer import score_sets
     from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
@@ -145,7 +147,9 @@ def slm_scores(
         space = load_space(study.run, FULL_SPACE)
         shared = load_shared_reasons(study.run, study.sequences, list(study.items), space.encode_rationales)
     scored = examples_of_sets(sets, study.sequences, study.items, thoughts, shape, processor.prompt_fits, shared)
-    return [np.array(row) for row in score_sets(model, processor, scored)]
+    # A score good to 1e-2 changes a rank once in thousands; tuning computes in bfloat16, too.
+    rows = score_sets(model, processor, scored, bf16=computes_in_bf16(model.device.type))
+    return [np.array(row) for row in rows]
 
 
 def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
@@ -168,7 +172,10 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         System(
             "slm+sft", partial(slm_scores, folder="slm+sft", thoughts={}), ("recommender",), ("recommender/slm+sft",)
         ),
-        System("pulse", _pulse, _SLM_STAGES, ("sequential/sasrec", "thought_space/model", "recommender/pulse")),
+        *(
+            System(name, partial(_with_reasons, folder=name), _SLM_STAGES, (*_REASON_MODELS, f"recommender/{name}"))
+            for name in ("pulse-text", "pulse")
+        ),
     ]
     named = {system.name: system for system in known}
     sequential = ("sequential/sasrec", text, vectors)
@@ -181,7 +188,7 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
     return named
 
 
-def _pulse(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+def _with_reasons(study: Study, decisions: Sequence[Decision], *, folder: str) -> list[NDArray[np.float64]]:
     thoughts = load_thoughts(study.run)
     missing = [d.decision_id for d in decisions if d.decision_id not in thoughts]
     if missing:
@@ -189,7 +196,7 @@ def _pulse(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float
             f"{study.run / 'thoughts'}: {len(missing)} of {len(decisions)} decisions have no thought, the first is "
             f"{missing[0]}. All systems need the same decisions: make candidates and thoughts for the same."
         )
-    return slm_scores(study, decisions, folder="pulse", thoughts=thoughts)
+    return slm_scores(study, decisions, folder=folder, thoughts=thoughts)
 
 
 def _stacked(

@@ -36,6 +36,8 @@ class Thought:
 
 
 NO_THOUGHT = Thought()
+SCORERS = ("pulse", "pulse-text", "slm+sft")
+"""The scorers a run can tune: with votes of shared reasons, by r* and s* alone, without any reason."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.reasoning.branch_cache import ATTENTION, Kept
 from pulse_hf.reasoning.branch_decoding import Row, columns_needed, decode_branches
 from pulse_hf.reasoning.chat_tokens import ChatTokens
@@ -93,7 +94,8 @@ class TransformersGenerator:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         on_hub = identity["weights_sha256"] == "by revision"
         pinned: dict[str, Any] = {"revision": identity["revision"]} if on_hub else {}
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=_fast_dtype(place), **pinned).to(place).eval()
+        dtype = torch.bfloat16 if computes_in_bf16(place.type) else torch.float32
+        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **pinned).to(place).eval()
         tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
         return cls(model, tokenizer, model_id=identity["id"], revision=identity["revision"], batch_size=batch_size)
 
@@ -260,12 +262,3 @@ def _full_attention_columns(model: PreTrainedModel) -> float:
     if not serves:
         return 0
     return getattr(config, "sliding_window", None) or math.inf
-
-
-def _fast_dtype(device: torch.device) -> torch.dtype:
-    if device.type == "cuda":
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    if device.type == "cpu":
-        native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
-        return torch.bfloat16 if native else torch.float32
-    return torch.float32

@@ -1,8 +1,11 @@
 """Stage ``recommender``: LoRA tuning of the language model as candidate scorer (paper §4.2, Eq. 3).
 
 Reads ``sequences/``, ``candidates/``, ``thoughts/`` and, for the votes of shared reasons, ``rationales/`` and the
-frozen ``thought_space/``; writes ``recommender/pulse/`` (with r* and s*) and ``recommender/slm+sft/`` (the same
-rows and settings without a reason: the control for what reasons add).
+frozen ``thought_space/``; writes one scorer per system, on the same rows with the same settings:
+
+* ``pulse``: r* and s* in the prompt, votes of shared reasons beside the candidates;
+* ``pulse-text``: the same without the votes, the paper's own form;
+* ``slm+sft``: no reason at all, the control for what reasons add.
 """
 
 from __future__ import annotations
@@ -13,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.artifacts import Fingerprint, build, content_sha256, read_json, read_table, sha256_of_text, write_json
-from pulse_hf.reasoning.examples import PromptShape, Thought, examples_of_sets
+from pulse_hf.reasoning.examples import SCORERS, PromptShape, Thought, examples_of_sets
 from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
 from pulse_hf.schema import CandidateSet, stable_hash
 
 FOLDER = "recommender"
-PARENTS = ("sequences", "candidates", "rationales", "thought_space", "thoughts")
-SYSTEMS = {"pulse": True, "slm+sft": False}
+PARENTS = ("sequences", "candidates", "thoughts")
+VOTING_PARENTS = ("rationales", "thought_space")
 _FITTED = "fitted.json"
 
 
@@ -29,7 +32,7 @@ class RecommenderSettings:
 
     Args:
         base_model: Language model to tune: folder or Hub id (paper: microsoft/Phi-4-mini-instruct).
-        systems: Which of ``pulse`` and ``slm+sft`` to train.
+        systems: Which of ``pulse``, ``pulse-text`` and ``slm+sft`` to train.
         lora_rank: Rank of the adapter (ours; the paper's number is lost).
         lora_alpha: Scale of the adapter (ours).
         lora_dropout: Dropout before the adapter (paper §5.3); costs a third of a step on a CPU.
@@ -63,7 +66,7 @@ class RecommenderSettings:
     """
 
     base_model: str = "pulse-hf/pulse-nano"
-    systems: tuple[str, ...] = ("pulse", "slm+sft")
+    systems: tuple[str, ...] = SCORERS
     lora_rank: int = 16
     lora_alpha: int = 32
     lora_dropout: float = 0.05
@@ -109,15 +112,18 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
     """
     from pulse_hf.models.embedded import resolve_model
 
-    unknown = [name for name in settings.systems if name not in SYSTEMS]
+    unknown = [name for name in settings.systems if name not in SCORERS]
     if unknown:
-        raise ValueError(f"systems: found {unknown}, expected some of {list(SYSTEMS)}")
+        raise ValueError(f"systems: found {unknown}, expected some of {list(SCORERS)}")
+    if "pulse" not in settings.systems:
+        raise ValueError(f"systems: found {list(settings.systems)}, expected 'pulse' among them")
     _, identity = resolve_model(settings.base_model)
+    voting = () if settings.shared_temperature is None else VOTING_PARENTS
     fingerprint = Fingerprint(
         stage="recommender",
         settings=asdict(settings),
         seed=seed,
-        parents={name: content_sha256(run / name) for name in PARENTS},
+        parents={name: content_sha256(run / name) for name in (*PARENTS, *voting)},
         model=identity,
         prompts=prompt_hashes("score", "candidate"),
     )
@@ -135,12 +141,15 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
     thoughts = read_thoughts(run)
     sequences = {one.user_id: one for one in load_sequences(run)}
     items = {one.item_id: one for one in load_items(run)}
-    space = load_space(run, FULL_SPACE)
-    shared = load_shared_reasons(run, sequences, list(items), space.encode_rationales)
+    shared = None
+    if settings.shared_temperature is not None:
+        encode = load_space(run, FULL_SPACE).encode_rationales
+        shared = load_shared_reasons(run, sequences, list(items), encode)
+        counts["votes"] = len(shared.vectors)
     hashed: list[str] = []
     counts["systems"] = {}
     for name in settings.systems:
-        shape = prompt_shape(settings, use_reason=SYSTEMS[name])
+        shape = prompt_shape(settings, name)
         processor = make_processor(settings)
         reading = (sequences, items, thoughts, shape, processor.prompt_fits, shared)
         train = examples_of_sets(train_sets, *reading)
@@ -151,17 +160,20 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
             fitted = train_scorer(train, validation, settings, processor, shape, seed=seed, folder=work / name)
             write_json(work / name / _FITTED, fitted)
         counts["systems"][name] = read_json(work / name / _FITTED)
-    counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed), "shared-reasons": inputs_sha256(shared.chosen())}
+    counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed)}
+    if shared is not None:
+        counts["inputs_sha256"]["shared-reasons"] = inputs_sha256(shared.chosen())
     return counts
 
 
-def prompt_shape(settings: RecommenderSettings, *, use_reason: bool) -> PromptShape:
-    """What the prompt of a system shows."""
+def prompt_shape(settings: RecommenderSettings, system: str) -> PromptShape:
+    """What a system is shown."""
+    use_reason = system != "slm+sft"
     return PromptShape(
         use_reason,
         settings.use_agreement and use_reason,
         PromptBudget(score_events=settings.score_events),
-        settings.shared_temperature if use_reason else None,
+        settings.shared_temperature if system == "pulse" else None,
         settings.shared_smoothing,
     )
 

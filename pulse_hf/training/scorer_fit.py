@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.models.embedded import resolve_model
+from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.models.scorer.adapter import save_adapter
 from pulse_hf.reasoning.examples import PromptShape, ScorerExample
 
@@ -201,9 +202,7 @@ def uses_bf16(settings: RecommenderSettings) -> bool:
 
     if settings.bf16 is not None:
         return settings.bf16
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu.get_capabilities().get("avx512_bf16", False))
+    return computes_in_bf16("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _commit(identity: Mapping[str, str]) -> str | None:

@@ -17,6 +17,8 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pulse_hf.models.precision import computes_in_bf16
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
@@ -80,13 +82,8 @@ def _view(tower: nn.Module, name: str, layers: nn.ModuleList) -> nn.Module:
 
 
 def computes_bf16(precision: str, device: str) -> bool:
-    """Whether to compute in bfloat16; "auto" asks the hardware, where emulation would be slower than float32."""
-    if precision != "auto":
-        return precision == "bfloat16"
-    if device == "cuda":
-        return torch.cuda.is_bf16_supported(including_emulation=False)
-    able = torch.cpu.get_capabilities()
-    return bool(able.get("avx512_bf16") or able.get("amx_bf16"))
+    """Whether to compute in bfloat16; "auto" asks the hardware."""
+    return computes_in_bf16(device) if precision == "auto" else precision == "bfloat16"
 
 
 def splits_exactly(model: PulseThoughtSpaceModel, side: str, texts: Sequence[str], trained_layers: int) -> bool:
