@@ -126,9 +126,7 @@ def load_parts(folder: Path) -> Parts:
 
     def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
         places = {item_id: place for place, item_id in enumerate(items)}
-        return SharedReasons(
-            votes["vectors"].numpy(), votes["item_indices"].long().numpy(), places, space.encode_rationales
-        )
+        return SharedReasons(votes["vectors"].numpy(), votes["item_indices"].long().numpy(), places, space)
 
     return _load(record, folder, folder / "thought_space", folder / "sequential", items, vectors, pool, voting)
 
@@ -168,7 +166,7 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
     users = {sequence.user_id: sequence for sequence in sequences}
 
     def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
-        return load_shared_reasons(run, users, list(items), space.encode_rationales)
+        return load_shared_reasons(run, users, list(items), space)
 
     return _load(record, scorer, *folders, items, vectors, pool, voting), users
 

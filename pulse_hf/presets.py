@@ -35,7 +35,11 @@ def demo() -> RunSettings:
             min_item_events=0,
         ),
         sequential=SequentialSettings(dim=32, training_decisions_per_user=1),
-        candidates=CandidateSettings(training_decisions_per_user=3, max_test_users=1000, max_validation_users=150),
+        candidates=CandidateSettings(
+            training_decisions_per_user=99,  # all of them: every training choice gets a rationale, and a vote
+            max_test_users=1200,
+            max_validation_users=200,
+        ),
         rationales=RationaleSettings(max_new_tokens=48, budget=budget),
         thought_space=ThoughtSpaceSettings(
             trained_layers=0,
@@ -47,13 +51,15 @@ def demo() -> RunSettings:
             patience=5,
             batch_size=256,
             projection_learning_rate=2e-3,
+            training_pairs_per_user=2,
+            max_validation_pairs=150,
             max_events=5,
             review_words=24,
-            max_history_tokens=128,
+            max_history_tokens=112,
             max_rationale_tokens=48,
         ),
         thoughts=ThoughtSettings(
-            keep=1, max_new_tokens=44, training_decisions_per_user=1, max_training_users=600, budget=budget
+            depth=1, max_new_tokens=44, training_decisions_per_user=1, max_training_users=500, budget=budget
         ),
         recommender=RecommenderSettings(
             score_events=5, lora_dropout=0.0, epochs=2, patience=2, learning_rate=2e-3, head_learning_rate=1e-2

@@ -18,6 +18,8 @@ from pulse_hf.schema import Sequence as History
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pulse_hf.reasoning.shared_reasons import SharedReasons
+
 COLD_EVENTS = 5
 
 __all__ = ["COLD_EVENTS", "Study", "load_study"]
@@ -66,6 +68,14 @@ class Study:
         vectors = next(iter(tensors.values())).float().numpy()
         norms = np.linalg.norm(vectors, axis=1, keepdims=True)
         return np.asarray(vectors / np.maximum(norms, 1e-12), dtype=np.float32)
+
+    @cached_property
+    def shared(self) -> SharedReasons:
+        """The rationales that vote, with the texts of this study encoded once."""
+        from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
+        from pulse_hf.reasoning.shared_reasons import load_shared_reasons
+
+        return load_shared_reasons(self.run, self.sequences, list(self.items), load_space(self.run, FULL_SPACE))
 
     def split(self, split: str, user_ids: frozenset[str] | None = None) -> list[Decision]:
         """The decisions of one split, in stored order; of the given users where users are given."""

@@ -322,7 +322,8 @@ def _scorer_prompts(ground: Ground, by_user: Mapping[str, Sequence]) -> Texts:
     """What both scorers read: with candidates where they train, without where targets may stand among them."""
     thoughts = ground.thoughts
     texts: Texts = {"recommender": [], "recommender/validation": [], "recommender/test": []}
-    for system in ground.settings("recommender")["systems"]:
+    tuned = ground.settings("recommender")["systems"]
+    for system in (name for name in ("pulse", "slm+sft") if name in tuned):
         shape, fits = ground.scorer(system)
         for one in ground.sets:
             if one.split == "train" and one.decision_id not in thoughts:

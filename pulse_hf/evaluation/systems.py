@@ -131,9 +131,7 @@ def slm_scores(
     from pulse_hf.models.precision import computes_in_bf16
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.scorer.processing_scorer import score_sets
-    from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
     from pulse_hf.reasoning.examples import PromptShape, examples_of_sets
-    from pulse_hf.reasoning.shared_reasons import load_shared_reasons
 
     where = study.run / "recommender" / folder
     record = read_record(where)
@@ -142,10 +140,7 @@ def slm_scores(
     model, processor = load_scorer(record.base["id"] + pinned, where, merge=True)
     sets = [study.sets[decision.decision_id] for decision in decisions]
     shape = PromptShape.from_dict(record.prompt)
-    shared = None
-    if shape.num_features:
-        space = load_space(study.run, FULL_SPACE)
-        shared = load_shared_reasons(study.run, study.sequences, list(study.items), space.encode_rationales)
+    shared = study.shared if shape.num_features else None
     scored = examples_of_sets(sets, study.sequences, study.items, thoughts, shape, processor.prompt_fits, shared)
     # A score good to 1e-2 changes a rank once in thousands; tuning computes in bfloat16, too.
     rows = score_sets(model, processor, scored, bf16=computes_in_bf16(model.device.type))

@@ -58,27 +58,23 @@ def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -
 def _votes(study: Study) -> Callable[[Sequence[Decision], Mapping[str, Thought]], NDArray[np.float64]] | None:
     """HR@1 of the votes of shared reasons alone, as the tuned scorer is given them; None if it is not."""
     from pulse_hf.models.scorer.adapter import read_record
-    from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
     from pulse_hf.reasoning.examples import PromptShape
-    from pulse_hf.reasoning.shared_reasons import load_shared_reasons
 
     shape = PromptShape.from_dict(read_record(study.run / "recommender" / "pulse").prompt)
     temperature = shape.shared_temperature
     if temperature is None:
         return None
-    space = load_space(study.run, FULL_SPACE)
-    shared = load_shared_reasons(study.run, study.sequences, list(study.items), space.encode_rationales)
+    width = {"temperature": temperature, "smoothing": shape.shared_smoothing}
 
     def hits(decisions: Sequence[Decision], thoughts: Mapping[str, Thought]) -> NDArray[np.float64]:
+        histories = study.histories(decisions)
         reasons = [thoughts[decision.decision_id].reason for decision in decisions]
-        shared.read(reason for reason in reasons if reason)
+        study.shared.read(
+            (reason or "" for reason in reasons), (study.shared.told(history, study.items) for history in histories)
+        )
         rows = [
-            np.array(
-                shared.evidence(
-                    reason, items, temperature=temperature, smoothing=shape.shared_smoothing, user_id=decision.user_id
-                )
-            )
-            for decision, reason, items in zip(decisions, reasons, study.candidates(decisions), strict=True)
+            np.array(study.shared.votes(reason, history, study.items, items, **width)).sum(1)
+            for history, reason, items in zip(histories, reasons, study.candidates(decisions), strict=True)
         ]
         return rank_metrics(rows, study.targets(decisions), system="shared reasons")["hr@1"]
 

@@ -11,6 +11,7 @@ from collections.abc import Sequence as Series
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.reasoning.tree_of_thought import Evaluate
 from pulse_hf.schema import Decision, fold_of
 
@@ -26,7 +27,9 @@ def load_space(run: Path, name: str) -> PulseThoughtSpaceModel:
     """One thought space of a run, the full one or a fold's."""
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 
-    return PulseThoughtSpaceModel.from_pretrained(str(run / "thought_space" / name)).eval()
+    space: PulseThoughtSpaceModel = PulseThoughtSpaceModel.from_pretrained(str(run / "thought_space" / name)).eval()
+    space.encodes_in_bf16 = computes_in_bf16(space.device.type)
+    return space
 
 
 def load_spaces(run: Path) -> dict[str, PulseThoughtSpaceModel]:

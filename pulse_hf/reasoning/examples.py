@@ -48,7 +48,7 @@ class PromptShape:
         use_reason: Show r*; without it the prompt is that of plain supervised tuning (``slm+sft``).
         use_agreement: Show s* beside r* (paper §4.2).
         budget: How much of each field is shown.
-        shared_temperature: Beside each candidate, what the rationales of those who chose it say for r*
+        shared_temperature: Beside each candidate, what the rationales of those who chose it say for r* and for b_u
             (:mod:`pulse_hf.reasoning.shared_reasons`); ``None`` leaves it out.
         shared_smoothing: Its smoothing.
     """
@@ -62,7 +62,7 @@ class PromptShape:
     @property
     def num_features(self) -> int:
         """Scalars that stand beside each candidate."""
-        return int(self.shared_temperature is not None)
+        return 0 if self.shared_temperature is None else 2
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> PromptShape:
@@ -130,14 +130,9 @@ def scorer_example(
     if shape.shared_temperature is not None:
         if shared is None:
             raise ValueError("this scorer weighs shared reasons beside the text; give the rationales that vote")
-        evidence = shared.evidence(
-            thought.reason if shape.use_reason else None,
-            candidate_ids,
-            temperature=shape.shared_temperature,
-            smoothing=shape.shared_smoothing,
-            user_id=history.user_id,
-        )
-        features = tuple((value,) for value in evidence)
+        reason = thought.reason if shape.use_reason else None
+        width = {"temperature": shape.shared_temperature, "smoothing": shape.shared_smoothing}
+        features = tuple(shared.votes(reason, history, items, candidate_ids, **width))
     texts = tuple(candidate_text(items[item_id]) for item_id in candidate_ids)
     return ScorerExample(prompt, texts, features=features, num_events=num_events)
 
@@ -206,9 +201,14 @@ def examples_of_sets(
         shared: The rationales that vote, where the shape asks for them.
     """
     mine = [thoughts.get(one.decision_id, NO_THOUGHT) for one in candidate_sets]
-    if shared is not None and shape.shared_temperature is not None and shape.use_reason:
-        shared.read(thought.reason for thought in mine if thought.reason)
+    owners = [sequences[one.decision_id.rpartition("#")[0]] for one in candidate_sets]
+    if shared is not None and shape.shared_temperature is not None:
+        seen = (
+            owner.before(int(one.decision_id.rpartition("#")[2]))
+            for one, owner in zip(candidate_sets, owners, strict=True)
+        )
+        shared.read((thought.reason or "" for thought in mine), (shared.told(history, items) for history in seen))
     return [
-        example_of_set(one, sequences[one.decision_id.rpartition("#")[0]], items, thought, shape, fits, shared)
-        for one, thought in zip(candidate_sets, mine, strict=True)
+        example_of_set(one, owner, items, thought, shape, fits, shared)
+        for one, owner, thought in zip(candidate_sets, owners, mine, strict=True)
     ]

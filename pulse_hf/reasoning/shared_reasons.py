@@ -1,36 +1,51 @@
-"""Choices made for the same reason: what a reason says about items, by the rationales of those who chose them.
+"""Choices made for the same reason: what a thought says about items, by the rationales of those who chose them.
 
-Every training choice has a rationale r+, a point of the Thought Space. A new reason r* is another point. The
-items chosen for reasons near it are supported by it: a kernel vote in Thought Space, the way kNN-LM
-(Khandelwal et al., 2020, arXiv 1911.00172) lets stored contexts vote for the next token. Ours; the paper
-compares r* with the behaviour only (Eq. 2).
+Every training choice has a rationale r+, a point of the Thought Space. A new reason r* is another point there, and so
+is the behaviour b_u. The items chosen for reasons near them are supported by them: a kernel vote in Thought Space, the
+way kNN-LM (Khandelwal et al., 2020, arXiv 1911.00172) lets stored contexts vote for the next token. Ours; the paper
+compares r* with b_u only (Eq. 2).
 
-    support(i | r*) = sum over r+ of item i of exp((cos(r*, r+) - 1) / temperature)
-    evidence(i | r*) = log((support(i) / mean support of all items + smoothing) / (1 + smoothing))
+    support(i | q) = sum over r+ of item i of exp((cos(q, r+) - 1) / temperature),    q = r* or b_u
+    evidence(i | q) = log((support(i) / mean support of all items + smoothing) / (1 + smoothing))
 
-The evidence of an average item is 0. It depends on the item and the reason alone, never on the company the item is
+The evidence of an average item is 0. It depends on the item and the query alone, never on the company the item is
 in. A person's own rationales never vote on that person's decisions, so a training row is like a test row.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from pulse_hf import artifacts
-from pulse_hf.schema import Sequence
+from pulse_hf.reasoning.behaviour import behaviour_text
+from pulse_hf.schema import Item, Sequence
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["VECTORS", "SharedReasons", "chosen_for", "inputs_sha256", "load_shared_reasons"]
+__all__ = ["VECTORS", "SharedReasons", "Space", "chosen_for", "inputs_sha256", "load_shared_reasons"]
 
 VECTORS = "reasons.safetensors"
+
+
+class Space(Protocol):
+    """What is asked of the frozen thought space."""
+
+    @property
+    def config(self) -> Any:
+        """Has ``max_events`` and ``review_words``: how much of a behaviour is told."""
+
+    def encode_rationales(self, texts: Series[str]) -> Any:
+        """Reasons to unit vectors ``(n, dim)``."""
+
+    def encode_histories(self, texts: Series[str]) -> Any:
+        """Behaviours to unit vectors ``(n, dim)``."""
 
 
 @dataclass
@@ -41,24 +56,17 @@ class SharedReasons:
         vectors: ``(num_rationales, dim)`` of unit length.
         item_indices: ``(num_rationales,)``, each rationale's item by its place in the catalogue, from 0.
         places: Item id to that place, for the whole catalogue.
-        encode: Reasons to unit vectors ``(n, dim)`` of the same space.
+        space: The thought space of the vectors.
         user_ids: Whose rationale each is; empty where users are not kept.
-
-    Example:
-        >>> votes = SharedReasons(
-        ...     np.eye(2, dtype=np.float32), np.array([0, 1]), {"a": 0, "b": 1}, lambda reasons: np.eye(2)[:1]
-        ... )
-        >>> found = votes.evidence("like a's", ["a", "b", "new"], temperature=0.2, smoothing=0.5)
-        >>> [round(value, 2) for value in found]
-        [0.51, -1.07, 0.0]
     """
 
     vectors: NDArray[np.float32]
     item_indices: NDArray[np.int64]
     places: Mapping[str, int]
-    encode: Callable[[list[str]], Any]
+    space: Space
     user_ids: Series[str] = ()
-    _read: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    _reasons: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    _behaviours: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Sort out whose rationale is whose, once."""
@@ -75,37 +83,78 @@ class SharedReasons:
         ids = list(self.places)
         return [(user, ids[place]) for user, place in zip(self.user_ids, self.item_indices.tolist(), strict=True)]
 
-    def read(self, reasons: Iterable[str]) -> None:
-        """Encode reasons together, which is faster than one by one; evidence then finds them."""
-        new = [reason for reason in dict.fromkeys(reasons) if reason and reason not in self._read]
-        if new:
-            self._read.update(zip(new, np.asarray(self.encode(new), dtype=np.float32), strict=True))
+    def told(self, history: Sequence, items: Mapping[str, Item]) -> str:
+        """The target-free behaviour text b_u of a history."""
+        limits = self.space.config
+        return behaviour_text(
+            history, items, target=None, max_events=limits.max_events, review_words=limits.review_words
+        )
 
-    def evidence(
+    def read(self, reasons: Iterable[str], behaviours: Iterable[str]) -> None:
+        """Encode texts together, which is faster than one by one; votes then find them."""
+        for texts, known, encode in (
+            (reasons, self._reasons, self.space.encode_rationales),
+            (behaviours, self._behaviours, self.space.encode_histories),
+        ):
+            new = [text for text in dict.fromkeys(texts) if text and text not in known]
+            if new:
+                known.update(zip(new, np.asarray(encode(new), dtype=np.float32), strict=True))
+
+    def votes(
         self,
         reason: str | None,
+        history: Sequence,
+        items: Mapping[str, Item],
         item_ids: Series[str],
         *,
         temperature: float,
         smoothing: float,
-        user_id: str = "",
-    ) -> list[float]:
-        """How much more the reason speaks for each item than for an average one.
+    ) -> list[tuple[float, float]]:
+        """The evidence of a reason and that of the behaviour behind it, for each item.
 
         Args:
-            reason: r*; without one nothing is known and all is 0.
-            item_ids: Items; one outside the catalogue gets 0.
+            reason: r*; without one its evidence is 0 for all.
+            history: What the decision may see.
+            items: The catalogue.
+            item_ids: Items to vote on.
             temperature: Width of the kernel; small ones listen to the nearest rationales only.
-            smoothing: Votes of an average item that every item is given, in average items' votes.
-            user_id: Whose decision it is; this person's own rationales do not vote.
+            smoothing: Votes that every item is given, in an average item's votes.
 
         Returns:
-            One natural logarithm per item, at least ``log(smoothing / (1 + smoothing))``.
+            Per item two natural logarithms, each at least ``log(smoothing / (1 + smoothing))``.
         """
-        if not reason or not len(self.vectors):
+        text = self.told(history, items)
+        self.read([reason or ""], [text])
+        queries = (self._reasons.get(reason or ""), self._behaviours.get(text))
+        found = [self.evidence(query, item_ids, temperature, smoothing, history.user_id) for query in queries]
+        return list(zip(*found, strict=True))
+
+    def evidence(
+        self,
+        query: NDArray[np.float32] | None,
+        item_ids: Series[str],
+        temperature: float,
+        smoothing: float,
+        user_id: str = "",
+    ) -> list[float]:
+        """How much more a point of the space speaks for each item than for an average one.
+
+        Args:
+            query: ``(dim,)`` of unit length; without one nothing is known and all is 0.
+            item_ids: Items; one outside the catalogue gets 0.
+            temperature: As in :meth:`votes`.
+            smoothing: As in :meth:`votes`.
+            user_id: Whose decision it is; this person's own rationales do not vote.
+
+        Example:
+            >>> shared = SharedReasons(np.eye(2, dtype=np.float32), np.array([0, 1]), {"a": 0, "b": 1}, None)
+            >>> found = shared.evidence(np.array([1.0, 0.0]), ["a", "b", "new"], temperature=0.2, smoothing=0.5)
+            >>> [round(value, 2) for value in found]
+            [0.51, -1.07, 0.0]
+        """
+        if query is None or not len(self.vectors):
             return [0.0] * len(item_ids)
-        self.read([reason])
-        votes = np.exp((self.vectors @ self._read[reason] - 1.0) / temperature).astype(np.float64)
+        votes = np.exp((self.vectors @ query - 1.0) / temperature).astype(np.float64)
         votes[self._of_user.get(user_id, [])] = 0.0
         support = np.bincount(self.item_indices, votes, minlength=len(self.places))
         mean = support.mean()
@@ -130,7 +179,7 @@ def inputs_sha256(chosen: Iterable[tuple[str, str]]) -> str:
 
 
 def load_shared_reasons(
-    run: Path, sequences: Mapping[str, Sequence], catalogue: Series[str], encode: Callable[[list[str]], Any]
+    run: Path, sequences: Mapping[str, Sequence], catalogue: Series[str], space: Space
 ) -> SharedReasons:
     """The votes of a run, from its stages ``rationales`` and ``thought-space``.
 
@@ -138,10 +187,10 @@ def load_shared_reasons(
         run: The run's folder.
         sequences: By user id.
         catalogue: Item ids in their stored order.
-        encode: The full thought space's ``encode_rationales``.
+        space: The run's full thought space.
     """
     chosen = chosen_for(artifacts.read_table(run / "rationales" / "rationales.parquet").to_pylist(), sequences)
     vectors = artifacts.read_tensors(run / "thought_space" / VECTORS)["vectors"].numpy()
     places = {item_id: place for place, item_id in enumerate(catalogue)}
     indices = np.array([places[item_id] for _, item_id in chosen], dtype=np.int64)
-    return SharedReasons(vectors, indices, places, encode, [user_id for user_id, _ in chosen])
+    return SharedReasons(vectors, indices, places, space, [user_id for user_id, _ in chosen])

@@ -3,8 +3,9 @@
 Reads ``sequences/``, ``candidates/``, ``thoughts/`` and, for the votes of shared reasons, ``rationales/`` and the
 frozen ``thought_space/``; writes one scorer per system, on the same rows with the same settings:
 
-* ``pulse``: r* and s* in the prompt, votes of shared reasons beside the candidates;
-* ``pulse-text``: the same without the votes, the paper's own form;
+* ``pulse-text``: r* and s* in the prompt, the paper's own form;
+* ``pulse``: the same model, with votes of shared reasons beside each candidate. What the model's logit and the votes
+  count are three constants fitted on validation;
 * ``slm+sft``: no reason at all, the control for what reasons add.
 """
 
@@ -88,7 +89,7 @@ class RecommenderSettings:
     judge_text: str = "\nFits:"
     head_tokens: tuple[str, str] | None = (" yes", " no")
     likelihood_scale: float = 8.0
-    shared_temperature: float | None = 0.2
+    shared_temperature: float | None = 0.15
     shared_smoothing: float = 0.3
     use_agreement: bool = True
     score_events: int = 6
@@ -143,12 +144,13 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
     items = {one.item_id: one for one in load_items(run)}
     shared = None
     if settings.shared_temperature is not None:
-        encode = load_space(run, FULL_SPACE).encode_rationales
-        shared = load_shared_reasons(run, sequences, list(items), encode)
+        shared = load_shared_reasons(run, sequences, list(items), load_space(run, FULL_SPACE))
         counts["votes"] = len(shared.vectors)
     hashed: list[str] = []
     counts["systems"] = {}
-    for name in settings.systems:
+    for name in ("pulse", "slm+sft"):
+        if name not in settings.systems:
+            continue
         shape = prompt_shape(settings, name)
         processor = make_processor(settings)
         reading = (sequences, items, thoughts, shape, processor.prompt_fits, shared)
@@ -157,7 +159,10 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
         hashed += [text for one in train for text in (one.prompt, *one.candidates)]
         if not (work / name / _FITTED).exists():  # an interrupted stage keeps the system it had finished
             shutil.rmtree(work / name, ignore_errors=True)
-            fitted = train_scorer(train, validation, settings, processor, shape, seed=seed, folder=work / name)
+            text = work / "pulse-text" if name == "pulse" and "pulse-text" in settings.systems else None
+            fitted = train_scorer(
+                train, validation, settings, processor, shape, seed=seed, folder=work / name, text_folder=text
+            )
             write_json(work / name / _FITTED, fitted)
         counts["systems"][name] = read_json(work / name / _FITTED)
     counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed)}

@@ -6,7 +6,7 @@ import shutil
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Series
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -48,8 +48,9 @@ def train_scorer(
     *,
     seed: int,
     folder: Path,
+    text_folder: Path | None = None,
 ) -> dict[str, Any]:
-    """Train one scorer and save its adapter, head and record.
+    """Train one scorer on its texts, weigh votes where there are any, and save its adapter, head and record.
 
     Args:
         train: Rows to learn from.
@@ -59,6 +60,7 @@ def train_scorer(
         shape: What the prompts show; saved with the adapter.
         seed: Of the adapter's start and the order of the rows.
         folder: Where to; the trainer's own files lie there while it runs and are gone afterwards.
+        text_folder: Where the scorer goes as it is before it takes votes, if anywhere.
 
     Returns:
         Rows, tokens, seconds, the validation curve.
@@ -66,9 +68,9 @@ def train_scorer(
     from pulse_hf.training.candidate_trainer import train_candidates
 
     started = time.perf_counter()
-    encoded = processor.encode(train, [one.target_index for one in train])
-    stopping = processor.encode(validation, [one.target_index for one in validation])
-    model, identity = adapted_scorer(settings, processor, seed, num_candidate_features=shape.num_features)
+    read = [[replace(one, features=()) for one in rows] for rows in (train, validation)]
+    encoded, stopping = (processor.encode(rows, [one.target_index for one in rows]) for rows in read)
+    model, identity = adapted_scorer(settings, processor, seed)
     scratch = folder / "trainer"
     fitted = train_candidates(
         model,
@@ -80,6 +82,11 @@ def train_scorer(
         patience=settings.patience,
         name=folder.name,
     )
+    if text_folder is not None:
+        text_only = asdict(replace(shape, shared_temperature=None))
+        save_adapter(model, text_folder, processor=processor, base=identity, prompt=text_only)
+    if shape.num_features:
+        fitted["weights"] = _take_votes(model, processor, validation, read[1], settings)
     save_adapter(model, folder, processor=processor, base=identity, prompt=asdict(shape))
     shutil.rmtree(scratch, ignore_errors=True)
     return fitted | {
@@ -91,8 +98,43 @@ def train_scorer(
     }
 
 
+def _take_votes(
+    model: PeftModel,
+    processor: PulseScorerProcessor,
+    validation: Series[ScorerExample],
+    texts: Series[ScorerExample],
+    settings: RecommenderSettings,
+) -> dict[str, float]:
+    """Fit on validation what the text's logit and each vote count, and build it into the scorer."""
+    import torch
+
+    from pulse_hf.models.scorer.adapter import scorer_of
+    from pulse_hf.models.scorer.processing_scorer import score_sets
+    from pulse_hf.training.vote_weights import fit_vote_weights, weigh_votes
+
+    names = ("text", "reason", "behaviour")
+    weights = [1.0] * len(names)
+    if validation:
+        logits = score_sets(
+            model,
+            processor,
+            texts,
+            settings.eval_batch_size,
+            bf16=uses_bf16(settings),
+        )
+        most = max(map(len, logits))
+        rows = [
+            [(score, *votes) for score, votes in zip(scores, one.features, strict=True)]
+            + [(-torch.inf,) * len(names)] * (most - len(scores))
+            for scores, one in zip(logits, validation, strict=True)
+        ]
+        weights = fit_vote_weights(torch.tensor(rows), torch.tensor([one.target_index for one in validation]))
+    weigh_votes(scorer_of(model), weights)
+    return {name: round(weight, 6) for name, weight in zip(names, weights, strict=True)}
+
+
 def adapted_scorer(
-    settings: RecommenderSettings, processor: PulseScorerProcessor, seed: int, *, num_candidate_features: int = 0
+    settings: RecommenderSettings, processor: PulseScorerProcessor, seed: int
 ) -> tuple[PeftModel, Mapping[str, str]]:
     """The base model as a scorer with a fresh adapter; only the adapter and the head train.
 
@@ -108,7 +150,6 @@ def adapted_scorer(
     scorer = PulseScorerModel.from_base(
         path,
         head_token_ids=answer_ids(processor, settings.head_tokens) if settings.head_tokens else None,
-        num_candidate_features=num_candidate_features,
         likelihood_scale=settings.likelihood_scale,
         dtype=torch.bfloat16 if torch.cuda.is_available() and uses_bf16(settings) else torch.float32,
         revision=_commit(identity),
@@ -126,8 +167,6 @@ def adapted_scorer(
         model = get_peft_model(scorer, adapter)
     scorer.score.requires_grad_(True)
     scorer.likelihood_score.requires_grad_(settings.likelihood_scale != 0)
-    if num_candidate_features:
-        scorer.feature_score.requires_grad_(True)
     return model, identity
 
 

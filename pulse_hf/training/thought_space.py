@@ -61,6 +61,7 @@ class ThoughtSpaceSettings:
         num_folds: Cross-fitted models beside the full one (DESIGN §8.3); 0 for none.
         validation_share: Share of the training users kept for validation, in (0, 1) (ours).
         max_validation_pairs: Most pairs used for validation (ours).
+        training_pairs_per_user: Fit on at most so many of each user's latest pairs; ``None`` for all (ours).
         precision: ``"float32"``, ``"bfloat16"``, or ``"auto"``: bfloat16 where the hardware computes in it.
         max_cache_gib: Most memory for the frozen layers' states; beyond it they are computed in each step.
     """
@@ -87,6 +88,7 @@ class ThoughtSpaceSettings:
     num_folds: int = 2
     validation_share: float = 0.1
     max_validation_pairs: int = 1000
+    training_pairs_per_user: int | None = None
     precision: Literal["auto", "float32", "bfloat16"] = "auto"
     max_cache_gib: float = 4.0
 
@@ -291,7 +293,7 @@ def _fit_all(
         name = "model" if fold is None else f"fold-{fold}"
         mine = [pair for pair in pairs if fold is None or fold_of(pair.user_id, settings.num_folds, seed) != fold]
         validation = _validation_pairs(mine, held_out, settings, seed)
-        fitting = [pair for pair in mine if pair.user_id not in held_out]
+        fitting = _latest([pair for pair in mine if pair.user_id not in held_out], settings.training_pairs_per_user)
         space = TrainableSpace(copy.deepcopy(model), states, layers)
         before = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
         fitted = fit(space, fitting, validation, settings, seed=seed + (0 if fold is None else fold + 1))
@@ -314,6 +316,17 @@ def _fit_all(
         "truncated": dict(model.processor.truncated),
         "models": models,
     }
+
+
+def _latest(pairs: Series[Pair], per_user: int | None) -> list[Pair]:
+    """The latest pairs of each user; pairs stand in the order of time."""
+    if per_user is None:
+        return list(pairs)
+    kept: dict[str, list[Pair]] = {}
+    for pair in pairs:
+        kept.setdefault(pair.user_id, []).append(pair)
+    chosen = {pair.decision_id for mine in kept.values() for pair in mine[-per_user:]}
+    return [pair for pair in pairs if pair.decision_id in chosen]
 
 
 _MASKINGS = (("titles", False), ("titles_masked", True))

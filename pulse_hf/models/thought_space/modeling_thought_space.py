@@ -69,6 +69,7 @@ class PulseThoughtSpaceModel(PreTrainedModel):
         elif widths["history"] != widths["rationale"]:
             raise ValueError(f"The towers have widths {widths}: set projection_dim so that they meet in one space.")
         self.processor: Any = None
+        self.encodes_in_bf16 = False  # texts only: about twice as fast where it is native, cosines good to 1e-2
         self.post_init()
 
     @torch.no_grad()
@@ -237,7 +238,8 @@ class PulseThoughtSpaceModel(PreTrainedModel):
         for start in range(0, len(order), batch_size):
             rows = order[start : start + batch_size]
             batch = self.processor.pad(side, [token_ids[row] for row in rows]).to(self.device)
-            vectors[rows] = self.embed(side, batch["input_ids"], batch["attention_mask"]).cpu()
+            with torch.autocast(self.device.type, torch.bfloat16, enabled=self.encodes_in_bf16):
+                vectors[rows] = self.embed(side, batch["input_ids"], batch["attention_mask"]).cpu()
         self.train(was_training)
         return vectors
 
