@@ -148,6 +148,21 @@ def test_score_sets_keeps_the_order_and_takes_large_sets():
     assert score_sets(model, processor, [], batch_size=2) == []
 
 
+def test_a_text_that_counts_for_nothing_is_not_read_and_changes_nothing():
+    model, processor, example = tiny_scorer(num_candidate_features=2), tiny_processor(), some_examples()[0]
+    example.features = tuple((float(i), -0.5) for i in range(4))
+    with torch.no_grad():
+        model.feature_score.weight.copy_(torch.tensor([[2.0, 3.0]]))
+        model.likelihood_score.weight.zero_()
+    assert model.reads_text
+    with torch.no_grad():
+        model.score.weight.zero_()
+    assert not model.reads_text
+    whole = model(**processor([example])).logits[0]
+    assert score_sets(model, processor, [example])[0] == pytest.approx(whole.tolist())
+    assert score_sets(model, processor, [example])[0] == pytest.approx([-1.5, 0.5, 2.5, 4.5])
+
+
 def test_candidate_features_enter_by_a_linear_weight_that_starts_at_one():
     model, processor, example = tiny_scorer(num_candidate_features=2), tiny_processor(), some_examples()[0]
     assert PulseScorerModel(model.config).feature_score.weight.tolist() == [[1.0, 1.0]]

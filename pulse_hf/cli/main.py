@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import os
 import sys
 import warnings
 from pathlib import Path
@@ -131,6 +132,8 @@ def main() -> None:
     """Entry point: a user's mistake is one clear line, a bug is a traceback."""
     from pulse_hf.artifacts import ArtifactError
 
+    # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "sentence_transformers", "datasets", "matplotlib", "trl", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)

@@ -11,6 +11,8 @@ from torch import nn
 if TYPE_CHECKING:
     from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
 
+_NOTHING = 1e-3  # of the largest weight, both for columns of equal spread
+
 __all__ = ["fit_vote_weights", "weigh_votes"]
 
 
@@ -47,7 +49,9 @@ def fit_vote_weights(columns: torch.Tensor, labels: torch.Tensor, l2: float = 1e
         return loss
 
     optimizer.step(closure)
-    return [float(weight) for weight in (roots.detach().square() / spread)]
+    shares = roots.detach().square()
+    shares[shares < _NOTHING * shares.max()] = 0
+    return [float(weight) for weight in shares / spread]
 
 
 @torch.no_grad()

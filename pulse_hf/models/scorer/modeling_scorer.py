@@ -218,6 +218,12 @@ class PulseScorerModel(PreTrainedModel):
         difference = output_embeddings[positive_id].float() - output_embeddings[negative_id].float()
         self.score.weight.copy_(difference[None])
 
+    @property
+    def reads_text(self) -> bool:
+        """Whether the text counts at all; features alone decide where its fitted weight is 0."""
+        likelihood = self.config.likelihood_scale and self.likelihood_score.weight.any()
+        return bool(self.score.weight.any()) or bool(likelihood)
+
     def get_input_embeddings(self) -> nn.Module:
         """The base model's token embedding."""
         return self.model.get_input_embeddings()

@@ -200,7 +200,8 @@ def score_sets(
     """One raw logit per candidate for every example, in the order given.
 
     Examples run sorted by length, so that little is spent on padding; sets beyond ``CHUNK_SIZE``
-    candidates run in chunks over the prompt's keys and values.
+    candidates run in chunks over the prompt's keys and values. A scorer whose text counts for nothing
+    adds up its features and reads no text.
 
     Args:
         model: The scorer, with or without PEFT around it.
@@ -212,6 +213,12 @@ def score_sets(
     Raises:
         ValueError: A score is not finite.
     """
+    if not model.reads_text and all(example.features for example in examples):
+        weights = model.feature_score.weight[0].tolist()
+        return [
+            [sum(weight * value for weight, value in zip(weights, one, strict=True)) for one in example.features]
+            for example in examples
+        ]
     encoded = processor.encode(examples)
     order = sorted(range(len(encoded)), key=lambda row: encoded[row].num_tokens)
     large = [row for row in order if len(encoded[row].candidate_ids) > CHUNK_SIZE]
