@@ -1,6 +1,6 @@
 """The training text of pulse-nano: generated worlds, rated rationales and written explanations.
 
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 900
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 1000
 
 Three sources, each turned into the very prompts of ``pulse_hf.reasoning.prompts``:
 
@@ -122,7 +122,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--worlds", type=int, default=900)
+    parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=20261121)
     arguments = parser.parse_args()
     words = read_words(arguments.data)

@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+OURS = ("pulse", "pulse-text", "pulse-fused")
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
@@ -39,16 +40,24 @@ def table(report: dict[str, Any]) -> str:
         slices = [row["slices"][part]["hr@1"]["value"] for part in ("cold", "warm")]
         cells = ["–" if value is None else f"{value:.3f}" for value in slices]
         lines.append(f"| {name} | {span(row['hr@1'])} | {row['ndcg@10']['value']:.3f} | {cells[0]} | {cells[1]} |")
+    baselines = [name for name in report["systems"] if name not in OURS]
+    strongest = max(baselines, key=lambda name: report["systems"][name]["hr@1"]["value"])
+    against = [row for row in report["comparisons"] if row["baseline"] == strongest and row["system"] in OURS]
+    lines += differences("against the strongest row that is not ours (HR@1, paired)", against)
     worth = report.get("worth_of_a_reason", {}).get("comparisons", [])
-    rows = [row for row in worth if row["metric"] == "hr@1"]
-    if rows:
-        lines += ["", "| what a reason is worth (`pulse`, HR@1, paired) | difference | p |", "|---|---|---|"]
-        lines += [
-            f"| {row['system']} against {row['baseline']} | {row['difference']:+.3f} "
-            f"[{row['low']:+.3f}, {row['high']:+.3f}] | {'< .001' if row['p'] < 0.001 else format(row['p'], '.3f')} |"
-            for row in rows
-        ]
+    lines += differences("what a reason is worth (`pulse`, HR@1, paired)", worth)
     return "\n".join(lines)
+
+
+def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
+    """A table of paired differences in HR@1, if there are any."""
+    lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
+    for row in rows:
+        if row["metric"] == "hr@1":
+            chance = ["< .001" if p < 0.001 else f"{p:.3f}" for p in (row["p"], row["p_holm"])]
+            difference = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+            lines.append(f"| {row['system']} against {row['baseline']} | {difference} | {' | '.join(chance)} |")
+    return lines if rows else []
 
 
 def render(text: str) -> str:

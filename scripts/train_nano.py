@@ -1,11 +1,12 @@
 """Train pulse-nano, the small language model that makes the embedded demo run anywhere.
 
-    python scripts/nano_corpus.py --data ../shared/data --out runs/nano --worlds 100
-    python scripts/train_nano.py  --out runs/nano --start pulse_hf/models/nano --tokens 14e6
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano
+    python scripts/train_nano.py  --out runs/nano --tokens 30e6
     python scripts/train_nano.py  --out runs/nano --export pulse_hf/models/nano
 
-(These are the calls that the shipped weights were finished with. They go on from weights that had seen 21.5
-million tokens of this script's earlier corpus, at commit cb45a0b; without ``--start`` it begins anew.)
+The shipped weights were finished with ``--start FOLDER --tokens 18e6`` on a corpus of 1,000 worlds. They began from
+weights that had seen 30 million tokens of earlier versions of the corpus (the first 21.5 million at commit cb45a0b),
+so these calls do not give the same bytes.
 
 A Llama of 4 layers learns by next-token prediction, with full weight on answers and judgements and a
 small one on prompts. Runs on CPU (bf16 autocast) or one GPU, keeps a checkpoint every few minutes as
@@ -370,7 +371,7 @@ def train(out: Path, start: Path | None, tokens: float, until: float, learning_r
     print(f"done in {time.time() - began:.0f} s of this process")
 
 
-def export(out: Path, folder: Path) -> None:
+def export(out: Path, folder: Path, tokens_before: int) -> None:
     """Write the package data: bf16 weights, tokenizer, loss curve and what decided them."""
     tokenizer = PreTrainedTokenizerFast.from_pretrained(out / "tokenizer")
     model = new_model(tokenizer, 0)
@@ -386,6 +387,7 @@ def export(out: Path, folder: Path) -> None:
     kinds = {"text": 0, "judgements": 1}
     training = {
         "tokens": state["tokens"],
+        "tokens_before": tokens_before,
         "steps": state["step"],
         "corpus_sha256": {
             path.name: hashlib.sha256(path.read_bytes()).hexdigest() for path in sorted(out.glob("corpus*.jsonl"))
@@ -409,11 +411,12 @@ def main() -> None:
     parser.add_argument("--seed", type=int, default=1)
     parser.add_argument("--threads", type=int, default=None)
     parser.add_argument("--export", type=Path)
+    parser.add_argument("--tokens-before", type=float, default=0, help="what the --start weights had seen")
     arguments = parser.parse_args()
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     if arguments.export:
-        export(arguments.out, arguments.export)
+        export(arguments.out, arguments.export, int(arguments.tokens_before))
     else:
         train(
             arguments.out, arguments.start, arguments.tokens, arguments.until, arguments.learning_rate, arguments.seed
