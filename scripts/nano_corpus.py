@@ -22,7 +22,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
-from nano_words import ADJECTIVES, KINDS
+from nano_words import ADJECTIVES, KINDS, PLAIN_RATIONALES
 from nano_worlds import Example, Words, clean_words, made_up_word, world_examples
 
 from pulse_hf.reasoning import prompts
@@ -87,6 +87,30 @@ def rollout_examples(data: Path, seed: int) -> Iterator[Example]:
             yield Example(turns=(prompt, "Reason: " + answer))
 
 
+def plain_examples(data: Path, seed: int) -> Iterator[Example]:
+    """The allowed prompts again, answered in the words of the person and nothing else.
+
+    The written rationales are full of stock phrases that a small model learns by heart; these unlearn them.
+    """
+    rng = np.random.default_rng(seed)
+    for row in _rows(data / "reason4rec_rollouts" / "prompts.jsonl.gz"):
+        if held_out_rollout(row["id"]):
+            continue
+        shown = row["user_history"][-int(rng.integers(2, 6)) :]
+        told = [prompts.inert(str(event.get("User Preference Elements", "")), 20) for event in shown]
+        phrases = [part.strip().lower() for text in told for part in text.split(",") if len(part.split()) > 1]
+        if len(phrases) < 2:
+            continue
+        chosen = [str(phrase) for phrase in rng.choice(phrases, 2, replace=False)]
+        target = made_up_title(rng)
+        lines = [f"- {made_up_title(rng)} | {rng.integers(3, 6)}/5 | {text}" for text in told]
+        answer = PLAIN_RATIONALES[rng.integers(len(PLAIN_RATIONALES))].format(
+            phrase=" and ".join(chosen), Phrase=(" and ".join(chosen)).capitalize(), target=target
+        )
+        prompt = prompts.fill("rationale", history="\n".join(lines), target=target)
+        yield Example(turns=(prompt, "Reason: " + answer))
+
+
 def xrec_examples(data: Path, seed: int) -> Iterator[Example]:
     """Written explanations of Amazon choices; the summary of the user stands for their own words."""
     rng = np.random.default_rng(seed)
@@ -124,6 +148,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--worlds", type=int, default=1000)
     parser.add_argument("--seed", type=int, default=20261121)
+    parser.add_argument("--plain", action="store_true", help="the last part: no written rationales, plain ones")
     arguments = parser.parse_args()
     words = read_words(arguments.data)
     arguments.out.mkdir(parents=True, exist_ok=True)
@@ -131,6 +156,8 @@ def main() -> None:
         ("rollouts", rollout_examples(arguments.data, arguments.seed)),
         ("xrec", xrec_examples(arguments.data, arguments.seed)),
     ]
+    if arguments.plain:
+        sources = [("plain", plain_examples(arguments.data, arguments.seed + time)) for time in range(3)]
     seeds = range(arguments.seed, arguments.seed + arguments.worlds)
     sources += [("worlds", world_examples(seed, words)) for seed in seeds]
     counts: dict[str, int] = {}

@@ -89,3 +89,9 @@ SILENT = (
     "They say little about themselves; their choices are things like the {kind} and the {last}.",
     "Their words give no motive; a {kind} and a {last} are what they chose.",
 )
+PLAIN_RATIONALES = (
+    "They care about {phrase}, and the {target} serves that.",
+    "{Phrase} matters to this person; the {target} fits.",
+    "Their own words return to {phrase}, so the {target} suits them.",
+    "They want {phrase}. The {target} helps with it.",
+)
