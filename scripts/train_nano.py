@@ -2,11 +2,12 @@
 
     python scripts/nano_corpus.py --data ../shared/data --out runs/nano
     python scripts/train_nano.py  --out runs/nano --tokens 30e6
-    python scripts/train_nano.py  --out runs/nano --export pulse_hf/models/nano
+    python scripts/nano_corpus.py --data ../shared/data --out runs/nano-plain --plain --worlds 200 --seed 20261123
+    python scripts/train_nano.py  --out runs/nano-plain --start EXPORTED --tokens 2e6 --learning-rate 8e-4
+    python scripts/train_nano.py  --out runs/nano-plain --export pulse_hf/models/nano
 
-The shipped weights were finished with ``--start FOLDER --tokens 18e6`` on a corpus of 1,000 worlds. They began from
-weights that had seen 30 million tokens of earlier versions of the corpus (the first 21.5 million at commit cb45a0b),
-so these calls do not give the same bytes.
+The shipped weights had seen 28.7 million tokens of earlier versions of the corpus (the first 20.3 million at commit
+cb45a0b), then 18 million of the present one and the last two million as above: these calls do not give the same bytes.
 
 A Llama of 4 layers learns by next-token prediction, with full weight on answers and judgements and a
 small one on prompts. Runs on CPU (bf16 autocast) or one GPU, keeps a checkpoint every few minutes as
