@@ -122,12 +122,23 @@ def token_budget(settings: RunSettings) -> dict[str, int]:
     tree = settings.thoughts
     nodes = sum(tree.width**level for level in range(tree.depth + 1))
     users = settings.world.num_users if settings.world else 1
-    decisions = users * (settings.candidates.training_decisions_per_user + 2)
+
+    def least(*limits: int | None) -> int:
+        return min(limit for limit in limits if limit is not None)
+
+    longest = settings.world.max_events - 3 if settings.world else None  # training targets with a history
+    sets, most = settings.candidates, least(settings.candidates.training_decisions_per_user, longest)
+    writing = settings.rationales
+    explained = least(users, sets.max_train_users, writing.max_users) * least(
+        most, writing.training_decisions_per_user
+    )
+    decisions = least(users, sets.max_test_users) + least(users, sets.max_validation_users)
+    decisions += least(users, sets.max_train_users, tree.max_training_users) * least(
+        most, tree.training_decisions_per_user
+    )
     return {
         "decisions": decisions,
         "thoughts a decision": nodes,
-        "rationale tokens": users
-        * settings.candidates.training_decisions_per_user
-        * settings.rationales.max_new_tokens,
+        "rationale tokens": explained * writing.max_new_tokens,
         "thought tokens": decisions * nodes * settings.thoughts.max_new_tokens,
     }

@@ -240,4 +240,7 @@ def test_settings_are_strict_about_names_and_types():
         merge(settings, {"sequential": {"dim": "wide"}}, "file")
     with pytest.raises(ValueError, match="no preset"):
         preset_named("huge")
-    assert token_budget(settings)["thoughts a decision"] == 7
+    budget = token_budget(settings)
+    assert budget["thoughts a decision"] == 3
+    assert budget["decisions"] == 1500 + 200 + 250
+    assert budget["rationale tokens"] == 1500 * 7 * settings.rationales.max_new_tokens
