@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.data.world.shop import WorldSettings
+from pulse_hf.evaluation.systems import OURS
 from pulse_hf.pipeline import run_road
 from pulse_hf.presets import preset_named
 
 KNOBS = (0.0, 0.25, 0.5, 1.0)
-OURS = ("pulse", "pulse-fused")
+SHOWN = ("pulse", "pulse-fused")
 ORACLES = ("oracle-motives", "oracle-no-motives")
 
 
@@ -31,7 +32,7 @@ def gains(report: dict[str, Any]) -> dict[str, Any]:
     baselines = [name for name in systems if name not in (*OURS, *ORACLES)]
     strongest = max(baselines, key=lambda name: systems[name]["hr@1"]["value"])
     row = {"strongest": strongest, "hr@1": {name: systems[name]["hr@1"]["value"] for name in systems}}
-    for name in OURS:
+    for name in SHOWN:
         row[name] = next(
             {key: c[key] for key in ("difference", "low", "high", "p")}
             for c in report["comparisons"]
@@ -69,7 +70,7 @@ def main() -> None:
     print("| motive knob | strongest baseline | pulse | pulse-fused |\n|---|---|---|---|")
     for knob_name, row in rows.items():
         cells = [
-            f"{row[name]['difference']:+.3f} [{row[name]['low']:+.3f}, {row[name]['high']:+.3f}]" for name in OURS
+            f"{row[name]['difference']:+.3f} [{row[name]['low']:+.3f}, {row[name]['high']:+.3f}]" for name in SHOWN
         ]
         print(f"| {knob_name} | {row['strongest']} {row['hr@1'][row['strongest']]:.3f} | {' | '.join(cells)} |")
     (arguments.out / "control.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")

@@ -15,7 +15,8 @@ import sys
 from pathlib import Path
 from typing import Any
 
-OURS = ("pulse", "pulse-text", "pulse-fused")
+from pulse_hf.evaluation.systems import OURS
+
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 

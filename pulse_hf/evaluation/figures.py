@@ -6,9 +6,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pulse_hf.evaluation.systems import OURS
+
 __all__ = ["draw_figures"]
 
-_OURS = ("pulse", "pulse-fused")
 _BLUE, _GREY, _INK = "#2a6f97", "#a9b4be", "#22303c"
 
 
@@ -48,7 +49,7 @@ def _bars(systems: Mapping[str, Mapping[str, Any]], title: str, path: Path) -> P
         values = [row["value"] for row in rows.values()]
         below = [row["value"] - row["low"] for row in rows.values()]
         above = [row["high"] - row["value"] for row in rows.values()]
-        colours = [_BLUE if name in _OURS or name.startswith("own") else _GREY for name in rows]
+        colours = [_BLUE if name in OURS or name.startswith("own") else _GREY for name in rows]
         axes.barh(list(rows), values, xerr=[below, above], color=colours, ecolor=_INK, capsize=3, height=0.7)
         for place, (value, row) in enumerate(zip(values, rows.values(), strict=True)):
             axes.text(row["high"] + 0.012, place, f"{value:.3f}", va="center", color=_INK, fontsize=9)

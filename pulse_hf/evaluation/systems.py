@@ -28,8 +28,9 @@ if TYPE_CHECKING:
     Row = NDArray[np.float64] | None
     Scores = Callable[[Study, Sequence[Decision]], Sequence[Row]]
 
-__all__ = ["ScoreBook", "System", "load_thoughts", "slm_scores", "systems"]
+__all__ = ["OURS", "ScoreBook", "System", "load_thoughts", "slm_scores", "systems"]
 
+OURS = ("pulse", "pulse-text", "pulse-fused")
 _REASON_MODELS = ("sequential/sasrec", "thought_space")
 _SLM_STAGES = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")
 
