@@ -35,6 +35,7 @@ lint: $(READY)  ## formatting, lint and types
 
 bench: $(READY)  ## speed: each a ratio in one run, beside its arithmetic limit
 	$(BIN)/python scripts/bench_scoring.py
+	$(BIN)/python scripts/bench_prepare.py
 
 clean:
 	rm -rf $(VENV) runs

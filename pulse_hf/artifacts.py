@@ -14,9 +14,9 @@ import json
 import os
 import shutil
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass, field, is_dataclass
+from dataclasses import dataclass, field, is_dataclass
 from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -238,11 +238,28 @@ def write_table(path: Path, name: str, rows: Iterable[Any]) -> int:
     import pyarrow.parquet as pq
 
     schema = table_schema(name)
-    records = [asdict(row) if is_dataclass(row) and not isinstance(row, type) else row for row in rows]
+    # Not asdict, which copies every value of every row deeply.
+    records = [{name: getattr(row, name) for name in schema.names} if is_dataclass(row) else row for row in rows]
     table = pa.Table.from_pylist(records, schema=schema)
     with _atomic(path) as temporary:
         pq.write_table(table, temporary, compression="zstd")
     return int(table.num_rows)
+
+
+@contextmanager
+def table_writer(path: Path, name: str) -> Iterator[Callable[[Sequence[pa.Array]], None]]:
+    """Write one Parquet file with the schema of table ``name`` group by group, for tables that do not fit into memory.
+
+    Yields:
+        A function that writes one group of rows, given its columns in the order of the schema.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = table_schema(name)
+    with _atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield lambda columns: writer.write_table(pa.table(list(columns), schema=schema))
+        writer.close()
 
 
 def read_table(path: Path) -> pa.Table:

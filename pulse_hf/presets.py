@@ -5,8 +5,8 @@
 
 from __future__ import annotations
 
+from pulse_hf.data.columns import Columns
 from pulse_hf.data.prepare import PrepareSettings
-from pulse_hf.data.readers import Columns
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.rationales import RationaleSettings

@@ -9,43 +9,108 @@ import random
 import unicodedata
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
+import pyarrow as pa
 import pytest
 
 from pulse_hf.artifacts import ArtifactError, content_sha256, read_json, read_manifest, sha256_of_file
-from pulse_hf.data.filtering import deduplicate, k_core
+from pulse_hf.data.accounts import RowCount
+from pulse_hf.data.columns import FORMATS, Columns, Format, ItemColumns
+from pulse_hf.data.event_log import EventLog, order_hash
+from pulse_hf.data.event_tables import event_tables
+from pulse_hf.data.filtering import Core, k_core
 from pulse_hf.data.item_text import MAX_TEXT_CHARS, build_item, clean_text
+from pulse_hf.data.items import read_items
 from pulse_hf.data.prepare import PrepareSettings, prepare
-from pulse_hf.data.readers import (
-    AMAZON_2018_ITEMS,
-    Columns,
-    ItemColumns,
-    read_amazon_reviews,
-    read_interactions,
-    read_items,
-)
 from pulse_hf.data.sequences import (
-    build_sequences,
+    OrderReport,
     decisions,
     load_items,
     load_sequences,
-    order_key,
     sample_decisions,
     some_decisions,
     training_decisions,
+    write_sequences,
 )
-from pulse_hf.schema import Interaction, Sequence
+from pulse_hf.schema import Sequence
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DAY = 86_400
 START = 1_500_000_000
 FULL = Columns(rating="rating", review="review")
+EVENTS = pa.schema(
+    {
+        "user_id": pa.string(),
+        "item_id": pa.string(),
+        "timestamp": pa.int64(),
+        "rating": pa.float64(),
+        "review": pa.string(),
+    }
+)
 
 
 def write_rows(path: Path, rows: list[Any]) -> Path:
     path.write_text("".join((row if isinstance(row, str) else json.dumps(row)) + "\n" for row in rows), "utf-8")
     return path
+
+
+class Event(NamedTuple):
+    """One row of a table of events."""
+
+    user_id: str
+    item_id: str
+    timestamp: int
+    rating: float | None = None
+    review: str = ""
+
+
+def read(path: Path, columns: Columns | Format, drop: bool = False) -> tuple[list[Event], RowCount]:
+    """The events of a file, read by chunks, by tiny chunks and row by row: all three must agree, errors too."""
+    form = columns if isinstance(columns, Format) else Format(columns)
+    results: list[Any] = []
+    for more in ({}, {"chunk_bytes": 100}, {"strict": True}):
+        count = RowCount()
+        try:
+            tables = list(event_tables(path, form, count, drop_bad_rows=drop, **more))
+        except ValueError as error:
+            results.append(str(error))
+        else:
+            results.append(([Event(**row) for table in tables for row in table.to_pylist()], count))
+    for other in results[1:]:
+        assert other == results[0]
+    if isinstance(results[0], str):
+        raise ValueError(results[0])
+    events, count = results[0]
+    assert count.as_dict()["kept"] == len(events)
+    return events, count
+
+
+def log_of(folder: Path, events: list[Event], chunk: int = 7, **more: Any) -> EventLog:
+    """A log that the events were added to a few at a time."""
+    log = EventLog(folder, **more)
+    for start in range(0, len(events), chunk):
+        columns = zip(*events[start : start + chunk], strict=True)
+        log.append(pa.table([pa.array(c, f.type) for c, f in zip(columns, EVENTS, strict=True)], EVENTS))
+    return log
+
+
+def pairs(log: EventLog, core: Core | None = None) -> list[tuple[str, str, int, str]]:
+    """User, item, time and review of what is in the log, in its order."""
+    return [
+        (log.user_ids[row["user"]], log.item_ids[row["item"]], row["timestamp"], row["review"])
+        for part in log.parts()
+        for row in part.to_pylist()
+        if core is None or (core.users[row["user"]] and core.items[row["item"]])
+    ]
+
+
+def sequences_of(folder: Path, events: list[Event], **more: Any) -> tuple[list[Sequence], OrderReport]:
+    """What ``write_sequences`` makes of some events, without any filtering."""
+    log = log_of(folder / "spool", events)
+    log.sort(deduplicate=False)
+    _, report = write_sequences(folder / "sequences" / "sequences.parquet", log, k_core(log, 0, 0), **more)
+    return load_sequences(folder), report
 
 
 def event_row(user: str, item: str, day: int, **more: Any) -> dict[str, Any]:
@@ -132,7 +197,7 @@ def test_ids_and_titles_stay_as_they_are(tmp_path: Path) -> None:
         writer.writerow(["user_id", "item_id", "timestamp", "review"])
         writer.writerow(["0001234567", "NA", START, 'a "quoted",\nbroken line'])
         writer.writerow([" u ", "007", START + 1, "=1+1"])
-    events, count = read_interactions(path, Columns(review="review"))
+    events, count = read(path, Columns(review="review"))
     assert [(event.user_id, event.item_id) for event in events] == [("0001234567", "NA"), (" u ", "007")]
     assert [event.review for event in events] == ['a "quoted", broken line', "=1+1"]
     assert (count.read, count.kept) == (2, 2)
@@ -145,7 +210,7 @@ def test_numbers_as_ids_are_repaired_and_counted(tmp_path: Path) -> None:
         event_row("u", "a", 1),
         {**event_row("u", "b", 2), "user_id": 12, "item_id": 7.0, "timestamp": START * 1.0},
     ]
-    events, count = read_interactions(write_rows(tmp_path / "log.jsonl", rows), Columns())
+    events, count = read(write_rows(tmp_path / "log.jsonl", rows), Columns())
     assert (events[1].user_id, events[1].item_id, events[1].timestamp) == ("12", "7", START)
     assert count.as_dict()["repaired"] == {"float as integer": 1, "number as id": 2}
 
@@ -175,13 +240,13 @@ def test_a_bad_value_names_file_line_field_and_value(
     good = event_row("u", "a", 1, rating=5, review="")
     path = write_rows(tmp_path / "log.jsonl", [good, "", {**good, **bad}])
     with pytest.raises(ValueError, match="log.jsonl:3: field") as caught:
-        read_interactions(path, FULL)
+        read(path, FULL)
     message = str(caught.value)
     assert f"field {field!r}" in message
     assert value in message
     assert "drop_bad_rows" in message
     assert len(message) < 500 + len(str(path))
-    events, count = read_interactions(path, FULL, drop_bad_rows=True)
+    events, count = read(path, FULL, drop=True)
     assert (count.read, count.kept, len(events), count.dropped.total()) == (2, 1, 1, 1)
 
 
@@ -198,7 +263,7 @@ def test_a_bad_value_names_file_line_field_and_value(
 def test_a_bad_line_names_file_and_line(tmp_path: Path, line: str, said: str) -> None:
     path = write_rows(tmp_path / "log.jsonl", [event_row("u", "a", 1), line])
     with pytest.raises(ValueError, match=r"log\.jsonl:2: found .*" + said):
-        read_interactions(path, Columns())
+        read(path, Columns())
 
 
 def test_separators_inside_texts_and_line_ends_are_not_rows(tmp_path: Path) -> None:
@@ -207,7 +272,7 @@ def test_separators_inside_texts_and_line_ends_are_not_rows(tmp_path: Path) -> N
     ]
     path = tmp_path / "log.jsonl"
     path.write_bytes(b"\xef\xbb\xbf" + "\r\n".join(rows).encode() + b"\r\n\r\n")
-    events, count = read_interactions(path, Columns(review="review"))
+    events, count = read(path, Columns(review="review"))
     assert [event.review for event in events] == ["one two three"] * 2
     assert count.repaired["byte order mark removed"] == 1
 
@@ -233,24 +298,24 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
     for name, (content, said) in cases.items():
         (tmp_path / name).write_bytes(content)
         with pytest.raises(ValueError, match=said) as caught:
-            read_interactions(tmp_path / name, Columns())
+            read(tmp_path / name, Columns())
         assert name in str(caught.value)
     with pytest.raises(ValueError, match="expected a file"):
-        read_interactions(tmp_path / "absent.jsonl", Columns())
+        read(tmp_path / "absent.jsonl", Columns())
 
 
 def test_compression_is_told_by_the_first_bytes(tmp_path: Path) -> None:
     lines = (json.dumps(event_row("u", "a", 1)) + "\n").encode()
     (tmp_path / "plain.jsonl.gz").write_bytes(lines)
     (tmp_path / "packed.jsonl").write_bytes(gzip.compress(lines) + gzip.compress(lines))
-    assert len(read_interactions(tmp_path / "plain.jsonl.gz", Columns())[0]) == 1
-    assert len(read_interactions(tmp_path / "packed.jsonl", Columns())[0]) == 2
+    assert len(read(tmp_path / "plain.jsonl.gz", Columns())[0]) == 1
+    assert len(read(tmp_path / "packed.jsonl", Columns())[0]) == 2
 
 
 def test_a_declared_column_that_never_occurs_is_an_error(tmp_path: Path) -> None:
     path = write_rows(tmp_path / "log.jsonl", [event_row("u", "a", 1, stars=5)])
     with pytest.raises(ValueError, match=r"'rating' is in no row; the rows have .*'stars'"):
-        read_interactions(path, Columns(rating="rating"))
+        read(path, Columns(rating="rating"))
     with pytest.raises(ValueError, match="neither timestamp nor order"):
         Columns(timestamp=None)
 
@@ -272,9 +337,9 @@ def test_amazon_reviews_and_metadata(tmp_path: Path) -> None:
         review("It las...", "It lasts", 2),
     ]
     rows.append(review("Quiet!", None, 3))
-    events, _ = read_amazon_reviews(write_rows(tmp_path / "reviews.json", rows))
+    events, _ = read(write_rows(tmp_path / "reviews.json", rows), FORMATS["amazon-2018"])
     assert [event.review for event in events] == ["Soft & warm", "Great. It lasts", "It lasts", "Quiet!"]
-    assert events[0] == Interaction("A1", "0001", START, 4.0, "Soft & warm")
+    assert events[0] == Event("A1", "0001", START, 4.0, "Soft & warm")
 
     meta = [
         {"asin": "0001", "title": '<span class="a-size"', "brand": "Hearst", "category": ["Magazines", "Food"]},
@@ -284,7 +349,7 @@ def test_amazon_reviews_and_metadata(tmp_path: Path) -> None:
     ]
     for order in (meta, meta[::-1]):
         path = write_rows(tmp_path / "meta.json", order)
-        items, count = read_items(path, AMAZON_2018_ITEMS, {"0001", "0003"})
+        items, count = read_items(path, FORMATS["amazon-2018"].item_columns, {"0001", "0003"})
         assert items["0001"].item_text == "Good Housekeeping. Hearst. Magazines"
         assert items["0003"].title == "Meredith: Family Circle is wholesome"
         account = count.as_dict()
@@ -296,54 +361,80 @@ def test_amazon_reviews_and_metadata(tmp_path: Path) -> None:
 # -- filtering -------------------------------------------------------------------------------------
 
 
-def test_deduplicate_keeps_the_first_event_by_time() -> None:
+def test_deduplicate_keeps_the_first_event_by_time(tmp_path: Path) -> None:
     events = [
-        Interaction("u", "a", 5, 1.0, "later"),
-        Interaction("u", "a", 3, 5.0, "first"),
-        Interaction("u", "b", 3),
-        Interaction("v", "a", 9),
-        Interaction("u", "a", 7),
+        Event("u", "a", 5, 1.0, "later"),
+        Event("u", "a", 3, 5.0, "first"),
+        Event("u", "b", 3),
+        Event("v", "a", 9),
+        Event("u", "a", 7),
     ]
-    kept, dropped = deduplicate(events)
-    assert dropped == 2
-    assert {(event.user_id, event.item_id, event.timestamp) for event in kept} == {
-        ("u", "a", 3),
-        ("u", "b", 3),
-        ("v", "a", 9),
-    }
-    tied = [Interaction("u", "a", 3, 1.0, text) for text in "abcdef"]
-    assert {deduplicate(random.Random(seed).sample(tied, 6))[0][0].review for seed in range(5)} == {
-        min(tied, key=order_key).review
-    }
+    log = log_of(tmp_path / "log", events, chunk=2)
+    assert log.sort(deduplicate=True) == 2
+    assert set(pairs(log)) == {("u", "a", 3, "first"), ("u", "b", 3, ""), ("v", "a", 9, "")}
+    tied = [Event("u", "a", 3, 1.0, text) for text in "abcdef"]
+    first = min(tied, key=lambda event: order_hash("u", "a", 3, event.review, 1.0)).review
+    for seed in range(5):
+        log = log_of(tmp_path / str(seed), random.Random(seed).sample(tied, 6))
+        assert log.sort(deduplicate=True) == 5
+        assert pairs(log) == [("u", "a", 3, first)]
 
 
-def test_k_core_by_hand() -> None:
+def test_parts_hold_whole_users_and_do_not_depend_on_their_size(tmp_path: Path) -> None:
+    rng = random.Random(3)
+    events = [Event(f"u{rng.randrange(40)}", f"i{rng.randrange(9)}", rng.randrange(5)) for _ in range(500)]
+    found = []
+    for number, (part_bytes, chunk) in enumerate([(64_000_000, 500), (1_000, 7), (1, 101)]):
+        log = log_of(tmp_path / str(number), rng.sample(events, len(events)), chunk, part_bytes=part_bytes)
+        log.sort(deduplicate=False)
+        found.append(pairs(log))
+        users = [set(part["user"].to_pylist()) for part in log.parts()]
+        assert sum(map(len, users)) == len(set().union(*users)) == 40
+    assert found[0] == found[1] == found[2]
+    assert sorted(found[0]) == sorted((e.user_id, e.item_id, e.timestamp, "") for e in events)
+
+
+def test_k_core_by_hand(tmp_path: Path) -> None:
     # Round 1: d has one event, so d falls. Round 2: u4 is left with one. Round 3: c is left with one. Round 4:
     # u3 is left with one (b). What stays is the square u1, u2 x a, b.
     edges = "u1a u1b u2a u2b u3b u3c u4c u4d".split()
-    events = [Interaction(edge[:2], edge[2], place) for place, edge in enumerate(edges)]
-    core = k_core(events, 2, 2)
-    assert [event.user_id + event.item_id for event in core.events] == edges[:4]
+    log = log_of(
+        tmp_path / "log", [Event(edge[:2], edge[2], place) for place, edge in enumerate(edges)], part_bytes=64
+    )
+    log.sort(deduplicate=False)
+
+    def kept(*limits: int | None) -> set[str]:
+        return {user + item for user, item, _, _ in pairs(log, k_core(log, *limits))}  # type: ignore[arg-type]
+
+    core = k_core(log, 2, 2)
+    assert kept(2, 2) == set(edges[:4])
+    assert core.events == 4
     assert [tuple(state.values()) for state in core.rounds] == [(4, 4, 8), (4, 3, 7), (3, 3, 6), (3, 2, 5), (2, 2, 4)]
     assert core.dropped == {"user below 2 events": 2, "item below 2 events": 2}
-    assert k_core(events, 0, 0).events == events
-    assert k_core(events, 1, 1).events == events
-    assert len(k_core(events, 0, 2).events) == 7
-    assert k_core(events, 3, 0).events == []
-    assert k_core([], 5, 5).events == []
+    assert kept(0, 0) == kept(1, 1) == set(edges)
+    assert kept(0, 2) == set(edges[:7])
+    assert kept(3, 0) == set()
+    assert kept(2, 2, 1) == set(edges[:7]), "one counting pass: d falls, u4 is not looked at again"
+    assert k_core(log, 2, 2, 1).dropped == {"item below 2 events": 1}
+    empty = EventLog(tmp_path / "empty")
+    assert empty.sort(deduplicate=True) == 0
+    assert k_core(empty, 5, 5).events == 0
 
 
 @pytest.mark.parametrize("seed", range(8))
-def test_k_core_is_the_largest_fixed_point(seed: int) -> None:
+def test_k_core_is_the_largest_fixed_point(tmp_path: Path, seed: int) -> None:
     rng = random.Random(seed)
-    events = [Interaction(f"u{rng.randrange(30)}", f"i{rng.randrange(30)}", n) for n in range(180)]
-    core = k_core(events, 4, 5)
-    assert 0 < len(core.events) < len(events)
+    events = [Event(f"u{rng.randrange(30)}", f"i{rng.randrange(30)}", n) for n in range(180)]
+    log = log_of(tmp_path / "log", events, part_bytes=500)
+    log.sort(deduplicate=False)
+    core = k_core(log, 4, 5)
+    left = pairs(log, core)
+    assert 0 < len(left) == core.events < len(events)
     assert len(core.rounds) > 2
-    users, items = Counter(e.user_id for e in core.events), Counter(e.item_id for e in core.events)
+    users, items = Counter(e[0] for e in left), Counter(e[1] for e in left)
     assert all(n >= 4 for n in users.values())
     assert all(n >= 5 for n in items.values())
-    assert len(events) == len(core.events) + core.dropped.total()
+    assert len(events) == len(left) + core.dropped.total()
     naive = list(events)  # one user or item at a time, in another order: the fixed point is the same
     while True:
         users, items = Counter(e.user_id for e in naive), Counter(e.item_id for e in naive)
@@ -351,34 +442,32 @@ def test_k_core_is_the_largest_fixed_point(seed: int) -> None:
         if not weak:
             break
         naive = [e for e in naive if weak[-1] not in (e.user_id, e.item_id)]
-    assert naive == core.events
+    assert sorted(e.timestamp for e in naive) == sorted(e[2] for e in left)
 
 
 # -- order and splits ------------------------------------------------------------------------------
 
 
-def test_ties_are_ordered_by_neither_id_nor_file() -> None:
-    events = [
-        Interaction(f"u{user}", f"{item:02d}", START, 5.0, f"r{item}") for user in range(200) for item in range(8)
-    ]
-    sequences, report = build_sequences(events)
-    assert build_sequences(random.Random(1).sample(events, len(events)))[0] == sequences
+def test_ties_are_ordered_by_neither_id_nor_file(tmp_path: Path) -> None:
+    events = [Event(f"u{user}", f"{item:02d}", START, 5.0, f"r{item}") for user in range(200) for item in range(8)]
+    sequences, report = sequences_of(tmp_path / "a", events)
+    assert sequences_of(tmp_path / "b", random.Random(1).sample(events, len(events)))[0] == sequences
     assert (report.tied_events, report.tied_share, report.users_with_ties, report.tied_tests) == (1600, 1.0, 200, 200)
     rising = [a < b for s in sequences for a, b in zip(s.item_ids, s.item_ids[1:], strict=False)]
     assert 0.45 < sum(rising) / len(rising) < 0.55
     assert len({s.item_ids for s in sequences}) > 190
 
 
-def test_tied_events_are_counted() -> None:
+def test_tied_events_are_counted(tmp_path: Path) -> None:
     times = {"u": [1, 2, 2, 3], "v": [1, 2, 3, 3], "w": [5, 5], "x": [1, 2, 3]}
-    events = [Interaction(user, f"i{n}", t) for user, own in times.items() for n, t in enumerate(own)]
-    _, report = build_sequences(events)
+    events = [Event(user, f"i{n}", t) for user, own in times.items() for n, t in enumerate(own)]
+    _, report = sequences_of(tmp_path, events)
     assert (report.events, report.tied_events, report.users_with_ties, report.tied_tests) == (13, 6, 3, 1)
 
 
-def test_units_are_cut_after_ordering() -> None:
-    events = [Interaction("u", item, START * 1000 + ms) for item, ms in (("c", 900), ("a", 100), ("b", 500))]
-    sequences, report = build_sequences(events, ticks_per_second=1000)
+def test_units_are_cut_after_ordering(tmp_path: Path) -> None:
+    events = [Event("u", item, START * 1000 + ms) for item, ms in (("c", 900), ("a", 100), ("b", 500))]
+    sequences, report = sequences_of(tmp_path, events, ticks_per_second=1000)
     assert sequences[0].item_ids == ("a", "b", "c")
     assert sequences[0].timestamps == (START,) * 3
     assert report.tied_events == 0
@@ -594,12 +683,16 @@ def test_magazine_titles_fall_back(tmp_path: Path) -> None:
 
 def test_luxury_beauty_counts(tmp_path: Path) -> None:
     data = shared("luxury_beauty_2018")
-    events, count = read_interactions(data / "interactions.jsonl.gz", Columns(order="position"))
-    assert (count.read, count.kept) == (63_953, 63_953)
-    distinct, repeats = deduplicate(events)
-    assert (len(distinct), repeats) == (54_164, 63_953 - 54_164)
-    everyone = k_core(distinct, 0, 0)
-    assert everyone.rounds == [{"users": 9_930, "items": 6_141, "events": 54_164}]
-    assert sum(len(user) >= 3 for user in build_sequences(distinct)[0]) == 9_154
-    core = k_core(distinct, 5, 5)
-    assert core.rounds[-1] == {"users": 1_907, "items": 910, "events": 19_205}
+    form = {"format": "table", "columns": Columns(order="position"), "reviews": str(data / "interactions.jsonl.gz")}
+    repeats = PrepareSettings(**form, deduplicate=False, min_user_events=0, min_item_events=0)
+    result = read_json(prepare(tmp_path / "repeats", repeats, seed=0) / "report.json")["result"]
+    assert [result[key] for key in ("users", "items", "events")] == [9_930, 6_141, 63_953]
+    everyone = PrepareSettings(**form, min_user_events=0, min_item_events=0)
+    report = read_json(prepare(tmp_path / "everyone", everyone, seed=0) / "report.json")
+    assert report["core_rounds"] == [{"users": 9_930, "items": 6_141, "events": 54_164}]
+    assert report["result"]["users_with_test"] == 9_154
+    core = PrepareSettings(**form, expected={"users": 1_907, "items": 910, "events": 19_205})
+    prepare(tmp_path / "core", core, seed=0)
+    other = PrepareSettings(**form, expected={"users": 1_908})
+    with pytest.raises(ValueError, match="found 1907 users, expected 1908"):
+        prepare(tmp_path / "other", other, seed=0)

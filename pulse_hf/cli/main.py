@@ -29,14 +29,24 @@ SettingsFile = Annotated[
 Assignments = Annotated[
     list[str] | None, typer.Option("--set", help="stage.key=value, may be repeated; wins over the file.")
 ]
+Recipe = Annotated[
+    str | None,
+    typer.Option(help="Filters and expected counts of a known dataset, for example luxury-beauty/paper."),
+]
 Force = Annotated[bool, typer.Option("--force", help="Make anew what was made from other settings or inputs.")]
 
 
-def _settings(preset: str, file: Path | None, assignments: list[str] | None) -> RunSettings:
+def _settings(preset: str, recipe: str | None, file: Path | None, assignments: list[str] | None) -> RunSettings:
+    from dataclasses import replace
+
+    from pulse_hf.data.recipes import recipe_named
     from pulse_hf.presets import preset_named
     from pulse_hf.settings import load_settings, override
 
     settings = preset_named(preset)
+    if recipe is not None:
+        typer.echo(recipe_named(recipe).difference(), err=True)
+        settings = replace(settings, prepare=recipe_named(recipe).settings)
     if file is not None:
         settings = load_settings(file, settings)
     return override(settings, assignments or [])
@@ -47,13 +57,14 @@ def _stage_command(word: str, purpose: str) -> None:
     def command(
         run: Run,
         preset: Preset = "small",
+        recipe: Recipe = None,
         settings: SettingsFile = None,
         assignments: Assignments = None,
         force: Force = False,
     ) -> None:
         from pulse_hf.pipeline import run_stage, stage_named
 
-        folder = run_stage(stage_named(word), run, _settings(preset, settings, assignments), force=force)
+        folder = run_stage(stage_named(word), run, _settings(preset, recipe, settings, assignments), force=force)
         typer.echo(folder)
 
 
@@ -75,6 +86,7 @@ _WORDS = {
 def run_command(
     preset: Preset = "demo",
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<preset> by default.")] = None,
+    recipe: Recipe = None,
     settings: SettingsFile = None,
     assignments: Assignments = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
@@ -83,7 +95,7 @@ def run_command(
     """Run the whole road; finished stages are skipped, a killed run goes on where it was."""
     from pulse_hf.pipeline import run_road, token_budget
 
-    chosen = _settings(preset, settings, assignments)
+    chosen = _settings(preset, recipe, settings, assignments)
     folder = run if run is not None else Path("runs") / preset
     budget = ", ".join(f"{value:,} {name}" for name, value in token_budget(chosen).items())
     typer.echo(f"at most {budget}{'' if chosen.world else ' (per user)'}; run folder {folder}", err=True)

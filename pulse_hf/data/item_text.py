@@ -54,12 +54,17 @@ def clean_text(text: str, repaired: Counter[str] | None = None, *, max_chars: in
     if _PLAIN.match(text):
         return " ".join(text.split())
     text = _counted(text, html.unescape(text), "entities unescaped", counts)
-    text = _counted(text, _SURROGATE.sub("\ufffd", text), "broken characters replaced", counts)
+    text = without_surrogates(text, counts)
     text = _counted(text, _INVISIBLE.sub("", text), "invisible characters removed", counts)
     text = unicodedata.normalize("NFC", text)
     # A space, not nothing: "<<b>script>" must not close up into a new tag.
     text = _counted(text, _MARKUP.sub(" ", text), "markup removed", counts)
     return " ".join(text.split())
+
+
+def without_surrogates(text: str, repaired: Counter[str]) -> str:
+    """The text with halves of surrogate pairs, which no file can store, replaced and counted."""
+    return _counted(text, _SURROGATE.sub("\ufffd", text), "broken characters replaced", repaired)
 
 
 def build_item(
@@ -127,11 +132,17 @@ def _readable(text: str) -> bool:
 
 def _described(item_id: str, title: str, line: str, parts: Iterable[str], max_words: int) -> Item:
     for part in parts:
-        said = re.search(rf"(?<!\w){re.escape(part)}(?!\w)", line, re.IGNORECASE)
-        if part and not said:
+        if part and not _says(line, part):
             line += (" " if line[-1] in ".!?" else ". ") + part
     words = max(max_words, len(title.split()))
     return Item(item_id, title, " ".join(line.split()[:words]))
+
+
+def _says(line: str, part: str) -> bool:
+    # The plain test first: nearly all parts are new, and building an expression for each is slow.
+    if part.casefold() not in line.casefold() and part.isascii():
+        return False
+    return re.search(rf"(?<!\w){re.escape(part)}(?!\w)", line, re.IGNORECASE) is not None
 
 
 def _counted(before: str, after: str, kind: str, counts: Counter[str]) -> str:

@@ -10,20 +10,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from pulse_hf.artifacts import Fingerprint, build, sha256_of_file, write_json, write_table
-from pulse_hf.data.filtering import deduplicate, k_core
+from pulse_hf.data.accounts import RowCount
+from pulse_hf.data.columns import FORMATS, Columns, Format, ItemColumns
+from pulse_hf.data.event_log import EventLog
+from pulse_hf.data.event_tables import event_tables
+from pulse_hf.data.filtering import Core, k_core
 from pulse_hf.data.item_text import unnamed_item
-from pulse_hf.data.readers import (
-    AMAZON_2018_ITEMS,
-    Columns,
-    ItemColumns,
-    RowCount,
-    read_amazon_reviews,
-    read_interactions,
-    read_items,
-)
-from pulse_hf.data.sequences import FOLDER, OrderReport, build_sequences, catalogue_order
+from pulse_hf.data.items import read_items
+from pulse_hf.data.sequences import FOLDER, OrderReport, SequenceCounts, catalogue_order, write_sequences
 from pulse_hf.data.values import TICKS_PER_SECOND
-from pulse_hf.schema import Interaction, Item, Sequence
+from pulse_hf.schema import Item
 
 logger = logging.getLogger(__name__)
 
@@ -35,8 +31,9 @@ class PrepareSettings:
     """What to read and which of it counts.
 
     Args:
-        format: ``"amazon-2018"`` (reviews and metadata of that collection) or ``"table"`` (JSON lines, CSV or TSV
-            with declared columns).
+        format: A published format (``"amazon-2014"``, ``"amazon-2018"``, ``"amazon-2023"``, ``"movielens-100k"``,
+            ``"movielens-1m"``, ``"movielens-latest"``) or ``"table"`` (JSON lines, CSV, TSV or Parquet with declared
+            columns).
         reviews: The file of interactions. (Paths are not part of the fingerprint; the files' sha256 are.)
         metadata: The file of items; without it every item is called "Item <id>".
         columns: Columns of ``reviews``, for ``"table"``.
@@ -47,13 +44,17 @@ class PrepareSettings:
         deduplicate: Keep only the first event of each user and item (ours; the paper does not say).
         min_user_events: k-core for users (5, as the Amazon "5-core" files); 0 or 1 disables it.
         min_item_events: k-core for items (5, as above); 0 or 1 disables it.
+        core_rounds: Rounds of counting and dropping; ``None`` until nothing falls, 1 for a single counting pass.
+        expected: Counts the result must have (``users``, ``items``, ``events``); another count is an error.
         item_text_words: Length of an item's line in words (ours).
 
     Raises:
         ValueError: A value is outside its range.
     """
 
-    format: Literal["amazon-2018", "table"]
+    format: Literal[
+        "table", "amazon-2014", "amazon-2018", "amazon-2023", "movielens-100k", "movielens-1m", "movielens-latest"
+    ]
     reviews: str
     metadata: str | None = None
     columns: Columns = field(default_factory=Columns)
@@ -64,6 +65,8 @@ class PrepareSettings:
     deduplicate: bool = True
     min_user_events: int = 5
     min_item_events: int = 5
+    core_rounds: int | None = None
+    expected: Mapping[str, int] = field(default_factory=dict)
     item_text_words: int = 64
 
     def __post_init__(self) -> None:
@@ -73,19 +76,31 @@ class PrepareSettings:
         if isinstance(self.item_columns, Mapping):
             object.__setattr__(self, "item_columns", ItemColumns(**self.item_columns))
         object.__setattr__(self, "rating_range", tuple(self.rating_range))
-        if self.format not in ("amazon-2018", "table"):
-            raise ValueError(f"format is {self.format!r}, expected 'amazon-2018' or 'table'.")
+        if self.format not in ("table", *FORMATS):
+            raise ValueError(f"format is {self.format!r}, expected one of {['table', *FORMATS]}.")
         if self.timestamp_unit not in TICKS_PER_SECOND:
             raise ValueError(f"timestamp_unit is {self.timestamp_unit!r}, expected one of {list(TICKS_PER_SECOND)}.")
         if min(self.min_user_events, self.min_item_events) < 0:
             raise ValueError("min_user_events and min_item_events must be 0 or more.")
+        if self.core_rounds is not None and self.core_rounds < 1:
+            raise ValueError(f"core_rounds is {self.core_rounds}, expected at least 1, or None for all.")
+        unknown = self.expected.keys() - {"users", "items", "events"}
+        if unknown:
+            raise ValueError(f"expected has {sorted(unknown)}; known counts are users, items, events.")
         if self.item_text_words < 1:
             raise ValueError(f"item_text_words is {self.item_text_words}, expected at least 1.")
 
     @property
+    def form(self) -> Format:
+        """Which column holds what, declared or known."""
+        if self.format != "table":
+            return FORMATS[self.format]
+        return Format(self.columns, self.item_columns, self.timestamp_unit, self.rating_range)
+
+    @property
     def timed(self) -> bool:
         """Whether the data has times, not only an order."""
-        return self.format == "amazon-2018" or self.columns.order is None
+        return self.form.columns.order is None
 
 
 def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = False) -> Path:
@@ -118,9 +133,7 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     fingerprint = Fingerprint(stage="prepare", settings=facts, seed=seed, parents=hashes)
 
     def make(work: Path) -> dict[str, Any]:
-        sequences, items, report = _prepared(settings)
-        write_table(work / "sequences.parquet", "sequences", sequences)
-        write_table(work / "items.parquet", "items", items)
+        report = _prepare(work, settings)
         write_json(work / "report.json", report)
         return {**report, "inputs_sha256": hashes}
 
@@ -133,13 +146,30 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     return folder
 
 
-def _prepared(settings: PrepareSettings) -> tuple[list[Sequence], list[Item], dict[str, Any]]:
-    events, count = _read_events(settings)
+def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
+    count = RowCount()
+    log = EventLog(work / "spool")
+    for table in event_tables(Path(settings.reviews), settings.form, count, drop_bad_rows=settings.drop_bad_rows):
+        log.append(table)
     logger.info("%s: %d rows, %d readable", settings.reviews, count.read, count.kept)
-    if settings.deduplicate:
-        events, repeats = deduplicate(events)
-        count.move("repeat of a user and item", repeats)
-    core = k_core(events, settings.min_user_events, settings.min_item_events)
+    count.move("repeat of a user and item", log.sort(deduplicate=settings.deduplicate))
+    core = _core(log, settings, count)
+    ticks = TICKS_PER_SECOND[settings.form.timestamp_unit] if settings.timed else 1
+    path = work / "sequences.parquet"
+    counts, order = write_sequences(path, log, core, timed=settings.timed, ticks_per_second=ticks)
+    shutil.rmtree(work / "spool")
+    item_ids = catalogue_order(name for name, kept in zip(log.item_ids, core.items, strict=True) if kept)
+    items, metadata = _catalogue(settings, item_ids)
+    write_table(work / "items.parquet", "items", items)
+    report = _report(counts, items, order, count, core)
+    report["metadata"] = metadata
+    logger.info("kept %(users)d users, %(items)d items, %(events)d events", report["result"])
+    _check_expected(settings, report["result"])
+    return report
+
+
+def _core(log: EventLog, settings: PrepareSettings, count: RowCount) -> Core:
+    core = k_core(log, settings.min_user_events, settings.min_item_events, settings.core_rounds)
     for reason, rows in core.dropped.items():
         count.move(reason, rows)
     if not core.events:
@@ -148,26 +178,16 @@ def _prepared(settings: PrepareSettings) -> tuple[list[Sequence], list[Item], di
             f"{settings.reviews}: no events are left (round by round: {rounds}). Lower min_user_events "
             f"({settings.min_user_events}) or min_item_events ({settings.min_item_events})."
         )
-    ticks = TICKS_PER_SECOND[settings.timestamp_unit]
-    sequences, order = build_sequences(core.events, timed=settings.timed, ticks_per_second=ticks)
-    items, metadata = _catalogue(settings, catalogue_order(event.item_id for event in core.events))
-    report = _report(sequences, items, order, count, core.rounds)
-    report["metadata"] = metadata
-    logger.info("kept %(users)d users, %(items)d items, %(events)d events", report["result"])
-    return sequences, items, report
+    return core
 
 
-def _read_events(settings: PrepareSettings) -> tuple[list[Interaction], RowCount]:
-    path = Path(settings.reviews)
-    if settings.format == "amazon-2018":
-        return read_amazon_reviews(path, drop_bad_rows=settings.drop_bad_rows)
-    return read_interactions(
-        path,
-        settings.columns,
-        rating_range=settings.rating_range,
-        timestamp_unit=settings.timestamp_unit,
-        drop_bad_rows=settings.drop_bad_rows,
-    )
+def _check_expected(settings: PrepareSettings, result: Mapping[str, int]) -> None:
+    other = [f"{result[name]} {name}, expected {n}" for name, n in settings.expected.items() if result[name] != n]
+    if other:
+        raise ValueError(
+            f"{settings.reviews}: found {'; '.join(other)}. The file is another one than the recipe was made for, or "
+            "the settings are; set prepare.expected to {} to go on with it."
+        )
 
 
 def _catalogue(settings: PrepareSettings, item_ids: list[str]) -> tuple[list[Item], dict[str, Any]]:
@@ -176,8 +196,9 @@ def _catalogue(settings: PrepareSettings, item_ids: list[str]) -> tuple[list[Ite
         return [unnamed_item(item_id) for item_id in item_ids], {"items_without_metadata": len(item_ids)}
     known, count = read_items(
         Path(settings.metadata),
-        AMAZON_2018_ITEMS if settings.format == "amazon-2018" else settings.item_columns,
+        settings.form.item_columns,
         set(item_ids),
+        layout=settings.form.item_layout,
         item_text_words=settings.item_text_words,
         drop_bad_rows=settings.drop_bad_rows,
     )
@@ -196,18 +217,11 @@ def _catalogue(settings: PrepareSettings, item_ids: list[str]) -> tuple[list[Ite
 
 
 def _report(
-    sequences: list[Sequence], items: list[Item], order: OrderReport, count: RowCount, rounds: list[dict[str, int]]
+    counts: SequenceCounts, items: list[Item], order: OrderReport, count: RowCount, core: Core
 ) -> dict[str, Any]:
     return {
         "reviews": count.as_dict(),
-        "core_rounds": rounds,
+        "core_rounds": core.rounds,
         "order": {**asdict(order), "tied_share": round(order.tied_share, 6)},
-        "result": {
-            "users": len(sequences),
-            "items": len(items),
-            "events": sum(map(len, sequences)),
-            "users_with_test": sum(len(sequence) >= 3 for sequence in sequences),
-            "events_with_review": sum(bool(review) for sequence in sequences for review in sequence.reviews),
-            "distinct_titles": len({item.title for item in items}),
-        },
+        "result": {**asdict(counts), "distinct_titles": len({item.title for item in items})},
     }

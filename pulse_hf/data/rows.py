@@ -1,23 +1,29 @@
-"""Rows of JSON-lines and CSV files, gzip or plain, streamed with the place each row stands at."""
+"""Rows of text files and Parquet, plain or gzip, streamed with the place each row stands at.
+
+The readers here turn a chunk of lines into rows one by one and name file and line of whatever is wrong;
+:mod:`~pulse_hf.data.event_tables` asks them only where its fast way declines.
+"""
 
 from __future__ import annotations
 
-import codecs
+import ast
 import csv
-import gzip
 import json
-import zlib
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
-MAX_LINE_BYTES = 16_000_000  # ours: longer lines are damage, and would be held in memory whole
-MAX_EXCERPT_CHARS = 80
-_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+from pulse_hf.data.chunks import MAX_EXCERPT_CHARS, Chunk, excerpt, expect_file, read_chunks
+
 _JSON = (".jsonl", ".json", ".ndjson")
-_FOREIGN = {b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file", b"\x80": "a pickle"}
+_DELIMITERS = {".csv": ",", ".tsv": "\t"}
+_PARQUET = ".parquet"
 _REMEDY = "Correct the row, or set drop_bad_rows to drop and count such rows."
+
+Row = Mapping[str, Any]
 
 
 class RowError(ValueError):
@@ -37,30 +43,63 @@ class RowError(ValueError):
         self.reason = reason
 
 
-def excerpt(value: object) -> str:
-    """A value as it can be shown in a message: at most 80 visible characters.
+@dataclass(frozen=True)
+class Layout:
+    """How the lines of a file without JSON objects and without a header are written.
 
-    >>> len(excerpt("x" * 1_000_000))
-    80
+    Args:
+        delimiter: What stands between two columns; ``""`` for a Python literal on each line (Amazon 2014).
+        names: The columns, in order; there are no quotes.
+        encoding: How the bytes are read.
     """
-    if isinstance(value, str | bytes):
-        value = value[:MAX_EXCERPT_CHARS]
-    elif isinstance(value, int) and abs(value) >= 10**MAX_EXCERPT_CHARS:
-        return "an integer of more than 80 digits"
-    text = repr(value)
-    return text if len(text) <= MAX_EXCERPT_CHARS else text[: MAX_EXCERPT_CHARS - 3] + "..."
+
+    delimiter: str = ""
+    names: tuple[str, ...] = ()
+    encoding: str = "utf-8"
+
+
+def kind_of(path: Path, layout: Layout | None) -> str:
+    """``"json"``, ``"csv"``, ``"parquet"`` or, with a declared layout, ``"columns"`` or ``"literal"``.
+
+    Raises:
+        ValueError: The name of the file does not tell.
+    """
+    if layout is not None:
+        return "columns" if layout.delimiter else "literal"
+    suffix = _suffix(path)
+    if suffix in _JSON:
+        return "json"
+    if suffix in _DELIMITERS:
+        return "csv"
+    if suffix == _PARQUET:
+        return "parquet"
+    known = ", ".join((*_JSON, *_DELIMITERS))
+    raise ValueError(
+        f"{path}: unknown kind of file. Expected a name that ends in {known}, with or without .gz, or in {_PARQUET}."
+    )
+
+
+def delimiter_of(path: Path) -> str:
+    """What separates the columns of a CSV or TSV file, by its name."""
+    return _DELIMITERS[_suffix(path)]
+
+
+def _suffix(path: Path) -> str:
+    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
+    return suffixes[-1] if suffixes else ""
 
 
 def read_rows(
-    path: Path, required: list[str], repaired: Counter[str]
-) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
+    path: Path, required: list[str], repaired: Counter[str], layout: Layout | None = None
+) -> Iterator[tuple[str, Row | RowError]]:
     """Stream the rows of a file.
 
     Args:
-        path: ``.jsonl``, ``.json``, ``.ndjson`` (one object a line), ``.csv`` or ``.tsv`` (with a header), or one of
-            these with ``.gz``. Compression is told by the first bytes, not by the name.
-        required: Columns that the header of a CSV must have. (A JSON line may lack any key.)
+        path: ``.jsonl``, ``.json``, ``.ndjson`` (one object a line), ``.csv`` or ``.tsv`` (with a header), each also
+            with ``.gz``, or ``.parquet``. Compression is told by the first bytes, not by the name.
+        required: Columns that a header must have. (A JSON line may lack any key.)
         repaired: Where repairs of the file itself are counted.
+        layout: How a file of another kind is written.
 
     Yields:
         ``file:line`` and the row; a row that is damaged in itself comes as an error, so that the reader
@@ -69,24 +108,28 @@ def read_rows(
     Raises:
         ValueError: The file as a whole cannot be read.
     """
-    suffixes = [suffix.lower() for suffix in path.suffixes if suffix.lower() != ".gz"]
-    kind = suffixes[-1] if suffixes else ""
-    if kind in _JSON:
-        yield from _json_rows(path, repaired)
-    elif kind in _DELIMITERS:
-        yield from _csv_rows(path, required, repaired, _DELIMITERS[kind])
+    kind = kind_of(path, layout)
+    if kind == "parquet":
+        for first, batch in parquet_batches(path, required):
+            for number, row in enumerate(batch.to_pylist(), first):
+                yield f"{path}: row {number}", row
+        return
+    chunks = read_chunks(path, repaired, layout.encoding if layout else "utf-8")
+    if kind == "csv":
+        yield from csv_rows(path, chunks, required, delimiter_of(path))
     else:
-        known = ", ".join((*_JSON, *_DELIMITERS))
-        raise ValueError(f"{path}: unknown kind of file. Expected a name that ends in {known}, with or without .gz.")
+        for chunk in chunks:
+            yield from json_rows(chunk) if kind == "json" else layout_rows(chunk, layout or Layout())
 
 
-def _json_rows(path: Path, repaired: Counter[str]) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
-    for number, text in _lines(path, repaired):
+def json_rows(chunk: Chunk) -> Iterator[tuple[str, Row | RowError]]:
+    """One JSON object a line, read strictly: no NaN, no key twice, nothing but an object."""
+    for number, text in chunk.lines():
         if text.isspace():
             continue
-        where = f"{path}:{number}"
+        where = f"{chunk.path}:{number}"
         try:
-            row = json.loads(text, object_pairs_hook=_unique, parse_constant=_no_constant)
+            row = _DECODER.decode(text)
         except (ValueError, RecursionError) as error:
             expected = f"one JSON object ({str(error)[:MAX_EXCERPT_CHARS]})"
             yield where, RowError(where, "", text.strip(), expected, "not JSON")
@@ -109,13 +152,56 @@ def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
 
 
-def _csv_rows(
-    path: Path, required: list[str], repaired: Counter[str], delimiter: str
-) -> Iterator[tuple[str, Mapping[str, Any] | RowError]]:
-    reader = csv.reader((text for _, text in _lines(path, repaired)), delimiter=delimiter, strict=True)
-    header: list[str] | None = None
+_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+
+
+def layout_rows(chunk: Chunk, layout: Layout) -> Iterator[tuple[str, Row | RowError]]:
+    """Rows of a file with a declared layout."""
+    for number, text in chunk.lines():
+        if text.isspace():
+            continue
+        where = f"{chunk.path}:{number}"
+        if not layout.delimiter:
+            yield where, _literal(where, text)
+            continue
+        cells = text.rstrip("\r\n").split(layout.delimiter)
+        if len(cells) == len(layout.names):
+            yield where, dict(zip(layout.names, cells, strict=True))
+        else:
+            expected = f"{len(layout.names)} columns between {layout.delimiter!r}, not {len(cells)}"
+            yield where, RowError(where, "", text.strip(), expected, "wrong number of columns")
+
+
+def _literal(where: str, text: str) -> Row | RowError:
+    try:
+        row = ast.literal_eval(text)  # reads literals and nothing else: no name, no call
+    except (ValueError, SyntaxError, RecursionError, MemoryError) as error:
+        expected = f"one Python dictionary of literals ({str(error)[:MAX_EXCERPT_CHARS]})"
+        return RowError(where, "", text.strip(), expected, "not a Python literal")
+    if isinstance(row, dict):
+        return row
+    return RowError(where, "", text.strip(), "one Python dictionary a line", "not a Python dictionary")
+
+
+def csv_rows(
+    path: Path, chunks: Iterable[Chunk], required: list[str], delimiter: str, header: list[str] | None = None
+) -> Iterator[tuple[str, Row | RowError]]:
+    """Rows of a CSV file; a quoted cell may hold line feeds, so the chunks are read as one stream.
+
+    Args:
+        path: The file, for messages.
+        chunks: The lines from the header on, or from any row on if ``header`` is given.
+        required: Columns that the header must have.
+        delimiter: What stands between two columns.
+        header: The columns, if the header has been read already.
+    """
+    stream = iter(chunks)
+    first = next(stream, None)
+    start = first.first_line if first else 1
+    lines = (line for chunk in chain([first] if first else [], stream) for _, line in chunk.lines())
+    reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
-        where = f"{path}:{reader.line_num + 1}"
+        where = f"{path}:{start + reader.line_num}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
@@ -126,7 +212,7 @@ def _csv_rows(
             continue
         if header is None:
             header = cells
-            _check_header(where, header, required, delimiter)
+            check_header(where, header, required, delimiter)
         elif len(cells) == len(header):
             yield where, dict(zip(header, cells, strict=True))
         else:
@@ -134,7 +220,8 @@ def _csv_rows(
             yield where, RowError(where, "", delimiter.join(cells), expected, "wrong number of columns")
 
 
-def _check_header(where: str, header: list[str], required: list[str], delimiter: str) -> None:
+def check_header(where: str, header: list[str], required: list[str], delimiter: str) -> None:
+    """Refuse a header that lacks a declared column or names one twice."""
     absent = [name for name in required if name not in header]
     if absent:
         raise ValueError(
@@ -145,57 +232,34 @@ def _check_header(where: str, header: list[str], required: list[str], delimiter:
         raise ValueError(f"{where}: the header names a column twice: {header}. Give each column its own name.")
 
 
-def _lines(path: Path, repaired: Counter[str]) -> Iterator[tuple[int, str]]:
-    """Number and text of each line. Only a line feed ends a line: U+2028 and others are part of texts."""
-    compressed = _is_gzip(path)
-    number = 0
-    with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
-        while True:
-            try:
-                line = stream.readline(MAX_LINE_BYTES + 1)
-            except (EOFError, gzip.BadGzipFile, zlib.error) as error:
-                raise ValueError(
-                    f"{path}: the compressed stream is damaged or ends early after {number} good lines ({error}). "
-                    "Copy or download the file again."
-                ) from error
-            if not line:
-                return
-            number += 1
-            if number == 1:
-                line = _without_mark(path, line, repaired)
-            if len(line) > MAX_LINE_BYTES:
-                raise ValueError(f"{path}:{number}: the line has more than {MAX_LINE_BYTES} bytes; expected one row.")
-            yield number, _decoded(path, number, line)
+def parquet_batches(path: Path, required: list[str], wanted: Iterable[str] | None = None) -> Iterator[tuple[int, Any]]:
+    """Record batches of a Parquet file, each with the number of its first row (from 1).
 
+    Args:
+        path: The file.
+        required: Columns it must have.
+        wanted: Columns to read, if it has them; all by default.
 
-def _is_gzip(path: Path) -> bool:
-    if not path.is_file():
-        found = "a folder or special file" if path.exists() else "nothing"
-        raise ValueError(f"{path}: found {found}, expected a file. Check the path.")
-    with path.open("rb") as stream:
-        magic = stream.read(4)
-    if not magic:
-        raise ValueError(f"{path}: the file is empty (0 bytes).")
-    for start, name in _FOREIGN.items():
-        if magic.startswith(start):
-            raise ValueError(f"{path}: found {name}, expected JSON lines, CSV or TSV, plain or gzip.")
-    return magic.startswith(b"\x1f\x8b")
+    Raises:
+        ValueError: The file is damaged, is not Parquet or lacks a column.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
 
-
-def _without_mark(path: Path, line: bytes, repaired: Counter[str]) -> bytes:
-    if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
-        raise ValueError(f"{path}: the file is UTF-16, expected UTF-8. Convert it first.")
-    if line.startswith(codecs.BOM_UTF8):
-        repaired["byte order mark removed"] += 1
-        return line[len(codecs.BOM_UTF8) :]
-    return line
-
-
-def _decoded(path: Path, number: int, line: bytes) -> str:
+    expect_file(path)
+    number = 1
     try:
-        return line.decode("utf-8")
-    except UnicodeDecodeError as error:
-        raise ValueError(
-            f"{path}:{number}: byte {error.start} of the line ({excerpt(line[error.start : error.start + 8])}) is not "
-            "UTF-8. Convert the file to UTF-8 first."
-        ) from error
+        with pq.ParquetFile(path) as file:
+            names = file.schema_arrow.names
+            absent = [name for name in required if name not in names]
+            if absent:
+                raise ValueError(
+                    f"{path}: the columns are {names}, expected also {absent}. "
+                    "Declare the columns as the file names them."
+                )
+            columns = names if wanted is None else [name for name in names if name in set(wanted)]
+            for batch in file.iter_batches(batch_size=65_536, columns=columns):
+                yield number, batch
+                number += batch.num_rows
+    except (pa.ArrowInvalid, OSError) as error:
+        raise ValueError(f"{path}: not a whole Parquet file after {number - 1} good rows ({error}).") from error

@@ -8,13 +8,24 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any, TypeGuard
 
-from pulse_hf.data.rows import RowError, excerpt
+from pulse_hf.data.chunks import excerpt
+from pulse_hf.data.rows import RowError
 
 TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
 _EARLIEST_S, _LATEST_S = 788_918_400, 2_051_222_400  # 1995 and 2035: outside, the unit is most likely wrong
 _SECONDS_PER_YEAR = 31_556_952
 _MAX_DIGITS = 400  # Python refuses to read integers of some thousand digits
-_NUMBER = re.compile(r"\s*[+-]?\d+(\.\d*)?([eE][+-]?\d+)?\s*\Z", re.ASCII)
+_NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*\Z", re.ASCII)
+
+
+def is_id(text: str) -> bool:
+    """Whether a text can be an id: something, and all of it visible."""
+    return bool(text) and not text.isspace() and text.isprintable()
+
+
+def is_time(value: float, unit: str) -> bool:
+    """Whether a timestamp in ``unit`` lies between 1995 and 2035."""
+    return _EARLIEST_S <= value / TICKS_PER_SECOND[unit] <= _LATEST_S
 
 
 def read_id(row: Mapping[str, Any], name: str, where: str, repaired: Counter[str]) -> str:
@@ -45,7 +56,7 @@ def read_when(row: Mapping[str, Any], name: str, where: str, unit: str | None, r
         raise RowError(where, name, raw, f"an {kind}", f"bad {name}")
     if isinstance(value, float):
         repaired["float as integer"] += 1
-    if unit and not _EARLIEST_S <= value / TICKS_PER_SECOND[unit] <= _LATEST_S:
+    if unit and not is_time(value, unit):
         readings = ", ".join(
             f"in {key!r} it is the year {1970 + value / ticks / _SECONDS_PER_YEAR:.0f}"
             for key, ticks in TICKS_PER_SECOND.items()

@@ -1,0 +1,151 @@
+"""A text file as chunks of whole lines: damage, wrong kinds and wrong encodings are named, never read past."""
+
+from __future__ import annotations
+
+import codecs
+import gzip
+import zlib
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+CHUNK_BYTES = 8_000_000  # ours: what is held of a file at a time
+MAX_LINE_BYTES = 16_000_000  # ours: longer lines are damage, and would be held in memory whole
+MAX_EXCERPT_CHARS = 80
+_FOREIGN = {b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file", b"\x80": "a pickle"}
+
+
+@dataclass(frozen=True)
+class Chunk:
+    """Some whole lines of a file.
+
+    Args:
+        path: The file.
+        first_line: Number of the first line, from 1.
+        text: The lines, each with its line feed (the last of a file may lack it).
+    """
+
+    path: Path
+    first_line: int
+    text: str
+
+    def lines(self) -> Iterator[tuple[int, str]]:
+        """Number and text of each line. Only a line feed ends a line: U+2028 and others are part of texts."""
+        lines = self.text.split("\n")
+        torn = lines.pop()  # "" after the last line feed
+        for number, line in enumerate(lines, self.first_line):
+            yield number, line + "\n"
+        if torn:
+            yield self.first_line + len(lines), torn
+
+
+def excerpt(value: object) -> str:
+    """A value as it can be shown in a message: at most 80 visible characters.
+
+    >>> len(excerpt("x" * 1_000_000))
+    80
+    """
+    if isinstance(value, str | bytes):
+        value = value[:MAX_EXCERPT_CHARS]
+    elif isinstance(value, int) and abs(value) >= 10**MAX_EXCERPT_CHARS:
+        return "an integer of more than 80 digits"
+    text = repr(value)
+    return text if len(text) <= MAX_EXCERPT_CHARS else text[: MAX_EXCERPT_CHARS - 3] + "..."
+
+
+def read_chunks(
+    path: Path, repaired: Counter[str], encoding: str = "utf-8", chunk_bytes: int = CHUNK_BYTES
+) -> Iterator[Chunk]:
+    """Whole lines of a text file, plain or gzip, about ``chunk_bytes`` of them at a time.
+
+    Args:
+        path: The file.
+        repaired: Where a removed byte order mark is counted.
+        encoding: How the bytes are read.
+        chunk_bytes: How much is read at a time.
+
+    Raises:
+        ValueError: The file is absent, empty, damaged, of a foreign kind or has a line beyond all measure.
+    """
+    compressed = _is_gzip(path)
+    number = 1
+    with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
+        for data in _whole_lines(path, stream, chunk_bytes):
+            if number == 1:
+                data = _without_mark(path, data, repaired)
+            yield Chunk(path, number, _decoded(path, number, data, encoding))
+            number += data.count(b"\n")
+
+
+def _whole_lines(path: Path, stream: Any, chunk_bytes: int) -> Iterator[bytes]:
+    parts: list[bytes] = []
+    size = lines = 0
+    while True:
+        try:
+            data = stream.read1(chunk_bytes)
+        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+            good = lines + sum(part.count(b"\n") for part in parts)
+            raise ValueError(
+                f"{path}: the compressed stream is damaged or ends early after {good} good lines ({error}). "
+                "Copy or download the file again."
+            ) from error
+        if not data:
+            break
+        parts.append(data)
+        size += len(data)
+        if size < chunk_bytes:
+            continue
+        whole = b"".join(parts)
+        end = whole.rfind(b"\n") + 1
+        if len(whole) - end > MAX_LINE_BYTES:
+            number = lines + whole.count(b"\n") + 1
+            raise ValueError(f"{path}:{number}: the line has more than {MAX_LINE_BYTES} bytes; expected one row.")
+        parts, size = [whole[end:]], len(whole) - end
+        if end:
+            lines += whole.count(b"\n")
+            yield whole[:end]
+    rest = b"".join(parts)
+    if rest:
+        yield rest
+
+
+def expect_file(path: Path) -> None:
+    """Refuse what is not a file."""
+    if not path.is_file():
+        found = "a folder or special file" if path.exists() else "nothing"
+        raise ValueError(f"{path}: found {found}, expected a file. Check the path.")
+
+
+def _is_gzip(path: Path) -> bool:
+    expect_file(path)
+    with path.open("rb") as stream:
+        magic = stream.read(4)
+    if not magic:
+        raise ValueError(f"{path}: the file is empty (0 bytes).")
+    for start, name in _FOREIGN.items():
+        if magic.startswith(start):
+            raise ValueError(f"{path}: found {name}, but its name tells of text. Name the file by its kind.")
+    return magic.startswith(b"\x1f\x8b")
+
+
+def _without_mark(path: Path, data: bytes, repaired: Counter[str]) -> bytes:
+    if data.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)):
+        raise ValueError(f"{path}: the file is UTF-16, expected UTF-8. Convert it first.")
+    if data.startswith(codecs.BOM_UTF8):
+        repaired["byte order mark removed"] += 1
+        return data[len(codecs.BOM_UTF8) :]
+    return data
+
+
+def _decoded(path: Path, number: int, data: bytes, encoding: str) -> str:
+    try:
+        return data.decode(encoding)
+    except UnicodeDecodeError as error:
+        line = number + data.count(b"\n", 0, error.start)
+        place = error.start - (data.rfind(b"\n", 0, error.start) + 1)
+        raise ValueError(
+            f"{path}:{line}: byte {place} of the line ({excerpt(data[error.start : error.start + 8])}) is not "
+            "UTF-8. Convert the file to UTF-8 first."
+        ) from error

@@ -1,0 +1,263 @@
+"""Files of every kind and published format: the same rows give the same result, whichever way they are read."""
+
+from __future__ import annotations
+
+import csv
+import datetime
+import gzip
+import io
+import json
+import random
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_data import DAY, FULL, START, event_row, read, shop, table, write_rows
+
+import pulse_hf.data.prepare as prepare_module
+from pulse_hf.data import event_tables
+from pulse_hf.data.columns import FORMATS, Columns, Format
+from pulse_hf.data.items import read_items
+from pulse_hf.data.prepare import PrepareSettings, prepare
+from pulse_hf.data.recipes import RECIPES, recipe_named
+from pulse_hf.data.rows import Layout
+from pulse_hf.data.sequences import load_items, load_sequences
+
+
+def as_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
+    return write_rows(path.with_suffix(".jsonl"), rows)
+
+
+def as_gzip(path: Path, rows: list[dict[str, Any]]) -> Path:
+    path = path.with_suffix(".jsonl.gz")
+    path.write_bytes(gzip.compress("".join(json.dumps(row) + "\n" for row in rows).encode()))
+    return path
+
+
+def as_csv(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]))
+        writer.writeheader()
+        writer.writerows(rows)
+    return path.with_suffix(".csv")
+
+
+def as_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
+    pq.write_table(pa.Table.from_pylist(rows), path.with_suffix(".parquet"))
+    return path.with_suffix(".parquet")
+
+
+WRITERS = (as_jsonl, as_gzip, as_csv, as_parquet)
+
+
+def test_format_row_order_and_chunk_size_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    rows = [{**row, "review": row["review"] + (' "so, so"' if row["timestamp"] % 5 == 0 else "")} for row in shop(4)]
+    found = set()
+    for writer in WRITERS:
+        for order in range(3):
+            path = writer(tmp_path / f"{writer.__name__}{order}", random.Random(order).sample(rows, len(rows)))
+            for chunk_bytes in (50, 5_000, 8_000_000):
+                small = partial(event_tables.event_tables, chunk_bytes=chunk_bytes)
+                monkeypatch.setattr(prepare_module, "event_tables", small)
+                run = tmp_path / f"run-{path.name}-{chunk_bytes}"
+                folder = prepare(run, table(path), seed=0)
+                found.add((folder / "sequences.parquet").read_bytes() + (folder / "items.parquet").read_bytes())
+    assert len(found) == 1
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_faultless_files_take_the_fast_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Callable[[Path, list[dict[str, Any]]], Path]
+) -> None:
+    path = writer(tmp_path / "log", shop(2))
+    expected = read(path, FULL)[0]
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("read row by row")
+
+    monkeypatch.setattr(event_tables, "_values", refuse)
+    assert event_tables.read_events(path, Format(FULL))[0].num_rows == len(expected) == 400
+    bad = writer(tmp_path / "bad", [event_row("u", "a", 1, rating=6.0, review="x")])
+    with pytest.raises(AssertionError, match="row by row"):
+        event_tables.read_events(bad, Format(FULL))
+
+
+DEFECTS: list[Callable[[dict[str, Any], random.Random], Any]] = [
+    lambda row, _: {**row, "user_id": None},
+    lambda row, _: {**row, "user_id": " "},
+    lambda row, rng: {**row, "user_id": rng.randrange(99)},
+    lambda row, _: {**row, "item_id": 7.0},
+    lambda row, _: {**row, "item_id": [1]},
+    lambda row, _: {**row, "item_id": "a\u202eb"},
+    lambda row, _: {key: value for key, value in row.items() if key != "timestamp"},
+    lambda row, _: {**row, "timestamp": float(row["timestamp"])},
+    lambda row, _: {**row, "timestamp": str(row["timestamp"])},
+    lambda row, _: {**row, "timestamp": row["timestamp"] * 1000},
+    lambda row, _: {**row, "timestamp": 10**19},
+    lambda row, _: {**row, "rating": "5 stars"},
+    lambda row, _: {**row, "rating": ""},
+    lambda row, _: {**row, "rating": "4.5"},
+    lambda row, _: {**row, "rating": True},
+    lambda row, _: {**row, "rating": -1},
+    lambda row, _: {**row, "review": ["a", "b"]},
+    lambda row, _: {**row, "review": {"text": "x"}},
+    lambda row, _: {**row, "review": 12},
+    lambda row, _: {**row, "review": "lone \ud83d half"},
+    lambda row, _: {**row, "review": "a\u2028b\x00<b>c</b> &amp;"},
+    lambda row, _: {**row, "extra": {"deep": [1, 2]}},
+    lambda row, _: json.dumps(row)[:-3],
+    lambda row, _: json.dumps([row]),
+    lambda row, _: json.dumps(row)[:-1] + ', "user_id": "v"}',
+    lambda row, _: json.dumps(row)[:-1] + ', "rating": NaN}',
+    lambda row, _: json.dumps(row) + json.dumps(row),
+    lambda row, _: json.dumps(row) + "\r",
+    lambda row, _: "  ",
+    lambda row, _: "",
+]
+
+
+@pytest.mark.parametrize("block", range(20))
+def test_every_row_of_a_damaged_file_is_accounted_for(tmp_path: Path, block: int) -> None:
+    """read = kept + dropped in 500 random files, and by chunks as by rows (``read`` compares the two)."""
+    for seed in range(25 * block, 25 * block + 25):
+        _account_for(tmp_path, seed)
+
+
+def _account_for(tmp_path: Path, seed: int) -> None:
+    rng = random.Random(seed)
+    share = rng.choice([0.0, 0.02, 0.2, 1.0])
+    rows: list[Any] = []
+    for row in rng.sample(shop(seed), rng.randrange(1, 60)):
+        rows.append(rng.choice(DEFECTS)(row, rng) if rng.random() < share else row)
+    blank = sum(isinstance(row, str) and (not row or row.isspace()) for row in rows)
+    if seed % 2:
+        path = write_rows(tmp_path / "log.jsonl", rows)
+        meant = len(rows) - blank
+    else:
+        path = tmp_path / "log.csv"
+        names = ["user_id", "item_id", "timestamp", "rating", "review"]
+        rows = [row for row in rows if isinstance(row, dict)] or [shop(seed)[0]]
+        text = io.StringIO()
+        writer = csv.writer(text, lineterminator=rng.choice(["\n", "\r\n"]))
+        writer.writerow(names)
+        for row in rows:
+            cells = ["" if row.get(name) is None else row.get(name) for name in names]
+            writer.writerow(cells if rng.random() < 0.95 else cells[:-1])
+        path.write_bytes(text.getvalue().encode("utf-8", "replace"))
+        meant = len(rows)
+    if meant and any("timestamp" in row for row in rows):
+        events, count = read(path, FULL, drop=True)
+        assert count.read == meant
+        assert count.read == len(events) + count.dropped.total()
+
+
+def test_amazon_2014_metadata_are_python_literals(tmp_path: Path) -> None:
+    path = tmp_path / "meta.json"
+    path.write_text(
+        "{'asin': '1', 'title': \"Soap's best\", 'categories': [['Beauty', 'Soap'], ['Home']], 'related': {}}\n"
+        "{'asin': '2', 'title': __import__('os').getcwd()}\n",
+        encoding="utf-8",
+    )
+    form = FORMATS["amazon-2014"]
+    with pytest.raises(ValueError, match=r"meta\.json:2: found .*Python dictionary of literals"):
+        read_items(path, form.item_columns, {"1", "2"}, layout=form.item_layout)
+    items, count = read_items(path, form.item_columns, {"1", "2"}, layout=form.item_layout, drop_bad_rows=True)
+    assert items["1"].item_text == "Soap's best. Soap, Home"
+    assert count.dropped == {"not a Python literal": 1}
+
+
+def test_amazon_2023(tmp_path: Path) -> None:
+    rows = [
+        {"user_id": "U", "parent_asin": f"P{n}", "asin": "A", "rating": 4.0, "timestamp": (START + n) * 1000 + 5}
+        | {"title": "Great", "text": f"Lasts {n}"}
+        for n in range(3)
+    ]
+    meta = [{"parent_asin": f"P{n}", "title": f"Soap {n}", "store": "Lush", "categories": ["B"]} for n in range(3)]
+    settings = PrepareSettings(
+        "amazon-2023",
+        str(write_rows(tmp_path / "log.jsonl", rows)),
+        str(write_rows(tmp_path / "meta.jsonl", meta)),
+        min_user_events=0,
+        min_item_events=0,
+    )
+    prepare(tmp_path, settings, seed=0)
+    (user,) = load_sequences(tmp_path)
+    assert user.item_ids == ("P0", "P1", "P2")
+    assert user.timestamps == (START, START + 1, START + 2)
+    assert user.reviews[1] == "Great. Lasts 1"
+    assert {item.item_text for item in load_items(tmp_path)} == {f"Soap {n}. Lush. B" for n in range(3)}
+
+
+@pytest.mark.parametrize(
+    ("name", "log", "items"),
+    [
+        ("movielens-100k", "1\t7\t3\t{0}\n1\t8\t5\t{1}\n", "7|Café (1995)|01-Jan-1995||http://x|{flags}\n"),
+        ("movielens-1m", "1::7::3::{0}\n1::8::5::{1}\n", "7::Café (1995)::Comedy|Drama\n"),
+        (
+            "movielens-latest",
+            "userId,movieId,rating,timestamp\n1,7,3.0,{0}\n1,8,0.5,{1}\n",
+            'movieId,title,genres\n7,"Café (1995)",Comedy|Drama\n',
+        ),
+    ],
+)
+def test_movielens(tmp_path: Path, name: str, log: str, items: str) -> None:
+    flags = "|".join("1" if genre in (5, 8) else "0" for genre in range(19))
+    suffix = ".csv" if name == "movielens-latest" else ".dat"
+    (tmp_path / f"log{suffix}").write_text(log.replace("{0}", str(START)).replace("{1}", str(START + 9)))
+    encoding = "utf-8" if name == "movielens-latest" else "latin-1"
+    (tmp_path / f"items{suffix}").write_bytes(items.replace("{flags}", flags).encode(encoding))
+    events, _ = read(tmp_path / f"log{suffix}", FORMATS[name])
+    assert [event[:3] for event in events] == [("1", "7", START), ("1", "8", START + 9)]
+    settings = PrepareSettings(
+        name,  # type: ignore[arg-type]
+        str(tmp_path / f"log{suffix}"),
+        str(tmp_path / f"items{suffix}"),
+        min_user_events=0,
+        min_item_events=0,
+    )
+    prepare(tmp_path, settings, seed=0)
+    found = {item.item_id: item.item_text for item in load_items(tmp_path)}
+    assert found["7"] == "Café (1995). Comedy, Drama"
+    assert found["8"] == "Item 8"
+    (user,) = load_sequences(tmp_path)
+    assert user.timestamps == (START, START + 9)
+
+
+def test_a_row_with_other_columns_than_the_layout(tmp_path: Path) -> None:
+    (tmp_path / "ratings.dat").write_text(f"1::7::3::{START}\n1::7::3\n")
+    with pytest.raises(ValueError, match=r"ratings\.dat:2: .*4 columns between '::', not 3"):
+        read(tmp_path / "ratings.dat", FORMATS["movielens-1m"])
+    assert Layout().encoding == "utf-8"
+
+
+def test_parquet_times_and_numbers(tmp_path: Path) -> None:
+    when = [datetime.datetime.fromtimestamp(START + day * DAY, datetime.UTC) for day in (0, 1)]
+    columns = {"user_id": [12, 13], "item_id": ["a", "b"], "timestamp": pa.array(when, pa.timestamp("us", "UTC"))}
+    pq.write_table(pa.table({**columns, "rating": [5, 4], "review": ["x", None]}), tmp_path / "log.parquet")
+    events, count = read(tmp_path / "log.parquet", FULL)
+    assert [tuple(event) for event in events] == [("12", "a", START, 5.0, "x"), ("13", "b", START + DAY, 4.0, "")]
+    assert count.repaired["number as id"] == 2
+    pq.write_table(
+        pa.table({**columns, "user_id": ["u", None], "rating": [5, 4], "review": ["", ""]}), tmp_path / "n.parquet"
+    )
+    with pytest.raises(ValueError, match=r"n\.parquet: row 2: field 'user_id': found None"):
+        read(tmp_path / "n.parquet", FULL)
+    whole = (tmp_path / "log.parquet").read_bytes()
+    (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) - 9])
+    with pytest.raises(ValueError, match=r"cut\.parquet: not a whole Parquet file"):
+        read(tmp_path / "cut.parquet", FULL)
+    with pytest.raises(ValueError, match=r"log\.parquet: the columns are .* expected also \['when'\]"):
+        read(tmp_path / "log.parquet", Columns(timestamp="when"))
+
+
+def test_recipes_say_what_they_expect_and_how_they_differ() -> None:
+    for name, recipe in RECIPES.items():
+        assert "Table 2" in recipe.difference()
+        assert (recipe.counts is None) == (not recipe_named(name).settings.expected)
+    assert recipe_named("luxury-beauty/a-llmrec").settings.core_rounds == 1
+    with pytest.raises(ValueError, match="no recipe 'beauty'; there are luxury-beauty/paper"):
+        recipe_named("beauty")
