@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 
 _SEPARATOR = "\x1f"  # stands for a delimiter of several characters, which Arrow does not take
 
+
 def event_schema() -> pa.Schema:
     """Columns of a table of interactions before its texts are joined and cleaned."""
     import pyarrow as pa
