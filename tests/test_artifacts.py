@@ -87,7 +87,7 @@ def test_half_made_work_of_other_settings_is_refused(tmp_path):
     folder = tmp_path / "toy"
 
     def fail(work):
-        Shards(work / "shards", "decisions").append([ROW])
+        Shards(work, "written", "decisions").append([ROW])
         raise RuntimeError("killed")
 
     with pytest.raises(RuntimeError):
@@ -127,9 +127,9 @@ def test_same_content_has_the_same_sha256_wherever_it_is_made(tmp_path):
 
 
 def test_shards_resume_without_loss_or_repetition(tmp_path):
-    shards = Shards(tmp_path / "shards", "decisions")
+    shards = Shards(tmp_path, "written", "decisions")
     shards.append([ROW])
-    again = Shards(tmp_path / "shards", "decisions")
+    again = Shards(tmp_path, "written", "decisions")
     assert again.done() == {"u#1"}
     again.append([{**ROW, "decision_id": "u#2"}])
     assert again.read()["decision_id"].to_pylist() == ["u#1", "u#2"]

@@ -210,7 +210,40 @@ def test_the_smallest_catalogue_works_and_a_smaller_one_is_refused_with_both_num
         draw_candidates([sequence], ITEMS[:3], decisions([sequence], "test"), settings, seed=0)
 
 
-@pytest.mark.parametrize("sampling", ["popularity", "sasrec", "full", "dice"])
+def test_popular_negatives_are_drawn_as_often_as_they_are_chosen_in_training():
+    chooser = user("u", ["i3", "i10", "i59"])
+    crowd = [user(f"c{n}", [f"i{1 + n % 4}", f"i{1 + n % 2}", "i40", "i41", "i42"]) for n in range(40)]
+    others = [replace(chooser, user_id=f"u{number}") for number in range(4_000)]
+    settings = CandidateSettings(num_negatives=1, sampling="popularity")
+    sets = draw_candidates([*crowd, *others], ITEMS, decisions(others, "test"), settings, seed=0)
+    counts = Counter(item for one in sets for item in one.item_ids)
+    assert counts.pop("i59") == 4_000
+    # Training events of the crowd: i1 and i2 30 each, i4 10, i40 40; i3 is in the history.
+    assert set(counts) == {"i1", "i2", "i4", "i40"}
+    expected = {"i1": 30, "i2": 30, "i4": 10, "i40": 40}
+    chi_square = sum((counts[item] - 4_000 * n / 110) ** 2 / (4_000 * n / 110) for item, n in expected.items())
+    assert chi_square < 16.27  # 3 degrees of freedom, p = .001
+    with pytest.raises(ValueError, match="leaves 4 to draw"):
+        draw_candidates(
+            [*crowd, *others], ITEMS, decisions(others, "test"), replace(settings, num_negatives=5), seed=0
+        )
+
+
+def test_full_sets_hold_everything_new_and_training_sets_stay_samples():
+    sequence = user("u", ["i1", "i2", "i3", "i4"])
+    settings = CandidateSettings(sampling="full", num_negatives=5)
+    chosen = [*decisions([sequence], "test"), *decisions([sequence], "validation"), *decisions([sequence], "train")]
+    test, validation, train = draw_candidates([sequence], ITEMS, chosen, settings, seed=0)
+    assert sorted(test.item_ids) == sorted(set(ITEMS) - {"i1", "i2", "i3"})
+    assert sorted(validation.item_ids) == sorted(set(ITEMS) - {"i1", "i2"})
+    assert len(train.item_ids) == 6
+    assert test.item_ids[test.target_index] == "i4"
+    many = [replace(sequence, user_id=f"u{number}") for number in range(900_000)]
+    with pytest.raises(ValueError, match="900,000 full sets of 60 items do not fit"):
+        draw_candidates(many, ITEMS, decisions(many, "test"), settings, seed=0)
+
+
+@pytest.mark.parametrize("sampling", ["sasrec", "dice"])
 def test_other_samplings_are_refused_by_name(tmp_path, sampling):
     with pytest.raises(ValueError, match=sampling):
         candidates(tmp_path, CandidateSettings(sampling=sampling), seed=0)

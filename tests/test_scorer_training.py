@@ -133,7 +133,7 @@ def test_a_loss_that_is_not_finite_stops(base_folder, tmp_path, monkeypatch):
         "_judge",
         lambda self, ends, likelihoods, features: ends.float().sum(-1) * self.score.weight.sum() * float("nan"),
     )
-    with pytest.raises(FloatingPointError, match="learning_rate"):
+    with pytest.raises(FloatingPointError, match="step 1: loss .* Lower the learning rate"):
         train_scorer(toy_examples(16, 1), [], settings, make_processor(settings), SHAPE, seed=0, folder=tmp_path / "x")
 
 

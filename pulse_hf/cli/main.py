@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import signal
 import sys
 import warnings
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from types import FrameType
+from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
@@ -140,10 +142,21 @@ for _word, _purpose in _WORDS.items():
     _stage_command(_word, _purpose)
 
 
-def main() -> None:
-    """Entry point: a user's mistake is one clear line, a bug is a traceback."""
-    from pulse_hf.artifacts import ArtifactError
+def _stop(number: int, _frame: FrameType | None) -> NoReturn:
+    typer.echo("\nstopped; the same command goes on from here", err=True)
+    raise SystemExit(128 + number)
 
+
+def main() -> None:
+    """Entry point: a user's mistake is one clear line, a bug is a traceback.
+
+    Exit codes: 0 done, 1 bug, 2 bad input or setting, 4 disk full, 5 no answer from a server, 6 an artefact or number
+    that cannot be trusted, 130 and 143 stopped by a signal.
+    """
+    from pulse_hf.artifacts import ArtifactError, DiskFullError
+
+    for number in (signal.SIGINT, signal.SIGTERM):
+        signal.signal(number, _stop)
     # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
@@ -153,9 +166,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()
-    except ArtifactError as error:
+    except DiskFullError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(4)
+    except (ArtifactError, FloatingPointError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(6)
+    except ConnectionError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(5)
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)

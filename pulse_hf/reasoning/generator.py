@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from pulse_hf.reasoning.prompts import Prompt
 
-Engine = Literal["transformers", "extractive"]
+Engine = Literal["transformers", "server", "extractive"]
 Finish = Literal["stop", "length"]
 
 
@@ -174,7 +174,12 @@ def engine_identity(engine: Engine, model: str) -> dict[str, str]:
         from pulse_hf.models.embedded import resolve_model
 
         return resolve_model(model)[1]
-    raise ValueError(f"engine is {engine!r}; expected 'transformers' or 'extractive'")
+    if engine == "server":
+        from pulse_hf.reasoning.server_engine import ServerGenerator, split_address
+
+        # The address is no part of it: the same model may be served elsewhere tomorrow.
+        return {"id": split_address(model)[0], "revision": ServerGenerator.revision, "weights_sha256": "unknown"}
+    raise ValueError(f"engine is {engine!r}; expected 'transformers', 'server' or 'extractive'")
 
 
 def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:
@@ -182,9 +187,13 @@ def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:
 
     Args:
         engine: The engine's word.
-        model: Model id or folder; the extractive engine has none and ignores it.
+        model: Model id or folder; ``NAME@http://HOST:PORT/v1`` for a server; the extractive engine ignores it.
         batch_size: Texts written at once.
     """
+    if engine == "server":
+        from pulse_hf.reasoning.server_engine import ServerGenerator
+
+        return ServerGenerator(model, concurrency=batch_size)
     if engine == "extractive":
         from pulse_hf.reasoning.extractive import ExtractiveGenerator
 

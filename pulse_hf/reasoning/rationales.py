@@ -33,7 +33,8 @@ class RationaleSettings:
     """Settings of the stage; "ours" where the paper gives no value.
 
     Args:
-        engine: ``"transformers"`` or ``"extractive"``, which needs no language model (ours).
+        engine: ``"transformers"``, ``"server"`` (any OpenAI-compatible one, ``model`` names it and its address) or
+            ``"extractive"``, which needs no language model (ours).
         model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
         max_new_tokens: Longest rationale in tokens (ours).
         temperature: 0 is greedy (ours).
@@ -115,7 +116,7 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     items = {item.item_id: item for item in load_items(run)}
     decisions = training_decisions_with_candidates(run, settings, seed)
     prompts = rationale_inputs(decisions, sequences, items, settings)
-    shards = artifacts.Shards(work / "shards", "rationales")
+    shards = artifacts.Shards(work, "written", "rationales")
     done = shards.done()
     pending = [
         (decision, prompt) for decision, prompt in zip(decisions, prompts, strict=True) if prompt.key not in done
@@ -125,8 +126,11 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     with tqdm(total=len(decisions), initial=len(done), desc=FOLDER, unit="decision") as bar:
         for start in range(0, len(pending), 2 * settings.batch_size):
             part = pending[start : start + 2 * settings.batch_size]
-            written = write_rationales([prompt for _, prompt in part], generator, settings, seed)
-            shards.append(_row(decision, *one, generator) for (decision, _), one in zip(part, written, strict=True))
+            with artifacts.whole_batch():
+                written = write_rationales([prompt for _, prompt in part], generator, settings, seed)
+                shards.append(
+                    _row(decision, *one, generator) for (decision, _), one in zip(part, written, strict=True)
+                )
             repaired += sum(parsed.repaired for parsed, _, _ in written)
             retried += sum(used != seed for _, _, used in written)
             bar.update(len(part))
@@ -134,7 +138,6 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     place = {decision.decision_id: number for number, decision in enumerate(decisions)}
     rows = sorted(shards.read().to_pylist(), key=lambda row: place[row["decision_id"]])
     artifacts.write_table(work / "rationales.parquet", "rationales", rows)
-    shards.remove()
     statuses = Counter(row["status"] for row in rows)
     _warn_of_failures(statuses)
     return {

@@ -38,7 +38,8 @@ class ThoughtSettings:
     """Settings of the stage; "ours" where the paper gives no value.
 
     Args:
-        engine: ``"transformers"`` or ``"extractive"``, which needs no language model (ours).
+        engine: ``"transformers"``, ``"server"`` (any OpenAI-compatible one, ``model`` names it and its address) or
+            ``"extractive"``, which needs no language model (ours).
         model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
         depth: Levels of refinement under the base reason (paper: 2).
         width: Refinements of every node (ours).
@@ -140,8 +141,9 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     inputs = _read_inputs(run, settings, seed)
     spaces = load_spaces(run)
     before = {name: weights_sha256(space) for name, space in spaces.items()}
-    chosen, trees = artifacts.Shards(work / "chosen", "thoughts"), artifacts.Shards(work / "grown", "trees")
-    _drop_unpaired(trees, chosen)
+    chosen, trees = artifacts.Shards(work, "chosen", "thoughts"), artifacts.Shards(work, "grown", "trees")
+    trees.keep_only(chosen)
+    chosen.keep_only(trees)
     done = chosen.done()
     pending = [one for one in inputs if one.prompt.key not in done]
     logger.info(
@@ -154,22 +156,24 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     with tqdm(total=len(inputs), initial=len(done), desc=FOLDER, unit="tree") as bar:
         for start in range(0, len(pending), settings.users_per_batch):
             part = pending[start : start + settings.users_per_batch]
-            grown = think(part, generator, spaces, settings, seed)
-            # Trees first: a decision counts as done when its thought is there, too.
-            trees.append(row for one, tree in zip(part, grown, strict=True) for row in _tree_rows(one.decision, tree))
-            chosen.append(
-                _thought_row(one.decision, tree, generator, seed) for one, tree in zip(part, grown, strict=True)
-            )
+            with artifacts.whole_batch():
+                grown = list(zip(part, think(part, generator, spaces, settings, seed), strict=True))
+                # Trees first: a decision counts as done when its thought is there, too.
+                trees.append(row for one, tree in grown for row in _tree_rows(one.decision, tree))
+                chosen.append(_thought_row(one.decision, tree, generator, seed) for one, tree in grown)
             bar.update(len(part))
             bar.set_postfix_str(f"{generator.usage.tokens_per_second:,.0f} tokens/s")
     if before != {name: weights_sha256(space) for name, space in spaces.items()}:
         raise artifacts.ArtifactError(
             "a thought space changed while thoughts were made; encoders are frozen in phase II (paper §4.2)"
         )
-    counts = _counts(chosen.read().to_pylist(), trees.read().to_pylist())
-    for name, shards in (("thoughts", chosen), ("trees", trees)):
-        artifacts.write_table(work / f"{name}.parquet", name, shards.read().to_pylist())
-        shards.remove()
+    place = {one.decision.decision_id: number for number, one in enumerate(inputs)}
+    rows, nodes = (
+        sorted(shards.read().to_pylist(), key=lambda row: place[row["decision_id"]]) for shards in (chosen, trees)
+    )
+    artifacts.write_table(work / "thoughts.parquet", "thoughts", rows)
+    artifacts.write_table(work / "trees.parquet", "trees", nodes)
+    counts = _counts(rows, nodes)
     return {
         **counts,
         "written_by_this_process": {"trees": len(pending), **generator.usage.as_counts()},
@@ -264,13 +268,6 @@ def think(
     """Grow the trees of some decisions, every reason judged by the space that may judge its user."""
     evaluate = agreement_with([(one.decision, one.behaviour) for one in inputs], spaces, seed)
     return grow_trees([one.prompt for one in inputs], generator, evaluate, settings.tree, settings.sampling, seed)
-
-
-def _drop_unpaired(trees: artifacts.Shards, chosen: artifacts.Shards) -> None:
-    """Remove the trees of a batch that was interrupted before its thoughts were written."""
-    written = len(list(chosen.folder.glob("shard-*.parquet")))
-    for file in sorted(trees.folder.glob("shard-*.parquet"))[written:]:
-        file.unlink()
 
 
 def _thought_row(decision: Decision, tree: Tree, generator: Generator, seed: int) -> dict[str, Any]:

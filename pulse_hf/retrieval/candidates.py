@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -12,6 +12,9 @@ from pulse_hf import artifacts
 from pulse_hf.schema import SPLITS, CandidateSet, Decision, Split, stable_hash
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
     from pulse_hf import schema
 
 __all__ = [
@@ -26,7 +29,8 @@ __all__ = [
 
 _logger = logging.getLogger(__name__)
 FOLDER = "candidates"
-_LATER_SAMPLINGS = ("popularity", "sasrec", "full")
+_SAMPLINGS = ("uniform", "popularity", "full")
+_MAX_FULL_MEMBERS = 50_000_000  # ours: ids in all full sets together, some gigabytes
 
 
 @dataclass(frozen=True)
@@ -35,7 +39,10 @@ class CandidateSettings:
 
     Args:
         num_negatives: Negatives beside the one target (paper §5.1: 9).
-        sampling: ``"uniform"`` over the catalogue (paper §5.1).
+        sampling: ``"uniform"`` over the catalogue (paper §5.1), or ``"popularity"``: in proportion to the items'
+            training events, so that popularity alone does not help (an item without any is never a negative).
+            ``"full"``: everything the person had not chosen, at test and validation time; training sets stay
+            uniform samples.
         training_decisions_per_user: The last so many training targets of each user get a set (ours).
         max_test_users: Evaluate on a stored sample of this many users; ``None`` for all (ours).
         max_validation_users: The same for validation (ours).
@@ -107,10 +114,8 @@ def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool
 
 
 def _check(settings: CandidateSettings) -> None:
-    if settings.sampling in _LATER_SAMPLINGS:
-        raise ValueError(f"sampling {settings.sampling!r} is not available yet; use 'uniform', the paper's")
-    if settings.sampling != "uniform":
-        raise ValueError(f"sampling {settings.sampling!r} is unknown; expected 'uniform'")
+    if settings.sampling not in _SAMPLINGS:
+        raise ValueError(f"sampling {settings.sampling!r} is unknown; expected one of {list(_SAMPLINGS)}")
     if settings.num_negatives < 1:
         raise ValueError(
             f"num_negatives is {settings.num_negatives}; a set needs at least 1 negative (the paper takes 9)"
@@ -160,7 +165,7 @@ def draw_candidates(
         sequences: All users.
         item_ids: The catalogue; its order does not matter.
         decisions: For which choices.
-        settings: ``num_negatives`` is read.
+        settings: ``num_negatives`` and ``sampling`` are read.
         seed: The run's seed.
 
     Raises:
@@ -169,12 +174,35 @@ def draw_candidates(
     catalogue = sorted(item_ids)
     place_of = {item_id: place for place, item_id in enumerate(catalogue)}
     by_user = {sequence.user_id: sequence for sequence in sequences}
+    weights = _training_events(sequences, place_of) if settings.sampling == "popularity" else None
+    full = [decision for decision in decisions if settings.sampling == "full" and decision.split != "train"]
+    if len(full) * len(catalogue) > _MAX_FULL_MEMBERS:
+        raise ValueError(
+            f"{len(full):,} full sets of {len(catalogue):,} items do not fit; lower max_test_users and "
+            "max_validation_users, or sample negatives"
+        )
     return [
         candidate_set(
-            by_user[decision.user_id], decision, catalogue, place_of, num_negatives=settings.num_negatives, seed=seed
+            by_user[decision.user_id],
+            decision,
+            catalogue,
+            place_of,
+            num_negatives=None
+            if settings.sampling == "full" and decision.split != "train"
+            else settings.num_negatives,
+            seed=seed,
+            weights=weights,
         )
         for decision in decisions
     ]
+
+
+def _training_events(sequences: Sequence[schema.Sequence], place_of: Mapping[str, int]) -> NDArray[np.float64]:
+    """How often each item was chosen in training events; no validation or test target counts."""
+    import numpy as np
+
+    places = [place_of[item_id] for sequence in sequences for item_id in sequence.training().item_ids]
+    return np.bincount(places, minlength=len(place_of)).astype(np.float64)
 
 
 def candidate_set(
@@ -183,10 +211,11 @@ def candidate_set(
     catalogue: Sequence[str],
     place_of: dict[str, int],
     *,
-    num_negatives: int,
+    num_negatives: int | None,
     seed: int,
+    weights: NDArray[np.float64] | None = None,
 ) -> CandidateSet:
-    """The target and negatives drawn uniformly without replacement, shuffled by the decision's own seed.
+    """The target and negatives drawn without replacement, shuffled by the decision's own seed.
 
     Negatives are items the user has not chosen up to and including the target; for a training decision, not
     among the user's training events, so that no later target shapes a training row. A target that the user
@@ -198,8 +227,9 @@ def candidate_set(
         decision: Which choice.
         catalogue: Sorted item ids.
         place_of: The place of each item in ``catalogue``.
-        num_negatives: How many negatives.
+        num_negatives: How many negatives; ``None`` for all there are.
         seed: The run's seed.
+        weights: (items,) how likely each item of ``catalogue`` is drawn, relative to the others; ``None`` for equally.
 
     Raises:
         ValueError: An event's item is not in the catalogue, or too few items are left to draw from.
@@ -222,14 +252,22 @@ def candidate_set(
             f"decision {decision.decision_id}: item {missing[0]!r} is not in the catalogue; run prepare again"
         )
     excluded = np.unique([place_of[item_id] for item_id in known.item_ids])
+    chances = None
     left = len(catalogue) - len(excluded)
+    if weights is not None:
+        chances = np.delete(weights, excluded)
+        left = int((chances > 0).sum())
+    num_negatives = left if num_negatives is None else num_negatives
     if left < num_negatives:
         raise ValueError(
             f"decision {decision.decision_id}: {num_negatives} negatives wanted, but a catalogue of {len(catalogue)} "
-            f"items leaves {left} that the user has not chosen; lower num_negatives"
+            f"items leaves {left} to draw that the user has not chosen; lower num_negatives"
         )
     generator = np.random.default_rng(stable_hash("candidates", seed, decision.decision_id))
-    drawn = generator.choice(left, num_negatives, replace=False)
+    size = len(catalogue) - len(excluded)
+    drawn = generator.choice(
+        size, num_negatives, replace=False, p=None if chances is None else chances / chances.sum()
+    )
     # The n-th item that is not excluded, without listing them: step over the excluded places before it.
     places = drawn + np.searchsorted(excluded - np.arange(len(excluded)), drawn, side="right")
     target = sequence.item_ids[decision.position]

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import shutil
 from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Series
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,17 +16,22 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
+from pulse_hf.artifacts import read_json, read_tensors, seal, sealed, write_json, write_tensors
 from pulse_hf.models.scorer.processing_scorer import EncodedExample, PulseScorerProcessor
+from pulse_hf.training.finite import require_finite
+from pulse_hf.training.resume import prefixed, unprefixed
 
 logger = logging.getLogger(__name__)
 
 METRIC = "hr@1"
+_TENSORS, _CURVE = "pulse.safetensors", "pulse.json"
 
 
 class CandidateTrainer(SFTTrainer):
     """Trains a packed scorer; all that differs from SFT is the loss and the collator."""
 
     loss_is_scaled_for_ga = False  # the loss is a mean over decisions, so accumulation has to divide it
+    losses: list[float]  # of every training batch; KeepBest carries it over an interruption
 
     def compute_loss(
         self,
@@ -39,11 +46,9 @@ class CandidateTrainer(SFTTrainer):
             FloatingPointError: The loss is not finite.
         """
         outputs = model(**inputs)
-        if not torch.isfinite(outputs.loss):
-            raise FloatingPointError(
-                f"The loss is {outputs.loss.item()} at step {self.state.global_step}. "
-                "Lower learning_rate, or train with bf16=False."
-            )
+        require_finite([("of the batch", outputs.loss)], "loss", f"scorer, step {self.state.global_step + 1}")
+        if model.training:
+            self.losses.append(float(outputs.loss.detach()))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _send_telemetry(self) -> None:
@@ -66,6 +71,12 @@ class KeepBest(TrainerCallback):
         self.patience = patience
         self.curve: list[float] = []
         self.best: dict[str, torch.Tensor] = {}
+        self.losses: list[float] = []
+
+    @property
+    def exhausted(self) -> bool:
+        """Whether validation HR@1 has not risen for ``patience`` evaluations."""
+        return len(self.curve) - self.best_epoch >= self.patience
 
     @property
     def best_epoch(self) -> int:
@@ -84,19 +95,69 @@ class KeepBest(TrainerCallback):
         self.curve.append(metrics[f"eval_{METRIC}"])
         logger.info("epoch %d: validation HR@1 %.4f", len(self.curve), self.curve[-1])
         if self.best_epoch == len(self.curve):
-            self.best = {name: value.detach().cpu().clone() for name, value in self._trainable()}
-        elif len(self.curve) - self.best_epoch >= self.patience:
+            self.best = {name: value.detach().cpu().clone() for name, value in trainable(self.model)}
+        elif self.exhausted:
             control.should_training_stop = True
 
-    @torch.no_grad()
+    def on_pre_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Stop before a gradient that is not finite gets into the weights."""
+        gradients = ((name, value.grad) for name, value in trainable(self.model))
+        require_finite(gradients, "gradient", f"scorer, step {state.global_step + 1}")
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
+        """Add to the trainer's checkpoint what it leaves out (head, best weights, curve), and seal it."""
+        folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+        now = {name: value.detach() for name, value in trainable(self.model)}
+        require_finite(now.items(), "weight", f"scorer, step {state.global_step}")
+        write_tensors(folder / _TENSORS, {**prefixed("now", now), **prefixed("best", self.best)})
+        write_json(folder / _CURVE, {"curve": self.curve, "losses": self.losses})
+        seal(folder)
+
+    def load(self, folder: Path) -> None:
+        """Take up a checkpoint."""
+        self.best = unprefixed("best", read_tensors(folder / _TENSORS))
+        beside = read_json(folder / _CURVE)
+        self.curve, self.losses[:] = list(beside["curve"]), beside["losses"]
+
+    def on_train_begin(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """After a resume the head is put back, too: PEFT's checkpoints leave it out."""
+        if state.global_step:
+            folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
+            self._put(unprefixed("now", read_tensors(folder / _TENSORS)))
+
     def restore(self) -> None:
         """Put the best weights back; the last ones stay where there was no evaluation."""
-        for name, value in self._trainable():
-            if name in self.best:
-                value.copy_(self.best[name])
+        self._put(self.best)
+        require_finite(trainable(self.model), "weight", "scorer, at the end")
 
-    def _trainable(self) -> list[tuple[str, torch.nn.Parameter]]:
-        return [(name, value) for name, value in self.model.named_parameters() if value.requires_grad]
+    @torch.no_grad()
+    def _put(self, weights: Mapping[str, torch.Tensor]) -> None:
+        for name, value in trainable(self.model):
+            if name in weights:
+                value.copy_(weights[name])
+
+
+def trainable(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
+    """The parameters that train, by name."""
+    return [(name, value) for name, value in model.named_parameters() if value.requires_grad]
+
+
+def newest_checkpoint(folder: Path) -> Path | None:
+    """The newest whole checkpoint of a trainer; torn ones are taken away with a warning.
+
+    The trainer itself would take the newest folder, whole or not.
+    """
+    found = sorted(folder.glob("checkpoint-*"), key=lambda path: int(path.name.split("-")[1]), reverse=True)
+    for path in found:
+        if sealed(path):
+            return path
+        logger.warning("%s is torn; going on from an older checkpoint", path)
+        shutil.rmtree(path)
+    return None
 
 
 class ProgressBar(TrainerCallback):
@@ -164,7 +225,8 @@ def train_candidates(
         name: Shown on the bar.
 
     Returns:
-        The validation HR@1 after each epoch, the kept epoch (1 is the first), steps and mean training loss.
+        The validation HR@1 after each epoch, the kept epoch (1 is the first), training batches and their mean
+        loss.
     """
     rows = [*train, *sorted(validation, key=lambda one: one.num_tokens)]
     keep = KeepBest(model, patience)
@@ -181,14 +243,20 @@ def train_candidates(
         callbacks=[keep, ProgressBar(name)],
     )
     trainer.remove_callback(PrinterCallback)
-    result = trainer.train()
+    trainer.losses = keep.losses
+    checkpoint = newest_checkpoint(Path(str(config.output_dir)))
+    if checkpoint is not None:
+        logger.info("going on from %s", checkpoint)
+        keep.load(checkpoint)
+    if not (validation and (len(keep.curve) >= config.num_train_epochs or (keep.curve and keep.exhausted))):
+        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     keep.restore()
     model.eval()
     return {
         "validation_hr@1": [round(value, 6) for value in keep.curve],
         "best_epoch": keep.best_epoch,
-        "steps": trainer.state.global_step,
-        "training_loss": round(result.training_loss, 6),
+        "batches": len(keep.losses),
+        "training_loss": round(sum(keep.losses) / len(keep.losses), 6),
     }
 
 

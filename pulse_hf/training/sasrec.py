@@ -15,10 +15,20 @@ from tqdm import tqdm
 from pulse_hf.metrics import NDCG_CUTOFF, rank_metrics
 from pulse_hf.models.sasrec import PulseSASRecConfig, PulseSASRecModel
 from pulse_hf.models.sasrec.modeling_sasrec import left_padded
+from pulse_hf.training.finite import require_finite
+from pulse_hf.training.resume import (
+    optimizer_state,
+    prefixed,
+    random_state,
+    restore_optimizer,
+    restore_random,
+    unprefixed,
+)
 
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pulse_hf.artifacts import Checkpoints
     from pulse_hf.training.sequential import SequentialSettings
 
 __all__ = ["FitReport", "fit_sasrec", "validation_ndcg"]
@@ -60,6 +70,7 @@ def fit_sasrec(
     seed: int,
     text_features: Tensor | None = None,
     name: str = "sasrec",
+    checkpoints: Checkpoints | None = None,
 ) -> tuple[PulseSASRecModel, FitReport]:
     """Fit a SASRec on training histories; the validation targets choose the epoch and nothing else.
 
@@ -74,6 +85,7 @@ def fit_sasrec(
         seed: Seed of weights, batches, dropout and sampled negatives.
         text_features: (num_items, text_dim) frozen text vectors, or ``None`` for ids alone.
         name: What the progress bar says.
+        checkpoints: Where the fit keeps its state, and goes on from if it was killed; the result is the same.
 
     Returns:
         The model in evaluation mode with the weights of the best epoch, and what happened.
@@ -92,7 +104,7 @@ def fit_sasrec(
         torch.manual_seed(seed)
         model = PulseSASRecModel(_config(num_items, settings, text_features)).to(device)
         excluded = None if text_features is None else _begin_with_text(model, text_features, rows)
-        fit = _Fit(model, rows, settings, torch.Generator().manual_seed(seed), excluded)
+        fit = _Fit(model, rows, settings, torch.Generator().manual_seed(seed), excluded, checkpoints)
         history = fit.run(validation, name)
     best = int(np.argmax(history)) + 1 if validation else settings.epochs
     report = FitReport(
@@ -145,6 +157,7 @@ class _Fit:
         settings: Of the stage.
         generator: Draws batches and negatives.
         excluded: (num_items,) items left out of the softmax, or ``None``.
+        checkpoints: Where the state is kept, if anywhere.
     """
 
     model: PulseSASRecModel
@@ -152,6 +165,7 @@ class _Fit:
     settings: SequentialSettings
     generator: torch.Generator
     excluded: Tensor | None
+    checkpoints: Checkpoints | None = None
 
     def run(self, validation: Sequence[tuple[Sequence[int], int]], name: str) -> list[float]:
         """Train until nothing gets better; the model ends with the weights of the best epoch.
@@ -165,24 +179,54 @@ class _Fit:
             weight_decay=self.settings.weight_decay,
             fused=True,
         )
-        history: list[float] = []
-        best_weights: dict[str, Tensor] = {}
-        progress = tqdm(range(self.settings.epochs), desc=name, unit="epoch")
+        begin, history, best_weights = self._resumed(optimizer)
+        progress = tqdm(
+            range(begin, self.settings.epochs), desc=name, unit="epoch", initial=begin, total=self.settings.epochs
+        )
         for epoch in progress:
             loss = self._epoch(optimizer, epoch)
-            if not validation:
-                continue
-            history.append(validation_ndcg(self.model, validation))
-            progress.set_postfix(loss=f"{loss:.3f}", ndcg=f"{history[-1]:.4f}")
-            best = int(np.argmax(history))
-            if best == epoch:
-                best_weights = copy.deepcopy(self.model.state_dict())
-            elif epoch - best >= self.settings.patience:
+            require_finite(self.model.named_parameters(), "weight", f"{name}, epoch {epoch + 1}")
+            best = epoch
+            if validation:
+                history.append(validation_ndcg(self.model, validation))
+                progress.set_postfix(loss=f"{loss:.3f}", ndcg=f"{history[-1]:.4f}")
+                best = int(np.argmax(history))
+                if best == epoch:
+                    best_weights = copy.deepcopy(self.model.state_dict())
+            last = epoch - best >= self.settings.patience or epoch + 1 == self.settings.epochs
+            if self.checkpoints and (last or self.checkpoints.due()):
+                self._save(optimizer, self.settings.epochs if last else epoch + 1, history, best_weights)
+            if last:
                 break
         progress.close()
         if best_weights:
             self.model.load_state_dict(best_weights)
         return history
+
+    def _save(
+        self, optimizer: torch.optim.Optimizer, epochs: int, history: list[float], best: dict[str, Tensor]
+    ) -> None:
+        if self.checkpoints is None:
+            return
+        tensors = {
+            **prefixed("model", self.model.state_dict()),
+            **prefixed("best", best),
+            **prefixed("optimizer", optimizer_state(optimizer)),
+            **prefixed("random", random_state(self.generator)),
+        }
+        self.checkpoints.save(epochs, tensors, {"history": history})
+
+    def _resumed(self, optimizer: torch.optim.Optimizer) -> tuple[int, list[float], dict[str, Tensor]]:
+        """Epochs that are done, their validation NDCG@10 and the best weights; all of it empty for a new fit."""
+        found = self.checkpoints.newest() if self.checkpoints else None
+        if found is None:
+            return 0, [], {}
+        epochs, tensors, state = found
+        self.model.load_state_dict(unprefixed("model", tensors))
+        restore_optimizer(optimizer, unprefixed("optimizer", tensors), [self.settings.learning_rate])
+        restore_random(unprefixed("random", tensors), self.generator)
+        _logger.info("going on after epoch %d", epochs)
+        return epochs, list(state["history"]), unprefixed("best", tensors)
 
     def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
         model, settings = self.model.train(), self.settings
@@ -198,13 +242,11 @@ class _Fit:
                 negatives = _negatives(labels[labels != 0], settings, model.config.num_items, self.generator)
                 negatives = negatives.to(model.device)
             loss = model(item_indices.to(model.device), labels.to(model.device), negatives, self.excluded).loss
-            if not torch.isfinite(loss):
-                raise FloatingPointError(
-                    f"the loss is {loss.item()} in epoch {epoch + 1}, step {step + 1}, learning rate "
-                    f"{settings.learning_rate}; lower the learning rate, or look for non-finite text vectors"
-                )
+            place = f"epoch {epoch + 1}, step {step + 1}, learning rate {settings.learning_rate}"
+            require_finite([("of the batch", loss)], "loss", place)
             optimizer.zero_grad(set_to_none=True)
             loss.backward()
+            require_finite(((name, one.grad) for name, one in model.named_parameters()), "gradient", place)
             optimizer.step()
             losses.append(float(loss.detach()))
         return float(np.mean(losses))

@@ -24,7 +24,7 @@ from pulse_hf.schema import CandidateSet, stable_hash
 FOLDER = "recommender"
 PARENTS = ("sequences", "candidates", "thoughts")
 VOTING_PARENTS = ("rationales", "thought_space")
-_FITTED = "fitted.json"
+_FITTED = ".fitted.json"
 
 
 @dataclass(frozen=True)

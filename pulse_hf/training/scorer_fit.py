@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import time
 from collections.abc import Mapping
 from collections.abc import Sequence as Series
@@ -59,7 +58,7 @@ def train_scorer(
         processor: Tokenizes and packs.
         shape: What the prompts show; saved with the adapter.
         seed: Of the adapter's start and the order of the rows.
-        folder: Where to; the trainer's own files lie there while it runs and are gone afterwards.
+        folder: Where to; the trainer's checkpoints lie beside it while the stage runs.
         text_folder: Where the scorer goes as it is before it takes votes, if anywhere.
 
     Returns:
@@ -71,7 +70,7 @@ def train_scorer(
     read = [[replace(one, features=()) for one in rows] for rows in (train, validation)]
     encoded, stopping = (processor.encode(rows, [one.target_index for one in rows]) for rows in read)
     model, identity = adapted_scorer(settings, processor, seed)
-    scratch = folder / "trainer"
+    scratch = folder.parent / ".checkpoints" / folder.name
     fitted = train_candidates(
         model,
         processor,
@@ -88,7 +87,6 @@ def train_scorer(
     if shape.num_features:
         fitted["weights"] = _take_votes(model, processor, validation, read[1], settings)
     save_adapter(model, folder, processor=processor, base=identity, prompt=asdict(shape))
-    shutil.rmtree(scratch, ignore_errors=True)
     return fitted | {
         "rows": len(encoded),
         "validation_rows": len(stopping),
@@ -203,7 +201,7 @@ def answer_ids(processor: PulseScorerProcessor, answers: tuple[str, str]) -> tup
 
 
 def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evaluate: bool) -> Any:
-    """TRL's settings: no preparation, no checkpoints, no trackers, batches of like lengths."""
+    """TRL's settings: no preparation, no trackers, batches of like lengths, a checkpoint an epoch."""
     import torch
     from trl import SFTConfig
 
@@ -222,7 +220,8 @@ def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evalu
         gradient_checkpointing=settings.gradient_checkpointing,
         train_sampling_strategy="group_by_length",
         eval_strategy="epoch" if evaluate else "no",
-        save_strategy="no",
+        save_strategy="epoch",
+        save_total_limit=2,
         logging_strategy="no",
         report_to="none",
         disable_tqdm=True,

@@ -226,6 +226,7 @@ class _Fits:
             seed=stable_hash(name, self.seed) % 2**31,
             text_features=text_features,
             name=name,
+            checkpoints=artifacts.Checkpoints(self.work, name),
         )
         model.save_pretrained(self.work / name)
         self.reports[name] = asdict(report)

@@ -296,7 +296,14 @@ def _fit_all(
         fitting = _latest([pair for pair in mine if pair.user_id not in held_out], settings.training_pairs_per_user)
         space = TrainableSpace(copy.deepcopy(model), states, layers)
         before = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
-        fitted = fit(space, fitting, validation, settings, seed=seed + (0 if fold is None else fold + 1))
+        fitted = fit(
+            space,
+            fitting,
+            validation,
+            settings,
+            seed=seed + (0 if fold is None else fold + 1),
+            checkpoints=artifacts.Checkpoints(work, name),
+        )
         after = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
         if fold is None:
             _figure(work / "figure3.png", TrainableSpace(model, states, layers), space, validation, seed)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,12 +13,22 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pulse_hf.metrics import rank_metrics
+from pulse_hf.training.finite import require_finite
 from pulse_hf.training.losses import info_nce_loss
+from pulse_hf.training.resume import (
+    optimizer_state,
+    prefixed,
+    random_state,
+    restore_optimizer,
+    restore_random,
+    unprefixed,
+)
 from pulse_hf.training.thought_space_towers import SIDES, TrainableSpace
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pulse_hf.artifacts import Checkpoints
     from pulse_hf.training.thought_space import Pair, ThoughtSpaceSettings
 
 _LENGTH_WINDOW = 16  # batches that are sorted by length together: little padding, still mixed by chance
@@ -106,6 +116,7 @@ def fit(
     settings: ThoughtSpaceSettings,
     *,
     seed: int,
+    checkpoints: Checkpoints | None = None,
 ) -> FitReport:
     """Train the space by Eq. 1; the weights of the epoch with the best validation MRR are what remains.
 
@@ -115,9 +126,11 @@ def fit(
         validation: Pairs of other users; their histories are target-free.
         settings: The stage's settings.
         seed: Decides batches and drawn negatives.
+        checkpoints: Where the fit keeps its state, and goes on from if it was killed; the result is the same.
 
     Raises:
-        ValueError: Fewer than two pairs on a side, or a loss that is not finite (the step is named).
+        ValueError: Fewer than two pairs on a side.
+        FloatingPointError: A loss, gradient or weight is not finite; the step is named.
     """
     if min(len(pairs), len(validation)) < 2:
         raise ValueError(
@@ -131,9 +144,14 @@ def fit(
         optimizer, settings.epochs * num_batches(len(pairs), settings.batch_size), settings.warmup_ratio
     )
     groups = groups_of(pairs)
-    report = FitReport([], [validation_quality(space, validation)], 0)
-    best = {name: value.detach().clone() for name, value in space.trained().items()}
-    for epoch in range(1, settings.epochs + 1):
+    state = _State(space, optimizer, schedule, rng, generator)
+    report, best = state.resumed(checkpoints) or (
+        FitReport([], [validation_quality(space, validation)], 0),
+        state.weights(),
+    )
+    for epoch in range(len(report.epochs), settings.epochs + 1):
+        if epoch - 1 - report.best_epoch >= settings.patience:
+            break
         lengths = [space.states["history"].length(pair.training_history) for pair in pairs]
         for rows in tqdm(list(length_batches(lengths, settings.batch_size, rng)), desc=f"epoch {epoch}", leave=False):
             history, rationale = (
@@ -148,26 +166,72 @@ def fit(
                 same=groups[rows],
                 symmetric=settings.symmetric,
             )
-            if not torch.isfinite(loss):
-                raise ValueError(
-                    f"loss is {loss.item()} at step {len(report.losses) + 1}, epoch {epoch}: lower the learning rates."
-                )
+            place = f"thought space, epoch {epoch}, step {len(report.losses) + 1}"
+            require_finite([("of the batch", loss)], "loss", place)
             optimizer.zero_grad()
             loss.backward()
+            require_finite(((name, one.grad) for name, one in space.trained().items()), "gradient", place)
             nn.utils.clip_grad_norm_(space.trained().values(), 1.0)
             optimizer.step()
             schedule.step()
             report.losses.append(round(loss.item(), 6))
+        require_finite(space.trained().items(), "weight", f"thought space, epoch {epoch}")
         report.epochs.append(validation_quality(space, validation))
         if report.epochs[-1]["mrr"] > report.epochs[report.best_epoch]["mrr"]:
             report.best_epoch = epoch
-            best = {name: value.detach().clone() for name, value in space.trained().items()}
-        elif epoch - report.best_epoch >= settings.patience:
-            break
+            best = state.weights()
+        if checkpoints and (checkpoints.due() or epoch == settings.epochs):
+            state.save(checkpoints, report, best)
     with torch.no_grad():
         for name, value in space.trained().items():
             value.copy_(best[name])
     return report
+
+
+@dataclass
+class _State:
+    """All that changes while a space is trained."""
+
+    space: TrainableSpace
+    optimizer: torch.optim.Optimizer
+    schedule: torch.optim.lr_scheduler.LambdaLR
+    rng: np.random.Generator
+    generator: torch.Generator
+
+    def weights(self) -> dict[str, Tensor]:
+        """A copy of the weights in training."""
+        return {name: value.detach().clone() for name, value in self.space.trained().items()}
+
+    def save(self, checkpoints: Checkpoints, report: FitReport, best: dict[str, Tensor]) -> None:
+        """Keep the state after an epoch."""
+        tensors = {
+            **prefixed("model", self.weights()),
+            **prefixed("best", best),
+            **prefixed("optimizer", optimizer_state(self.optimizer)),
+            **prefixed("random", random_state(self.generator)),
+        }
+        beside = {
+            "report": asdict(report),
+            "batches": self.rng.bit_generator.state,
+            "steps": self.schedule.last_epoch,
+            "rates": [group["lr"] for group in self.optimizer.param_groups],
+        }
+        checkpoints.save(len(report.epochs) - 1, tensors, beside)
+
+    @torch.no_grad()
+    def resumed(self, checkpoints: Checkpoints | None) -> tuple[FitReport, dict[str, Tensor]] | None:
+        """The report so far and the best weights, if a killed fit can go on."""
+        found = checkpoints.newest() if checkpoints else None
+        if found is None:
+            return None
+        _, tensors, beside = found
+        for name, value in self.space.trained().items():
+            value.copy_(tensors[f"model.{name}"])
+        restore_optimizer(self.optimizer, unprefixed("optimizer", tensors), beside["rates"])
+        restore_random(unprefixed("random", tensors), self.generator)
+        self.rng.bit_generator.state = beside["batches"]
+        self.schedule.last_epoch = beside["steps"]
+        return FitReport(**beside["report"]), unprefixed("best", tensors)
 
 
 def validation_quality(space: TrainableSpace, pairs: Sequence[Pair], *, masked: bool = False) -> dict[str, float]:

@@ -1,0 +1,60 @@
+"""The one I/O room: every artefact is written, checked, resumed and skipped here and nowhere else.
+
+An artefact is a folder of rows (Parquet, safetensors, JSON) and a ``manifest.json`` that is written
+last. A stage works in ``<folder>.partial`` and renames it when done, so a reader sees a complete
+artefact or none. The manifest's *fingerprint* (settings, seed, parents, prompts, model identity) says
+what made it: a finished stage with the same fingerprint is skipped, with another one it is refused by
+name unless the caller forces it.
+"""
+
+from pulse_hf.artifacts.building import (
+    MANIFEST,
+    Fingerprint,
+    build,
+    content_sha256,
+    package_versions,
+    read_manifest,
+    verify,
+)
+from pulse_hf.artifacts.files import (
+    ArtifactError,
+    DiskFullError,
+    read_json,
+    read_table,
+    read_tensors,
+    sha256_of_file,
+    sha256_of_text,
+    table_writer,
+    write_json,
+    write_table,
+    write_tensors,
+    write_text,
+)
+from pulse_hf.artifacts.unfinished import Checkpoints, Shards, seal, sealed, whole_batch
+
+__all__ = [
+    "MANIFEST",
+    "ArtifactError",
+    "Checkpoints",
+    "DiskFullError",
+    "Fingerprint",
+    "Shards",
+    "build",
+    "content_sha256",
+    "package_versions",
+    "read_json",
+    "read_manifest",
+    "read_table",
+    "read_tensors",
+    "seal",
+    "sealed",
+    "sha256_of_file",
+    "sha256_of_text",
+    "table_writer",
+    "verify",
+    "whole_batch",
+    "write_json",
+    "write_table",
+    "write_tensors",
+    "write_text",
+]

@@ -1,0 +1,245 @@
+"""How an artefact comes into being: under a lock, in a folder beside its own, its manifest last, then one rename.
+
+A kill at any moment leaves the old artefact or the new one. What a stage keeps of unfinished work (entries whose names
+begin with a dot) is no part of the artefact and goes when it is finished.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import shutil
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from pulse_hf.artifacts.files import ArtifactError, fsync, read_json, sha256_of_file, write_json
+
+logger = logging.getLogger(__name__)
+
+MANIFEST = "manifest.json"
+FORMAT_VERSION = 1
+_BEGUN = ".fingerprint.json"
+_PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "sentence-transformers", "pyarrow")
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Everything that decides an artefact's content.
+
+    Args:
+        stage: The stage's word.
+        settings: The stage's settings as plain JSON values.
+        seed: The run's seed.
+        parents: Name of each input artefact or file to its sha256.
+        model: Identity of the base model: id, revision, weights sha256; empty if none.
+        prompts: Name of each prompt template to its sha256; empty if none.
+    """
+
+    stage: str
+    settings: Mapping[str, Any]
+    seed: int
+    parents: Mapping[str, str] = field(default_factory=dict)
+    model: Mapping[str, str] = field(default_factory=dict)
+    prompts: Mapping[str, str] = field(default_factory=dict)
+
+    def flat(self) -> dict[str, str]:
+        """One ``dotted.key -> JSON text`` entry per fact; two fingerprints are compared by these."""
+        facts: dict[str, Any] = {"stage": self.stage, "seed": self.seed}
+        for group in ("settings", "parents", "model", "prompts"):
+            facts.update({f"{group}.{key}": value for key, value in getattr(self, group).items()})
+        return {key: json.dumps(value, sort_keys=True) for key, value in facts.items()}
+
+
+def build(
+    folder: Path,
+    fingerprint: Fingerprint,
+    make: Callable[[Path], Mapping[str, Any]],
+    *,
+    force: bool = False,
+) -> bool:
+    """Bring one artefact into being, unless it is there already.
+
+    ``make(work)`` writes the artefact's files into the folder ``work`` and returns what the manifest
+    should record beside the fingerprint (row counts, measured figures, input hashes). ``work`` keeps
+    its content when a run is interrupted, so a ``make`` that goes on from :class:`~pulse_hf.artifacts.Shards`
+    or :class:`~pulse_hf.artifacts.Checkpoints` resumes.
+
+    Args:
+        folder: Where the finished artefact lies.
+        fingerprint: What decides its content.
+        make: Writes the files, returns the manifest's ``counts``.
+        force: Build anew although the artefact exists with another fingerprint.
+
+    Returns:
+        True if the artefact was made now, False if it was there already.
+
+    Raises:
+        ArtifactError: An artefact or a half-made one with another fingerprint lies there, or another process is at it.
+    """
+    with _locked(folder):
+        _recover(folder)
+        if (folder / MANIFEST).exists():
+            differences = _differences(read_manifest(folder)["fingerprint"], fingerprint.flat())
+            if not differences:
+                return False
+            if not force:
+                raise ArtifactError(_refusal(folder, differences))
+        work = folder.with_name(folder.name + ".partial")
+        _open_work(work, fingerprint, force=force)
+        started = time.perf_counter()
+        counts = make(work)
+        _finish(work, fingerprint, counts, seconds=time.perf_counter() - started)
+        _recover(folder)
+    return True
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock of a dead process is free, whatever killed it."""
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    lock, owner = (folder.with_name(f".{folder.name}.{ending}") for ending in ("lock", "owner"))
+    try:
+        with FileLock(lock, timeout=0):
+            owner.write_text(str(os.getpid()), encoding="utf-8")
+            yield
+            owner.unlink(missing_ok=True)
+    except Timeout as error:
+        process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+        raise ArtifactError(
+            f"{folder} is being made by process {process}. Wait for it, stop it, or take another run folder."
+        ) from error
+
+
+def _recover(folder: Path) -> None:
+    """Finish or undo whatever a swap of folders was doing; every step may be the last before a kill."""
+    work, old = (folder.with_name(folder.name + ending) for ending in (".partial", ".old"))
+    if (work / MANIFEST).exists():  # complete: its manifest was written last
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+            os.replace(folder, old)
+        os.replace(work, folder)
+        fsync(folder.parent)
+    elif old.exists() and not folder.exists():
+        os.replace(old, folder)
+        fsync(folder.parent)
+    shutil.rmtree(old, ignore_errors=True)
+    if (folder / MANIFEST).exists():
+        for path in [path for path in folder.rglob(".*") if path.exists()]:
+            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+
+
+def _open_work(work: Path, fingerprint: Fingerprint, *, force: bool) -> None:
+    begun = work / _BEGUN
+    if work.exists():
+        known = read_json(begun) if begun.exists() else {}
+        differences = _differences(known, fingerprint.flat())
+        # Only what can be gone on with is worth a refusal; anything else half-made is made again without a word.
+        if differences and known and not force and any(_kept(work)):
+            raise ArtifactError(_refusal(work, differences))
+        if differences:
+            shutil.rmtree(work)
+    work.mkdir(parents=True, exist_ok=True)
+    write_json(begun, fingerprint.flat())
+
+
+def _kept(work: Path) -> Iterator[Path]:
+    return (path for path in work.glob(".*/*") if path.parent.is_dir())
+
+
+def _finish(work: Path, fingerprint: Fingerprint, counts: Mapping[str, Any], *, seconds: float) -> None:
+    files = {name: sha256_of_file(work / name) for name in _files(work)}
+    for path in sorted({(work / name).parent for name in files}):
+        fsync(path)
+    content = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
+    manifest = {
+        "format_version": FORMAT_VERSION,
+        "stage": fingerprint.stage,
+        "fingerprint": fingerprint.flat(),
+        "files": files,
+        "sha256": content,
+        "counts": dict(counts),
+        "seconds": round(seconds, 3),
+        "versions": package_versions(),
+    }
+    write_json(work / MANIFEST, manifest)
+
+
+def _files(folder: Path) -> list[str]:
+    """The artefact's files: all but the manifest and what is kept of unfinished work."""
+    names = [path.relative_to(folder) for path in sorted(folder.rglob("*")) if path.is_file()]
+    return [
+        name.as_posix()
+        for name in names
+        if name.as_posix() != MANIFEST and not any(part.startswith(".") for part in name.parts)
+    ]
+
+
+def _differences(known: Mapping[str, str], asked: Mapping[str, str]) -> list[str]:
+    keys = sorted(known.keys() | asked.keys())
+    return [
+        f"{key}: was {known.get(key, 'absent')}, asked {asked.get(key, 'absent')}"
+        for key in keys
+        if known.get(key) != asked.get(key)
+    ]
+
+
+def _refusal(folder: Path, differences: list[str]) -> str:
+    lines = "\n  ".join(differences)
+    return (
+        f"{folder} was made from something else:\n  {lines}\nUse another run folder, or pass --force to make it anew."
+    )
+
+
+def read_manifest(folder: Path) -> dict[str, Any]:
+    """The manifest of a finished artefact.
+
+    Raises:
+        ArtifactError: There is none, or it is not ours.
+    """
+    path = folder / MANIFEST
+    if not path.exists():
+        raise ArtifactError(f"{folder} is not a finished artefact (no {MANIFEST}). Run its stage first.")
+    manifest: dict[str, Any] = read_json(path)
+    if manifest.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(f"{path}: format_version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}")
+    return manifest
+
+
+def content_sha256(folder: Path) -> str:
+    """The sha256 that stands for an artefact's whole content; what its children record as parent."""
+    return str(read_manifest(folder)["sha256"])
+
+
+def verify(folder: Path) -> None:
+    """Compare every file of an artefact with its manifest.
+
+    Raises:
+        ArtifactError: A file is missing, extra or changed; all of them are named.
+    """
+    expected = read_manifest(folder)["files"]
+    found = {name: sha256_of_file(folder / name) for name in _files(folder)}
+    wrong = [f"{name}: missing" for name in expected.keys() - found.keys()]
+    wrong += [f"{name}: not in the manifest" for name in found.keys() - expected.keys()]
+    wrong += [f"{name}: sha256 differs" for name in expected.keys() & found.keys() if expected[name] != found[name]]
+    if wrong:
+        raise ArtifactError(f"{folder} is damaged:\n  " + "\n  ".join(sorted(wrong)))
+
+
+def package_versions() -> dict[str, str]:
+    """Versions of the libraries that decide results, for manifests and reports."""
+    versions = {}
+    for name in ("pulse-hf", *_PACKAGES):
+        try:
+            versions[name] = metadata.version(name)
+        except metadata.PackageNotFoundError:
+            versions[name] = "absent"
+    return versions

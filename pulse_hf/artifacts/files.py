@@ -1,0 +1,164 @@
+"""Files of a run: written whole or not at all, read with errors that name them; safetensors, JSON and Parquet only."""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import is_dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.schema import table_schema
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    import pyarrow as pa
+
+
+class ArtifactError(RuntimeError):
+    """An artefact is missing, damaged, or was made from something else than what is asked for."""
+
+
+class DiskFullError(ArtifactError):
+    """There is no room for a file; what lay in its place is still there."""
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write a text file so that a reader sees the old file or the new one, never a part."""
+    with atomic(path) as temporary:
+        temporary.write_text(text, encoding="utf-8", newline="\n")
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write JSON with sorted keys, atomically."""
+    write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
+
+
+def read_json(path: Path) -> Any:
+    """Read JSON; an error names the file."""
+    try:
+        return json.loads(path.read_text(encoding="utf-8"))
+    except (OSError, json.JSONDecodeError) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def write_table(path: Path, name: str, rows: Iterable[Any]) -> int:
+    """Write dataclass records or dicts as one Parquet file with the schema of table ``name``.
+
+    Returns:
+        The number of rows.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = table_schema(name)
+    # Not asdict, which copies every value of every row deeply.
+    records = [{name: getattr(row, name) for name in schema.names} if is_dataclass(row) else row for row in rows]
+    table = pa.Table.from_pylist(records, schema=schema)
+    with atomic(path) as temporary:
+        pq.write_table(table, temporary, compression="zstd")
+    return int(table.num_rows)
+
+
+@contextmanager
+def table_writer(path: Path, name: str) -> Iterator[Callable[[Sequence[pa.Array]], None]]:
+    """Write one Parquet file with the schema of table ``name`` group by group, for tables that do not fit into memory.
+
+    Yields:
+        A function that writes one group of rows, given its columns in the order of the schema.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    schema = table_schema(name)
+    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+        yield lambda columns: writer.write_table(pa.table(list(columns), schema=schema))
+        writer.close()
+
+
+def read_table(path: Path) -> pa.Table:
+    """Read one Parquet file.
+
+    Raises:
+        ArtifactError: The file is missing or not Parquet.
+    """
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    try:
+        return pq.read_table(path)
+    except (OSError, pa.ArrowInvalid) as error:
+        raise ArtifactError(f"{path}: {error}") from error
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
+    """Write torch tensors as safetensors, atomically."""
+    from safetensors.torch import save_file
+
+    with atomic(path) as temporary:
+        save_file({key: value.detach().cpu().contiguous() for key, value in tensors.items()}, str(temporary))
+
+
+def read_tensors(path: Path) -> dict[str, Any]:
+    """Read safetensors as torch tensors on the CPU."""
+    from safetensors.torch import load_file
+
+    return dict(load_file(str(path)))
+
+
+def sha256_of_file(path: Path) -> str:
+    """Hex sha256 of a file's bytes."""
+    with path.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+
+def sha256_of_text(parts: Iterable[str]) -> str:
+    """Hex sha256 of a series of texts; the border between two texts counts."""
+    digest = hashlib.sha256()
+    for part in parts:
+        data = part.encode()
+        digest.update(len(data).to_bytes(8, "big"))
+        digest.update(data)
+    return digest.hexdigest()
+
+
+@contextmanager
+def atomic(path: Path) -> Iterator[Path]:
+    """A temporary path beside ``path`` that takes its place when the block ends well.
+
+    Raises:
+        DiskFullError: There is no room; the file that was there is untouched.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = path.with_name(f".{path.name}.tmp")
+    try:
+        yield temporary
+        fsync(temporary)
+        os.replace(temporary, path)
+        fsync(path.parent)
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        written = temporary.stat().st_size if temporary.exists() else 0
+        free = shutil.disk_usage(path.parent).free
+        raise DiskFullError(
+            f"{path}: no room ({error.strerror}) after {written:,} bytes, {free:,} bytes are free. Nothing is lost: "
+            "make room and run the same command again."
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def fsync(path: Path) -> None:
+    """Bring a file or the entries of a folder to the disk."""
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)

@@ -1,0 +1,206 @@
+"""What is kept of unfinished work: shards of rows, checkpoints of a fit, and batches that a signal does not tear.
+
+All of it lies in folders whose names begin with a dot inside a stage's work folder, and goes when that is finished.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.artifacts.files import (
+    ArtifactError,
+    fsync,
+    read_json,
+    read_table,
+    read_tensors,
+    sha256_of_file,
+    write_json,
+    write_table,
+    write_tensors,
+)
+from pulse_hf.schema import table_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+
+class Shards:
+    """Append-only rows for long generation: every batch becomes one finished Parquet file.
+
+    A killed run loses at most the batch it was working on. A shard is written to a temporary file and renamed; one
+    that cannot be read all the same (a lost power supply, a bad disk) is taken away with a warning, and its rows are
+    made again.
+
+    Args:
+        work: A stage's work folder.
+        name: Of these shards.
+        table: The schema name of the rows.
+
+    Example:
+        >>> import tempfile
+        >>> shards = Shards(Path(tempfile.mkdtemp()), "some", "decisions")
+        >>> shards.append([{"decision_id": "u#1", "user_id": "u", "position": 1, "split": "test"}])
+        >>> sorted(shards.done()), shards.read().num_rows
+        (['u#1'], 1)
+    """
+
+    def __init__(self, work: Path, name: str, table: str) -> None:
+        self.folder = work / f".{name}"
+        self.table = table
+        self.folder.mkdir(parents=True, exist_ok=True)
+        for path in self.folder.glob(".*"):
+            path.unlink()
+        for file in self._files():
+            try:
+                read_table(file)
+            except ArtifactError as error:
+                logger.warning("%s cannot be read and is made again (%s)", file, error)
+                file.unlink()
+
+    def _files(self) -> list[Path]:
+        return sorted(self.folder.glob("shard-*.parquet"))
+
+    def append(self, rows: Iterable[Any]) -> None:
+        """Add one batch of rows as the next shard."""
+        files = self._files()
+        number = int(files[-1].stem.split("-")[1]) + 1 if files else 0
+        write_table(self.folder / f"shard-{number:05d}.parquet", self.table, rows)
+
+    def keep_only(self, other: Shards) -> None:
+        """Take away the shards that the other, written after this one batch by batch, does not have."""
+        written = {file.name for file in other._files()}
+        for file in self._files():
+            if file.name not in written:
+                file.unlink()
+
+    def done(self) -> set[str]:
+        """The decision ids that already have rows."""
+        import pyarrow.parquet as pq
+
+        return {
+            key
+            for file in self._files()
+            for key in pq.read_table(file, columns=["decision_id"])["decision_id"].to_pylist()
+        }
+
+    def read(self) -> pa.Table:
+        """All rows in the order they were added."""
+        import pyarrow as pa
+
+        tables = [read_table(file) for file in self._files()]
+        return pa.concat_tables(tables) if tables else table_schema(self.table).empty_table()
+
+
+class Checkpoints:
+    """States of a fit that a killed run goes on from; the newest one whose files are whole counts.
+
+    Args:
+        work: A stage's work folder.
+        name: Of the fit.
+        keep: How many are kept.
+        every_seconds: How much work a kill may cost: :meth:`due` is true when this has passed since the last save.
+
+    Example:
+        >>> import tempfile, torch
+        >>> checkpoints = Checkpoints(Path(tempfile.mkdtemp()), "fit")
+        >>> checkpoints.save(1, {"weight": torch.ones(2)}, {"losses": [0.5]})
+        >>> step, tensors, state = checkpoints.newest()
+        >>> step, tensors["weight"].tolist(), state
+        (1, [1.0, 1.0], {'losses': [0.5]})
+    """
+
+    def __init__(self, work: Path, name: str, *, keep: int = 2, every_seconds: float = 30.0) -> None:
+        self.folder = work / ".checkpoints" / name
+        self.keep, self.every_seconds = keep, every_seconds
+        self._saved = time.monotonic()
+
+    def due(self) -> bool:
+        """Whether it is time to save: short fits are made again sooner than they are kept."""
+        return time.monotonic() - self._saved >= self.every_seconds
+
+    def save(self, step: int, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
+        """Keep one state.
+
+        Args:
+            step: Its number; higher is newer.
+            tensors: Torch tensors by name.
+            state: Plain JSON values.
+        """
+        target = self.folder / f"step-{step:08d}"
+        temporary = self.folder / f".step-{step:08d}"
+        shutil.rmtree(temporary, ignore_errors=True)
+        write_tensors(temporary / "tensors.safetensors", tensors)
+        write_json(temporary / "state.json", dict(state))
+        seal(temporary)
+        shutil.rmtree(target, ignore_errors=True)
+        os.replace(temporary, target)
+        fsync(self.folder)
+        for path in self._all()[: -self.keep]:
+            shutil.rmtree(path)
+        self._saved = time.monotonic()
+
+    def newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
+        """Step, tensors and state of the newest whole checkpoint; torn ones are taken away with a warning."""
+        for path in reversed(self._all()):
+            if sealed(path):
+                state = dict(read_json(path / "state.json"))
+                return int(path.name.split("-")[1]), read_tensors(path / "tensors.safetensors"), state
+            logger.warning("%s is torn; going on from an older checkpoint", path)
+            shutil.rmtree(path)
+        return None
+
+    def _all(self) -> list[Path]:
+        return sorted(self.folder.glob("step-*"))
+
+
+def seal(folder: Path) -> None:
+    """Write the sha256 of every file of a checkpoint beside them, last, so that a torn one can be told."""
+    names = [path.relative_to(folder).as_posix() for path in sorted(folder.rglob("*")) if path.is_file()]
+    for name in names:
+        fsync(folder / name)
+    write_json(folder / "seal.json", {name: sha256_of_file(folder / name) for name in names if name != "seal.json"})
+
+
+def sealed(folder: Path) -> bool:
+    """Whether a checkpoint has all its files as they were sealed."""
+    try:
+        hashes = read_json(folder / "seal.json")
+        return all(sha256_of_file(folder / name) == sha256 for name, sha256 in hashes.items())
+    except (ArtifactError, OSError, AttributeError):
+        return False
+
+
+@contextmanager
+def whole_batch() -> Iterator[None]:
+    """Let the work inside finish before SIGINT or SIGTERM takes effect.
+
+    Outside the main thread signals cannot be held back, and nothing is done.
+    """
+    if threading.current_thread() is not threading.main_thread():
+        yield
+        return
+    arrived: list[tuple[int, FrameType | None]] = []
+    held = (signal.SIGINT, signal.SIGTERM)
+    before = {number: signal.signal(number, lambda got, frame: arrived.append((got, frame))) for number in held}
+    try:
+        yield
+    finally:
+        for held_one, handler in before.items():
+            signal.signal(held_one, handler)
+    for number, _ in arrived[:1]:
+        logger.info(
+            "%s: the batch is finished and kept; the same command goes on from here", signal.Signals(number).name
+        )
+        signal.raise_signal(number)

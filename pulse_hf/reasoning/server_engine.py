@@ -1,0 +1,146 @@
+"""The engine behind a server: any OpenAI-compatible one (vLLM, TGI, llama.cpp, ``transformers serve``, Providers).
+
+Many requests are under way at once, so that the server can batch them; each sample is a request of its own with a seed
+of its own, so a text does not depend on which others were asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Sequence as Series
+from concurrent.futures import ThreadPoolExecutor
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.reasoning.generator import Generation, Sampling, Usage
+from pulse_hf.schema import stable_hash
+
+if TYPE_CHECKING:
+    from huggingface_hub import InferenceClient
+
+    from pulse_hf.reasoning.prompts import Prompt
+
+logger = logging.getLogger(__name__)
+
+_AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # answers that another try may change
+_MAX_WAIT_S = 60.0
+_TIMEOUT_S = 600.0  # one answer
+
+
+def split_address(model: str) -> tuple[str, str | None]:
+    """A ``model`` setting as the model's name and the server's address.
+
+    >>> split_address("Qwen/Qwen3-4B@http://localhost:8000/v1")
+    ('Qwen/Qwen3-4B', 'http://localhost:8000/v1')
+    >>> split_address("Qwen/Qwen3-4B")
+    ('Qwen/Qwen3-4B', None)
+    """
+    name, separator, address = model.partition("@http")
+    return name, f"http{address}" if separator else None
+
+
+class ServerGenerator:
+    """Generates through ``huggingface_hub.InferenceClient``.
+
+    Args:
+        model: ``NAME@http://HOST:PORT/v1``, or ``NAME`` alone for Inference Providers (with the token of the machine).
+        concurrency: Requests under way at once.
+        tries: How often a request is sent before the run stops; waits double from one second.
+
+    Raises:
+        ValueError: The concurrency or the number of tries is not positive.
+    """
+
+    engine = "server"
+    revision = "as served"
+
+    def __init__(self, model: str, *, concurrency: int = 32, tries: int = 6) -> None:
+        if concurrency < 1 or tries < 1:
+            raise ValueError(f"concurrency is {concurrency} and tries {tries}; expected at least 1")
+        from huggingface_hub import InferenceClient
+
+        self.model_id, self.address = split_address(model)
+        self.concurrency, self.tries = concurrency, tries
+        self.usage = Usage()
+        self._client: InferenceClient = InferenceClient(base_url=self.address, timeout=_TIMEOUT_S)
+        self._warned = False
+
+    def generate(
+        self, prompts: Series[Prompt], *, width: int, sampling: Sampling, seed: int
+    ) -> list[list[Generation]]:
+        """Write ``width`` continuations of every prompt; see :class:`pulse_hf.reasoning.generator.Generator`.
+
+        Raises:
+            ConnectionError: The server gave no answer, or none that can be used, after all tries.
+        """
+        started = time.perf_counter()
+        asked = [(prompt, sample) for prompt in prompts for sample in range(width)]
+        with ThreadPoolExecutor(min(self.concurrency, max(1, len(asked)))) as pool:
+            made = list(pool.map(lambda one: self._answer(one[0], one[1], sampling, seed), asked))
+        self.usage.seconds += time.perf_counter() - started
+        return [made[start : start + width] for start in range(0, len(made), width)]
+
+    def _answer(self, prompt: Prompt, sample: int, sampling: Sampling, seed: int) -> Generation:
+        reply = self._ask(prompt, sampling, stable_hash("server", seed, prompt.key, sample) % 2**31)
+        choice = reply.choices[0]
+        tokens = (choice.logprobs.content if choice.logprobs else None) or []
+        usage = reply.usage
+        written = usage.completion_tokens if usage else len(tokens)
+        self.usage.prompt_tokens += usage.prompt_tokens if usage else 0
+        self.usage.generated_tokens += written
+        if not tokens and not self._warned:
+            self._warned = True
+            logger.warning("%s gives no log-probabilities: trees cannot be judged by likelihood", self.model_id)
+        likelihood = sum(token.logprob for token in tokens) / len(tokens) if tokens else 0.0
+        finish = "length" if choice.finish_reason == "length" else "stop"
+        return Generation(choice.message.content or "", min(0.0, likelihood), written, finish)  # type: ignore[arg-type]
+
+    def _ask(self, prompt: Prompt, sampling: Sampling, seed: int) -> Any:
+        """One request, sent again after growing waits where that may help."""
+        from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
+
+        problem, wait = "", 0.0
+        for attempt in range(self.tries):
+            time.sleep(min(_MAX_WAIT_S, wait))
+            wait = 2.0**attempt
+            try:
+                return self._client.chat_completion(
+                    [dict(message) for message in prompt.messages],
+                    model=self.model_id,
+                    max_tokens=sampling.max_new_tokens,
+                    temperature=sampling.temperature,
+                    top_p=sampling.top_p,
+                    seed=seed,
+                    logprobs=True,
+                )
+            except HfHubHTTPError as error:
+                status = error.response.status_code
+                problem = f"status {status}: {_one_line(error)}"
+                if status not in _AGAIN:
+                    break
+                wait = _seconds(error.response.headers.get("retry-after"), wait)
+            except Exception as error:
+                if not isinstance(error, InferenceTimeoutError | OSError) and not _lost_on_the_way(error):
+                    raise
+                problem = f"{type(error).__name__}: {_one_line(error)}"
+        server = self.address or "Inference Providers"
+        raise ConnectionError(
+            f"{server} gave no answer for {prompt.key} in {attempt + 1} tries ({problem}). "
+            f"Check that the server runs and serves {self.model_id!r}; the same command goes on from here."
+        )
+
+
+def _seconds(header: str | None, otherwise: float) -> float:
+    try:
+        return float(header) if header else otherwise
+    except ValueError:
+        return otherwise
+
+
+def _lost_on_the_way(error: Exception) -> bool:
+    """Whether the client's transport failed; by the name of the class, since the client changes its library."""
+    return any(base.__name__ == "TransportError" for base in type(error).__mro__)
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())[:200]

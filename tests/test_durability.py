@@ -1,0 +1,342 @@
+"""Kills, signals, full disks and torn files: the old artefact or the new one, and a fit that goes on bit by bit."""
+
+from __future__ import annotations
+
+import os
+import resource
+import shutil
+import signal
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from test_scorer_training import SHAPE, base_folder, settings_for, toy_examples
+from test_sequential import SMALL, ring
+from test_thought_space import SETTINGS, encoder_folder, some_pairs, space_on
+
+from pulse_hf.artifacts import (
+    ArtifactError,
+    Checkpoints,
+    DiskFullError,
+    Fingerprint,
+    Shards,
+    build,
+    content_sha256,
+    read_json,
+    read_tensors,
+    sealed,
+    verify,
+    whole_batch,
+    write_json,
+    write_table,
+)
+from pulse_hf.training.candidate_trainer import newest_checkpoint
+from pulse_hf.training.sasrec import fit_sasrec
+from pulse_hf.training.scorer_fit import make_processor, train_scorer
+from pulse_hf.training.thought_space_fit import fit
+
+__all__ = ["base_folder", "encoder_folder"]  # fixtures of other rooms
+ROW = {"decision_id": "u#1", "user_id": "u", "position": 1, "split": "test"}
+
+
+def in_child(action: Callable[[], Any]) -> int:
+    """Run something in a forked process that ends at once; its exit code, or minus the signal."""
+    child = os.fork()
+    if child == 0:
+        code = 1
+        try:
+            action()
+            code = 0
+        finally:
+            os._exit(code)
+    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+
+
+def fingerprint(version: int) -> Fingerprint:
+    return Fingerprint("toy", {"version": version}, 0)
+
+
+def making(version: int) -> Callable[[Path], dict[str, int]]:
+    """A stage with rows that resume, a table and a text."""
+
+    def make(work: Path) -> dict[str, int]:
+        shards = Shards(work, "written", "decisions")
+        for number in range(3):
+            if f"u#{number}" not in shards.done():
+                shards.append([{**ROW, "decision_id": f"u#{number}"}])
+        write_table(work / "rows.parquet", "decisions", shards.read().to_pylist())
+        write_json(work / "sub" / "version.json", version)
+        return {"version": version}
+
+    return make
+
+
+def killed_at(point: int, version: int, folder: Path) -> int:
+    """Build in a child that dies before its n-th call that changes the disk; its exit code."""
+    return in_child(lambda: _killing(point, version, folder))
+
+
+def _killing(point: int, version: int, folder: Path) -> None:
+    calls = [0]
+
+    def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
+        def call(*args: Any, **more: Any) -> Any:
+            calls[0] += 1
+            if calls[0] == point:
+                os.kill(os.getpid(), signal.SIGKILL)
+            return function(*args, **more)
+
+        return call
+
+    for room, name in ((os, "replace"), (os, "fsync"), (os, "unlink"), (os, "rmdir"), (os, "mkdir"), (os, "rename")):
+        setattr(room, name, wrapped(getattr(room, name)))
+    shutil.rmtree.avoids_symlink_attacks = False  # type: ignore[attr-defined]
+    Path.write_text = wrapped(Path.write_text)  # type: ignore[method-assign]
+    build(folder, fingerprint(version), making(version), force=True)
+
+
+def test_a_kill_at_every_point_leaves_the_old_artefact_or_the_new_one(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    build(folder, fingerprint(1), making(1))
+    old = content_sha256(folder)
+    build(tmp_path / "new", fingerprint(2), making(2))
+    new = content_sha256(tmp_path / "new")
+    points = 0
+    while True:
+        points += 1
+        shutil.rmtree(tmp_path / "run", ignore_errors=True)
+        copy = tmp_path / "run" / "toy"
+        shutil.copytree(folder, copy)
+        code = killed_at(points, 2, copy)
+        # What a reader sees now: nothing mixed. (Between two renames it sees nothing; the next command mends that.)
+        if copy.exists():
+            verify(copy)
+            assert content_sha256(copy) in (old, new)
+        if code == 0:
+            break
+        assert code == -signal.SIGKILL
+        build(copy, fingerprint(2), making(2), force=True)
+        verify(copy)
+        assert content_sha256(copy) == new
+        left = sorted(path.name for path in copy.parent.iterdir())
+        assert [name for name in left if not name.endswith((".lock", ".owner"))] == ["toy"]
+        assert not [path for path in copy.rglob(".*")]
+    assert points > 30, "the calls were not counted"
+
+
+def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+    build(folder, fingerprint(1), making(1))
+    sha256 = content_sha256(folder)
+    folder.rename(tmp_path / "toy.old")
+    assert build(folder, fingerprint(1), lambda work: pytest.fail("made again")) is False
+    assert content_sha256(folder) == sha256
+
+
+def test_one_process_at_a_time_and_the_lock_of_a_dead_one_is_free(tmp_path: Path) -> None:
+    folder = tmp_path / "toy"
+
+    def second(work: Path) -> dict[str, int]:
+        code = in_child(lambda: build(folder, fingerprint(1), making(1)))
+        assert code == 1
+        with pytest.raises(ArtifactError, match=f"being made by process {os.getpid()}"):
+            build(folder, fingerprint(1), making(1))
+        return {}
+
+    build(folder, fingerprint(0), second)
+    shutil.rmtree(folder)
+    assert in_child(lambda: build(folder, fingerprint(1), lambda work: os.kill(os.getpid(), 9))) == -9  # type: ignore[arg-type]
+    assert build(folder, fingerprint(1), making(1)) is True
+
+
+@pytest.mark.parametrize("limit", [1, 100, 1_000, 3_000])
+def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
+    path = tmp_path / "rows.parquet"
+    write_table(path, "decisions", [ROW])
+    before = path.read_bytes()
+
+    def write() -> None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        many = [{**ROW, "decision_id": os.urandom(20).hex()} for _ in range(5_000)]
+        try:
+            write_table(path, "decisions", many)
+        except DiskFullError as error:
+            ok = "rows.parquet: no room" in str(error) and "bytes are free" in str(error)
+            os._exit(7 if ok else 8)
+
+    assert in_child(write) == 7
+    assert path.read_bytes() == before
+    assert os.listdir(tmp_path) == ["rows.parquet"]
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_waits_for_the_end_of_the_batch(number: signal.Signals) -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise StoppedError
+
+    before = signal.signal(number, stop)
+    finished = []
+
+    def batch() -> None:
+        with whole_batch():
+            os.kill(os.getpid(), number)
+            finished.append(1)
+
+    try:
+        with pytest.raises(StoppedError):
+            batch()
+        assert finished == [1]
+        assert signal.getsignal(number) is stop
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_torn_shard_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    shards = Shards(tmp_path, "written", "decisions")
+    for number in range(3):
+        shards.append([{**ROW, "decision_id": f"u#{number}"}])
+    torn = sorted(shards.folder.iterdir())[1]
+    torn.write_bytes(torn.read_bytes()[:-20])
+    (shards.folder / ".shard-00003.parquet.tmp").write_bytes(b"half")
+    again = Shards(tmp_path, "written", "decisions")
+    assert "shard-00001.parquet cannot be read and is made again" in caplog.text
+    assert again.done() == {"u#0", "u#2"}
+    again.append([{**ROW, "decision_id": "u#1"}])
+    assert again.read()["decision_id"].to_pylist() == ["u#0", "u#2", "u#1"]
+    other = Shards(tmp_path, "other", "decisions")
+    other.append([ROW])
+    again.keep_only(other)
+    assert again.done() == {"u#0"}
+
+
+def test_the_newest_whole_checkpoint_counts(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    checkpoints = Checkpoints(tmp_path, "fit")
+    assert checkpoints.newest() is None
+    assert not checkpoints.due()
+    assert Checkpoints(tmp_path, "fit", every_seconds=0).due()
+    for step in (1, 2, 11):
+        checkpoints.save(step, {"x": torch.tensor([float(step)])}, {"step": step})
+    assert [path.name for path in sorted(checkpoints.folder.iterdir())] == ["step-00000002", "step-00000011"]
+    path = checkpoints.folder / "step-00000011" / "tensors.safetensors"
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1  # one bit, which safetensors itself would load
+    path.write_bytes(bytes(data))
+    found = checkpoints.newest()
+    assert found is not None
+    assert (found[0], found[1]["x"].item(), found[2]) == (2, 2.0, {"step": 2})
+    assert "step-00000011 is torn" in caplog.text
+    (checkpoints.folder / "step-00000002" / "seal.json").unlink()
+    assert checkpoints.newest() is None
+
+
+class KilledError(Exception):
+    """Stands for a kill."""
+
+
+class Dying(Checkpoints):
+    """Saves after every epoch, and dies after the n-th save."""
+
+    def __init__(self, work: Path, after: int) -> None:
+        super().__init__(work, "fit", every_seconds=0)
+        self.left = after
+
+    def save(self, step: int, tensors: Any, state: Any) -> None:
+        super().save(step, tensors, state)
+        self.left -= 1
+        if not self.left:
+            raise KilledError
+
+
+def same(one: dict[str, torch.Tensor], other: dict[str, torch.Tensor]) -> bool:
+    return one.keys() == other.keys() and all(torch.equal(value, other[name]) for name, value in one.items())
+
+
+@pytest.mark.parametrize("patience", [2, 30])
+def test_a_killed_sasrec_goes_on_bit_by_bit(tmp_path: Path, patience: int) -> None:
+    rows = ring(60)
+    validation = [(row[:-1], row[-1]) for row in rows[:20]]
+    settings = replace(SMALL, epochs=7, patience=patience, loss="gbce", num_negatives=4)
+    model, report = fit_sasrec([row[:-1] for row in rows], validation, 25, settings, seed=3)
+    for after in range(1, report.epochs + 1):
+        torch.manual_seed(after)  # whatever the state of the global generator
+        work = tmp_path / str(after)
+        with pytest.raises(KilledError):
+            fit_sasrec([r[:-1] for r in rows], validation, 25, settings, seed=3, checkpoints=Dying(work, after))
+        again, same_report = fit_sasrec(
+            [r[:-1] for r in rows], validation, 25, settings, seed=3, checkpoints=Checkpoints(work, "fit")
+        )
+        assert same_report == report
+        assert same(again.state_dict(), model.state_dict())
+
+
+def test_a_killed_thought_space_goes_on_bit_by_bit(encoder_folder: str, tmp_path: Path) -> None:
+    pairs = some_pairs(24)
+    settings = replace(SETTINGS, epochs=4, patience=4, batch_size=4, num_negatives=3)
+    space = space_on(encoder_folder)
+    report = fit(space, pairs[8:], pairs[:8], settings, seed=1)
+    for after in range(1, 4):
+        work = tmp_path / str(after)
+        with pytest.raises(KilledError):
+            fit(space_on(encoder_folder), pairs[8:], pairs[:8], settings, seed=1, checkpoints=Dying(work, after))
+        again = space_on(encoder_folder)
+        checkpoints = Checkpoints(work, "fit")
+        assert fit(again, pairs[8:], pairs[:8], settings, seed=1, checkpoints=checkpoints) == report
+        assert same(again.trained(), space.trained())
+
+
+@pytest.mark.parametrize("patience", [1, 9])
+def test_a_killed_scorer_goes_on_bit_by_bit(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
+) -> None:
+    settings = settings_for(base_folder, epochs=3, patience=patience, lora_dropout=0.1, batch_size=4)
+    train, validation = toy_examples(24, 1), toy_examples(12, 2)
+
+    def run(work: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        processor = make_processor(settings)
+        fitted = train_scorer(train, validation, settings, processor, SHAPE, seed=5, folder=work / "pulse")
+        tensors = read_tensors(work / "pulse" / "adapter" / "adapter_model.safetensors")
+        return {**fitted, "seconds": 0}, {**tensors, **read_tensors(work / "pulse" / "score_head.safetensors")}
+
+    fitted, weights = run(tmp_path / "whole")
+    from pulse_hf.training import candidate_trainer
+
+    seal = candidate_trainer.seal
+    for after in range(1, len(fitted["validation_hr@1"]) + 1):
+        work = tmp_path / str(after)
+        left = [after]
+
+        def dying(folder: Path, left: list[int] = left) -> None:
+            seal(folder)
+            left[0] -= 1
+            if not left[0]:
+                raise KilledError
+
+        monkeypatch.setattr(candidate_trainer, "seal", dying)
+        with pytest.raises(KilledError):
+            run(work)
+        monkeypatch.setattr(candidate_trainer, "seal", seal)
+        again, same_weights = run(work)
+        assert again == fitted
+        assert same(same_weights, weights)
+
+
+def test_a_trainers_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
+    from pulse_hf.artifacts import seal
+
+    for step in (5, 10):
+        (tmp_path / f"checkpoint-{step}").mkdir()
+        write_json(tmp_path / f"checkpoint-{step}" / "trainer_state.json", step)
+    assert not sealed(tmp_path / "checkpoint-10")
+    seal(tmp_path / "checkpoint-5")
+    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-5"
+    assert not (tmp_path / "checkpoint-10").exists(), "the trainer takes the newest folder, whole or not"
+    assert read_json(tmp_path / "checkpoint-5" / "trainer_state.json") == 5
+    assert sys.platform != "win32"

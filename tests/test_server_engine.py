@@ -1,0 +1,157 @@
+"""The engine behind a server: a real OpenAI-compatible one with pulse-nano, and one that fails in every way."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+from typing import Any, ClassVar
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from pulse_hf.models.embedded import resolve_model
+from pulse_hf.reasoning import server_engine
+from pulse_hf.reasoning.generator import Sampling, engine_identity, open_generator
+from pulse_hf.reasoning.prompts import Evidence, Prompt
+from pulse_hf.reasoning.server_engine import ServerGenerator
+from pulse_hf.reasoning.transformers_engine import TransformersGenerator
+
+
+def prompt(key: str, text: str) -> Prompt:
+    return Prompt(key, ({"role": "user", "content": text},), Evidence(()))
+
+
+class Flaky(BaseHTTPRequestHandler):
+    """Answers as its script says; an integer is a status, anything else the text of a reply."""
+
+    script: ClassVar[list[Any]] = []
+    seen: ClassVar[list[dict[str, Any]]] = []
+    lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["content-length"])))
+        with self.lock:
+            self.seen.append(body)
+            step = self.script.pop(0) if self.script else body["messages"][-1]["content"]
+        if step == "drop":
+            self.connection.close()
+            return
+        self.send_response(step if isinstance(step, int) else 200)
+        self.send_header("content-type", "application/json")
+        if step == 429:
+            self.send_header("retry-after", "0.01")
+        self.end_headers()
+        tokens = [{"token": "a", "logprob": value, "top_logprobs": []} for value in (-0.5, -1.5)]
+        choice = {"index": 0, "message": {"role": "assistant", "content": str(step)}, "finish_reason": "stop"}
+        reply = {"id": "1", "created": 1, "model": "m", "system_fingerprint": "x", "object": "chat.completion"}
+        reply["choices"] = [{**choice, "logprobs": {"content": tokens}}]
+        reply["usage"] = {"prompt_tokens": 3, "completion_tokens": 2, "total_tokens": 5}
+        self.wfile.write(json.dumps(reply).encode())
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+@pytest.fixture
+def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
+    Flaky.script, Flaky.seen = [], []
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    monkeypatch.setattr(server_engine.time, "sleep", lambda seconds: None)
+    yield f"m@http://127.0.0.1:{server.server_port}/v1"
+    server.shutdown()
+
+
+def test_replies_come_in_order_with_seeds_of_their_own(flaky: str) -> None:
+    generator = ServerGenerator(flaky, concurrency=4)
+    prompts = [prompt(f"u#{number}", f"text {number}") for number in range(9)]
+    made = generator.generate(prompts, width=2, sampling=Sampling(7, 0.5, 0.9), seed=3)
+    assert [[one.text for one in row] for row in made] == [[f"text {number}"] * 2 for number in range(9)]
+    assert made[0][0].log_likelihood == -1.0
+    assert (made[0][0].num_tokens, made[0][0].finish) == (2, "stop")
+    assert generator.usage.prompt_tokens == 18 * 3
+    seeds = {(body["messages"][0]["content"], body["seed"]) for body in Flaky.seen}
+    assert len(seeds) == 18
+    assert {(body["max_tokens"], body["temperature"], body["top_p"]) for body in Flaky.seen} == {(7, 0.5, 0.9)}
+    Flaky.seen = []
+    generator.generate(prompts[::-1], width=2, sampling=Sampling(7, 0.5, 0.9), seed=3)
+    assert {(body["messages"][0]["content"], body["seed"]) for body in Flaky.seen} == seeds
+
+
+def test_what_may_pass_is_tried_again(flaky: str) -> None:
+    Flaky.script = [503, 429, "drop", 500, "Reason: at last."]
+    made = ServerGenerator(flaky).generate([prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0)
+    assert made[0][0].text == "Reason: at last."
+    assert len(Flaky.seen) == 5
+
+
+def test_what_will_not_pass_stops_with_the_reason(flaky: str) -> None:
+    Flaky.script = [401]
+    with pytest.raises(ConnectionError, match=r"127\.0\.0\.1.*no answer for u#1 in 1 tries \(status 401"):
+        ServerGenerator(flaky).generate([prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0)
+    Flaky.script = [503] * 9
+    with pytest.raises(ConnectionError, match="in 3 tries .*the same command goes on"):
+        ServerGenerator(flaky, tries=3).generate([prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0)
+    with pytest.raises(ConnectionError, match="in 2 tries"):
+        ServerGenerator("m@http://127.0.0.1:9/v1", tries=2).generate(
+            [prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0
+        )
+
+
+def test_the_address_is_no_part_of_the_identity() -> None:
+    assert engine_identity("server", "a/b@http://x:1/v1") == engine_identity("server", "a/b@http://y:2/v1")
+    assert open_generator("server", "a/b@http://x:1/v1", batch_size=5).model_id == "a/b"
+    with pytest.raises(ValueError, match="expected at least 1"):
+        ServerGenerator("a/b", concurrency=0)
+
+
+@pytest.fixture(scope="module")
+def served() -> Iterator[tuple[str, Path]]:
+    """``transformers serve`` with pulse-nano."""
+    pytest.importorskip("uvicorn", reason="transformers[serving] is not installed")
+    pytest.importorskip("openai", reason="transformers[serving] is not installed")
+    folder = Path(resolve_model("pulse-hf/pulse-nano")[0])
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [shutil.which("transformers", path=str(Path(sys.executable).parent)) or "transformers", "serve"]
+    command += [str(folder), "--host", "127.0.0.1", "--port", str(port), "--device", "cpu", "--dtype", "float32"]
+    server = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    try:
+        for _ in range(240):
+            if server.poll() is not None:
+                pytest.fail(f"the server ended: {server.stderr.read() if server.stderr else ''}")
+            try:
+                urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1)
+                break
+            except OSError:
+                time.sleep(0.25)
+        yield f"{folder}@http://127.0.0.1:{port}/v1", folder
+    finally:
+        server.terminate()
+        server.wait(30)
+
+
+def test_a_real_server_writes_what_the_process_writes(served: tuple[str, Path]) -> None:
+    address, folder = served
+    prompts = [prompt(f"u#{number}", f"Review {number}: I always look for quiet things. Why?") for number in range(3)]
+    sampling = Sampling(max_new_tokens=24)
+    remote = ServerGenerator(address, concurrency=2)
+    made = remote.generate(prompts, width=1, sampling=sampling, seed=0)
+    model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32).eval()
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    process = TransformersGenerator(model, tokenizer, model_id="nano", revision="1")
+    local = process.generate(prompts, width=1, sampling=sampling, seed=0)
+    assert [row[0].text.strip() for row in made] == [row[0].text.strip() for row in local]
+    assert all(row[0].text for row in made)
+    assert remote.usage.generated_tokens > 0
