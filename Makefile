@@ -35,6 +35,8 @@ lint: $(READY)  ## formatting, lint and types
 
 bench: $(READY)  ## speed: each a ratio in one run, beside its arithmetic limit
 	$(BIN)/python scripts/bench_scoring.py
+	$(BIN)/python scripts/bench_scoring.py --candidates 100
+	$(BIN)/python scripts/bench_trees.py
 	$(BIN)/python scripts/bench_prepare.py
 
 clean:

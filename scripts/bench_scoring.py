@@ -1,10 +1,12 @@
-"""How much one packed pass saves over scoring each candidate in a sequence of its own.
+"""How much packed scoring saves over scoring each candidate in a sequence of its own.
 
-    python scripts/bench_scoring.py [--prompt 384] [--candidates 10] [--candidate-tokens 16]
+    python scripts/bench_scoring.py [--prompt 384] [--candidates 10] [--candidate-tokens 16] [--train]
 
-The arithmetic limit counts tokens: one by one, every candidate pays for the prompt again. Both ways run
-the same random model of pulse-nano's size; the scores are compared before anything is timed. The last
-line is one JSON object.
+The limit counts floating-point operations: one by one, every candidate pays for the prompt again; what a candidate's
+tokens pay for their likelihood (a row of the vocabulary each) is the same both ways. Both ways run one random model of
+pulse-nano's size, as the product does: one pass, or chunks over the prompt's keys and values beyond ``CHUNK_SIZE``
+candidates. The scores are compared before anything is timed. ``--train`` times a step forward and backward instead
+(one pass against one sequence per candidate). The last line is one JSON object.
 """
 
 from __future__ import annotations
@@ -19,7 +21,7 @@ from transformers import LlamaConfig
 
 from pulse_hf.models.scorer.configuration_scorer import PulseScorerConfig
 from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
-from pulse_hf.models.scorer.processing_scorer import EncodedExample, PulseScorerProcessor
+from pulse_hf.models.scorer.processing_scorer import CHUNK_SIZE, EncodedExample, PulseScorerProcessor
 
 
 def best_seconds(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -45,6 +47,9 @@ def main() -> None:
     parser.add_argument("--candidate-tokens", type=int, default=16)
     parser.add_argument("--repeats", type=int, default=15)
     parser.add_argument("--attention", default="sdpa", choices=["sdpa", "eager"])
+    parser.add_argument("--chunk", type=int, default=CHUNK_SIZE, help="candidates of a pass over the prompt's cache")
+    parser.add_argument("--likelihood", type=float, default=8.0, help="likelihood_scale; 0 leaves that term out")
+    parser.add_argument("--train", action="store_true", help="forward and backward")
     settings = parser.parse_args()
 
     torch.manual_seed(0)
@@ -57,7 +62,7 @@ def main() -> None:
         max_position_embeddings=1024,
     )
     base._attn_implementation = settings.attention
-    model = PulseScorerModel(PulseScorerConfig(base_config=base)).eval()
+    model = PulseScorerModel(PulseScorerConfig(base_config=base, likelihood_scale=settings.likelihood)).eval()
     tokens = torch.randint(
         3, base.vocab_size, (settings.prompt + settings.candidates * settings.candidate_tokens,)
     ).tolist()
@@ -66,25 +71,75 @@ def main() -> None:
     candidates = [rest[start : start + size] for start in range(0, len(rest), size)]
     packed = PulseScorerProcessor.pack(_Padding(), [EncodedExample(prompt, candidates)])
 
+    whole = settings.train or settings.candidates <= CHUNK_SIZE
+
+    def together() -> torch.Tensor:
+        if whole:
+            return model(**packed).logits[0]
+        return model.score_in_chunks(prompt, candidates, chunk_size=settings.chunk)
+
+    def step(way: Callable[[], torch.Tensor]) -> None:
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(way()[None], torch.tensor([0])).backward()
+
+    def apart() -> torch.Tensor:
+        return torch.cat([model(**single).logits[0] for single in singles])
+
+    singles = [PulseScorerProcessor.pack(_Padding(), [EncodedExample(prompt, [one])]) for one in candidates]
     with torch.inference_mode():
-        difference = (model(**packed).logits[0] - model.score_one_by_one(prompt, candidates)).abs().max().item()
+        difference = (together() - model.score_one_by_one(prompt, candidates)).abs().max().item()
         if difference > 1e-4:
             raise SystemExit(f"packed and one-by-one scores differ by {difference}")
-        ways = [lambda: model.score_one_by_one(prompt, candidates), lambda: model(**packed)]
+    if settings.train:
+        ways: list[Callable[[], object]] = [lambda: step(apart), lambda: step(together)]
         single_seconds, packed_seconds = best_seconds(ways, settings.repeats)
+    else:
+        with torch.inference_mode():
+            ways = [lambda: model.score_one_by_one(prompt, candidates), together]
+            single_seconds, packed_seconds = best_seconds(ways, settings.repeats)
 
-    limit = (settings.prompt + size) * settings.candidates / (settings.prompt + size * settings.candidates)
+    apart_flops = settings.candidates * flops(base, [(settings.prompt + size, 0)], size - 1, settings.likelihood)
+    chunks = 1 if whole else -(-settings.candidates // settings.chunk)
+    branch = settings.candidates * size // chunks
+    passes = (
+        [(settings.prompt + branch, 0)] if whole else [(settings.prompt, 0), *[(branch, settings.prompt)] * chunks]
+    )
+    limit = apart_flops / flops(base, passes, settings.candidates * (size - 1), settings.likelihood)
     ratio = single_seconds / packed_seconds
     print(
         f"one by one {single_seconds * 1000:.1f} ms, packed {packed_seconds * 1000:.1f} ms, "
         f"largest difference {difference:.1e}"
     )
-    print(f"{ratio:.2f} times faster; counting tokens, the limit is {limit:.2f}")
+    print(f"{ratio:.2f} times faster; counting operations, the limit is {limit:.2f}")
     record = vars(settings) | {
         "threads": torch.get_num_threads(),
         "parameters": sum(value.numel() for value in model.parameters()),
     }
-    print(json.dumps({"name": "scoring", "ratio": round(ratio, 3), "limit": round(limit, 3), "settings": record}))
+    print(
+        json.dumps(
+            {
+                "name": "scoring-train" if settings.train else "scoring",
+                "ratio": round(ratio, 3),
+                "limit": round(limit, 3),
+                "settings": record,
+            }
+        )
+    )
+
+
+def flops(base: LlamaConfig, passes: list[tuple[int, int]], judged: int, likelihood: float) -> float:
+    """Operations of one or several passes.
+
+    Args:
+        base: The language model.
+        passes: New tokens and cached tokens of each pass; attention runs over both in full.
+        judged: Tokens whose likelihood is taken, if ``likelihood`` is not 0.
+        likelihood: ``likelihood_scale``.
+    """
+    dim, layers = base.hidden_size, base.num_hidden_layers
+    matrices = layers * (4 * dim * dim + 3 * dim * base.intermediate_size)
+    reading = sum(2 * new * (matrices + 2 * layers * dim * (new + cached)) for new, cached in passes)
+    return reading + (2 * judged * dim * base.vocab_size if likelihood else 0)
 
 
 class _Padding:

@@ -50,6 +50,23 @@ def table(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def knobs(control: dict[str, Any]) -> str:
+    """What ``scripts/control.py`` found in each of its worlds."""
+    lines = [
+        "2,000 test users in each of four **synthetic** worlds; gain in HR@1 over the strongest row that is not ours:",
+        "",
+        "| motive knob | strongest | `pulse` | `pulse-fused` |",
+        "|---|---|---|---|",
+    ]
+    for knob, row in control.items():
+        gains = [
+            f"{row[name]['difference']:+.3f} [{row[name]['low']:+.3f}, {row[name]['high']:+.3f}]"
+            for name in ("pulse", "pulse-fused")
+        ]
+        lines.append(f"| {knob} | {row['strongest']} {row['hr@1'][row['strongest']]:.3f} | {' | '.join(gains)} |")
+    return "\n".join(lines)
+
+
 def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     """A table of paired differences in HR@1, if there are any."""
     lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
@@ -66,7 +83,8 @@ def render(text: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         report = json.loads((ROOT / "hub_cards" / "reports" / f"{match[2]}.json").read_text(encoding="utf-8"))
-        return f"{match[1]}{table(report)}\n{match[3]}"
+        rendered = knobs(report) if match[2] == "control" else table(report)
+        return f"{match[1]}{rendered}\n{match[3]}"
 
     return BLOCK.sub(block, text)
 

@@ -1,0 +1,142 @@
+"""kill -9 at random moments of real stages, and sizes that do not fit into memory (`make test-slow`)."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import signal
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pulse_hf.artifacts import content_sha256, verify
+
+pytestmark = pytest.mark.slow
+SHOP = [
+    "seed=5",
+    "world.num_users=150",
+    "sequential.epochs=12",
+    "thought_space.epochs=4",
+    "rationales.max_new_tokens=24",
+    "rationales.batch_size=8",
+    "candidates.training_decisions_per_user=1",
+    "candidates.max_test_users=40",
+    "thoughts.max_new_tokens=24",
+    "thoughts.users_per_batch=8",
+    "recommender.epochs=2",
+    'recommender.systems=["pulse"]',
+]
+STAGES = {
+    "sequential": ("sequential", 20),
+    "rationales": ("rationales", 100),
+    "thought-space": ("thought_space", 20),
+    "thoughts": ("thoughts", 100),
+    "recommender": ("recommender", 20),
+}
+
+
+def command(run: Path, word: str) -> list[str]:
+    pulse = [sys.executable, "-m", "pulse_hf.cli.main", word, "--run", str(run), "--preset", "demo"]
+    return [*pulse, *(part for one in SHOP for part in ("--set", one))]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+@pytest.fixture(scope="module")
+def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A whole run that nobody killed."""
+    run = tmp_path_factory.mktemp("clean")
+    for word in (
+        "world",
+        "prepare",
+        "sequential",
+        "candidates",
+        "rationales",
+        "thought-space",
+        "thoughts",
+        "recommender",
+    ):
+        subprocess.run(command(run, word), check=True, capture_output=True, env=environment())
+    return run
+
+
+@pytest.mark.parametrize("word", STAGES)
+def test_a_stage_killed_at_random_moments_ends_as_if_it_had_not_been(clean: Path, tmp_path: Path, word: str) -> None:
+    folder, kills = STAGES[word]
+    run = tmp_path / "run"
+    shutil.copytree(clean, run)
+    seconds = json.loads((clean / folder / "manifest.json").read_text())["seconds"] + 8  # imports and all
+    rng = random.Random(word)
+    done = 0
+    while done < kills:
+        shutil.rmtree(run / folder, ignore_errors=True)
+        lives = 0
+        while True:
+            process = subprocess.Popen(
+                command(run, word), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+            )
+            try:
+                wait = rng.uniform(0, seconds) if done < kills and lives < 6 else None
+                _, errors = process.communicate(timeout=wait)
+                assert process.returncode == 0, errors.decode()[-2000:]
+                break
+            except subprocess.TimeoutExpired:
+                process.send_signal(signal.SIGKILL)
+                process.communicate()
+                done, lives = done + 1, lives + 1
+        verify(run / folder)
+        assert content_sha256(run / folder) == content_sha256(clean / folder)
+        assert not list((run / folder).rglob(".*"))
+
+
+def test_memory_follows_users_and_items_not_rows(tmp_path: Path) -> None:
+    peaks = {rows: _prepare(tmp_path / str(rows), rows)["peak_mb"] for rows in (1_000_000, 10_000_000)}
+    assert peaks[10_000_000] <= 1.1 * peaks[1_000_000], peaks
+
+
+def test_fifty_million_rows(tmp_path: Path) -> None:
+    found = _prepare(tmp_path, 50_000_000)
+    assert found["peak_mb"] < 2_000, found
+    assert found["rows"] == 50_000_000
+
+
+def _prepare(folder: Path, rows: int) -> dict[str, float]:
+    """Rows of 200,000 users and 50,000 items through ``prepare`` in a process of its own."""
+    import numpy as np
+    import pyarrow as pa
+    from pyarrow import csv
+
+    folder.mkdir(exist_ok=True)
+    path = folder / "log.csv"
+    rng = np.random.default_rng(0)
+    schema = pa.schema({"user_id": pa.string(), "item_id": pa.string(), "timestamp": pa.int64()})
+    with csv.CSVWriter(path, schema, write_options=csv.WriteOptions(quoting_style="none")) as writer:
+        for start in range(0, rows, 1_000_000):
+            users = rng.integers(0, 200_000, 1_000_000)
+            items = rng.zipf(1.3, 1_000_000) % 50_000
+            times = 1_500_000_000 + np.arange(start, start + 1_000_000) // 10
+            columns = [pa.array(users).cast(pa.string()), pa.array(items).cast(pa.string()), pa.array(times)]
+            writer.write_table(pa.table(columns, schema))
+    code = (
+        "import json, resource, sys, time; from pathlib import Path\n"
+        "from pulse_hf.artifacts import read_json\n"
+        "from pulse_hf.data.prepare import PrepareSettings, prepare\n"
+        "started = time.perf_counter()\n"
+        f"settings = PrepareSettings('table', {str(path)!r}, deduplicate=False)\n"
+        f"report = read_json(prepare(Path({str(folder)!r}) / 'run', settings, seed=0) / 'report.json')\n"
+        "peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024\n"
+        "print(json.dumps({'peak_mb': peak, 'rows': report['reviews']['read'],"
+        " 'seconds': time.perf_counter() - started}))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True)
+    found: dict[str, float] = json.loads(done.stdout.splitlines()[-1])
+    sys.stderr.write(f"{rows:,} rows: {found}\n")
+    shutil.rmtree(folder / "run")
+    path.unlink()
+    return found
