@@ -58,8 +58,9 @@ class Item:
 class Sequence:
     """All events of one user, oldest first; the four tuples run in parallel.
 
-    A user with three or more events has a test target (the last event), a validation target (the
-    second last) and training events (the rest). A user with fewer only has training events.
+    Leave-one-out: a user with three or more events has a test target (the last event), a validation target
+    (the second last) and training events (the rest); a user with fewer only has training events. A split by
+    global time (``cut``) says for each user which events are what.
 
     Args:
         user_id: The shop's id of the person.
@@ -67,6 +68,8 @@ class Sequence:
         timestamps: When, in seconds; empty if the data only has an order (no times).
         ratings: Stars, ``None`` where unknown.
         reviews: The person's words, ``""`` where unknown.
+        cut: Number of training events, position of the validation target and position of the test target (-1 for
+            none); ``None`` for leave-one-out. Events that are none of these are history only.
     """
 
     user_id: str
@@ -74,6 +77,7 @@ class Sequence:
     timestamps: tuple[int, ...]
     ratings: tuple[float | None, ...]
     reviews: tuple[str, ...]
+    cut: tuple[int, int, int] | None = None
 
     def __len__(self) -> int:
         return len(self.item_ids)
@@ -81,12 +85,16 @@ class Sequence:
     @property
     def num_train(self) -> int:
         """Number of training events: everything before the validation target."""
+        if self.cut is not None:
+            return self.cut[0]
         return len(self) - 2 if len(self) >= 3 else len(self)
 
-    def split_of(self, position: int) -> Split:
-        """The split in which the event at ``position`` is the target."""
+    def split_of(self, position: int) -> Split | None:
+        """The split in which the event at ``position`` is the target; ``None`` if it is history only."""
         if position < self.num_train:
             return "train"
+        if self.cut is not None:
+            return "test" if position == self.cut[2] else "validation" if position == self.cut[1] else None
         return "test" if position == len(self) - 1 else "validation"
 
     def before(self, position: int) -> Sequence:
@@ -181,6 +189,7 @@ def table_schema(name: str) -> pa.Schema:
             ("timestamps", pa.list_(pa.int64())),
             ("ratings", pa.list_(pa.float32())),
             ("reviews", pa.list_(pa.string())),
+            ("cut", pa.list_(pa.int32())),
         ],
         "decisions": decision,
         "candidates": [*decision, ("item_ids", pa.list_(pa.string())), ("target_index", pa.int32())],

@@ -150,7 +150,14 @@ def test_tables_keep_records_and_none(tmp_path):
     sequence = Sequence("007", ("a",), (5,), (None,), ("",))
     write_table(tmp_path / "s.parquet", "sequences", [sequence])
     (row,) = read_table(tmp_path / "s.parquet").to_pylist()
-    assert row == {"user_id": "007", "item_ids": ["a"], "timestamps": [5], "ratings": [None], "reviews": [""]}
+    assert row == {
+        "user_id": "007",
+        "item_ids": ["a"],
+        "timestamps": [5],
+        "ratings": [None],
+        "reviews": [""],
+        "cut": None,
+    }
 
 
 def test_text_hash_sees_borders_and_the_manifest_is_json(tmp_path):

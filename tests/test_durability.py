@@ -34,6 +34,7 @@ from pulse_hf.artifacts import (
     write_json,
     write_table,
 )
+from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.training.candidate_trainer import newest_checkpoint
 from pulse_hf.training.sasrec import fit_sasrec
 from pulse_hf.training.scorer_fit import make_processor, train_scorer
@@ -340,3 +341,30 @@ def test_a_trainers_torn_checkpoint_is_passed_over(tmp_path: Path) -> None:
     assert not (tmp_path / "checkpoint-10").exists(), "the trainer takes the newest folder, whole or not"
     assert read_json(tmp_path / "checkpoint-5" / "trainer_state.json") == 5
     assert sys.platform != "win32"
+
+
+@pytest.mark.parametrize("what", ["loss", "gradient"])
+@pytest.mark.parametrize("step", [1, 8, 17])
+def test_the_first_number_that_is_not_finite_stops_the_stage_and_nothing_is_saved(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, what: str, step: int
+) -> None:
+    """NaN at the first, a middle and the last step; a gradient alone is enough."""
+    rows = ring(40)
+    settings = replace(SMALL, epochs=1, batch_size=10_000)
+    forward, calls = PulseSASRecModel.forward, [0]
+
+    def evil(self: Any, *args: Any, **more: Any) -> Any:
+        output = forward(self, *args, **more)
+        if output.loss is not None:
+            calls[0] += 1
+            if calls[0] == step:
+                nothing = (next(self.parameters()).sum() * 0).abs().sqrt() * 0  # 0, with a gradient of NaN
+                output.loss = output.loss * float("nan") if what == "loss" else output.loss + nothing
+        return output
+
+    monkeypatch.setattr(PulseSASRecModel, "forward", evil)
+    checkpoints = Checkpoints(tmp_path, "fit", every_seconds=0)
+    with pytest.raises(FloatingPointError, match=f"epoch 1, step {step}, .*{what} .* is not finite"):
+        fit_sasrec(rows, [], 25, settings, seed=0, checkpoints=checkpoints)
+    assert calls[0] == step
+    assert checkpoints.newest() is None

@@ -9,6 +9,7 @@ import io
 import json
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,15 @@ import pytest
 from test_data import DAY, FULL, START, event_row, read, shop, table, write_rows
 
 import pulse_hf.data.prepare as prepare_module
+from pulse_hf.artifacts import read_json
 from pulse_hf.data import event_tables
 from pulse_hf.data.columns import FORMATS, Columns, Format
 from pulse_hf.data.items import read_items
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.recipes import RECIPES, recipe_named
 from pulse_hf.data.rows import Layout
-from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.data.sequences import decisions, load_items, load_sequences
+from pulse_hf.schema import SPLITS
 
 
 def as_jsonl(path: Path, rows: list[dict[str, Any]]) -> Path:
@@ -261,3 +264,51 @@ def test_recipes_say_what_they_expect_and_how_they_differ() -> None:
     assert recipe_named("luxury-beauty/a-llmrec").settings.core_rounds == 1
     with pytest.raises(ValueError, match="no recipe 'beauty'; there are luxury-beauty/paper"):
         recipe_named("beauty")
+
+
+def test_global_time_split_by_hand(tmp_path: Path) -> None:
+    days = {"u": [0, 1, 5, 6, 8, 9], "v": [0, 2, 9, 9], "w": [1, 2, 3], "x": [5, 8], "y": [6, 7]}
+    rows = [
+        {"user_id": user, "item_id": f"i{day % 4}{user}", "timestamp": START // DAY * DAY + day * DAY + number}
+        for user, own in days.items()
+        for number, day in enumerate(own)
+    ]
+    settings = PrepareSettings(
+        "table",
+        str(write_rows(tmp_path / "log.jsonl", rows)),
+        deduplicate=False,
+        min_user_events=0,
+        min_item_events=0,
+        split="global-time",
+        validation_share=0.3,
+        test_share=0.25,
+    )
+    # 17 events: 5 of them (0.29) from day 8 on, 3 (0.18) from day 9 on, so the test period begins on day 8;
+    # 10 (0.59) from day 5 on, 8 (0.47) from day 6 on, so the validation period begins on day 5.
+    report = read_json(prepare(tmp_path, settings, seed=0) / "report.json")
+    assert report["split"] == {
+        "by": "global-time",
+        "validation": START // DAY * DAY + 5 * DAY,
+        "test": START // DAY * DAY + 8 * DAY,
+    }
+    users = {one.user_id: one for one in load_sequences(tmp_path)}
+    assert {name: (len(one), one.cut) for name, one in users.items()} == {
+        "u": (5, (2, 2, 4)),  # the event of day 6 is history only, the one of day 9 is left out
+        "v": (3, (2, -1, 2)),
+        "w": (3, (3, -1, -1)),
+        "x": (2, (0, 0, 1)),
+        "y": (2, (0, 0, -1)),
+    }
+    assert report["reviews"]["dropped"] == {"after the user's test target": 2}
+    found = {split: {(d.user_id, d.position) for d in decisions(users.values(), split)} for split in SPLITS}
+    assert found["test"] == {("u", 4), ("v", 2), ("x", 1)}
+    assert found["validation"] == {("u", 2)}
+    assert found["train"] == {("u", 1), ("v", 1), ("w", 1), ("w", 2)}
+    assert users["u"].before(4).item_ids == users["u"].item_ids[:4]
+    assert users["u"].training().item_ids == users["u"].item_ids[:2]
+    latest = max(t for one in users.values() for t in one.training().timestamps)
+    assert latest < report["split"]["validation"]
+    with pytest.raises(ValueError, match="9 days cannot be cut"):
+        prepare(tmp_path / "few", replace(settings, validation_share=0.9, test_share=0.05), seed=0)
+    with pytest.raises(ValueError, match="an order and no times"):
+        replace(settings, columns=Columns(order="timestamp"))

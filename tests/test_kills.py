@@ -9,6 +9,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -93,6 +94,25 @@ def test_a_stage_killed_at_random_moments_ends_as_if_it_had_not_been(clean: Path
         verify(run / folder)
         assert content_sha256(run / folder) == content_sha256(clean / folder)
         assert not list((run / folder).rglob(".*"))
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_stage_finishes_its_batch_and_goes_on(clean: Path, tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "run"
+    shutil.copytree(clean, run)
+    shutil.rmtree(run / "rationales")
+    process = subprocess.Popen(
+        command(run, "rationales"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
+    )
+    while not list(run.glob("rationales.partial/.written/shard-*.parquet")):
+        time.sleep(0.05)
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=30)
+    assert process.returncode == 128 + number
+    assert "the same command goes on from here" in errors.decode()
+    assert not (run / "rationales").exists()
+    subprocess.run(command(run, "rationales"), check=True, capture_output=True, env=environment())
+    assert content_sha256(run / "rationales") == content_sha256(clean / "rationales")
 
 
 def test_memory_follows_users_and_items_not_rows(tmp_path: Path) -> None:

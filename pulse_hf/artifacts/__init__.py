@@ -30,6 +30,7 @@ from pulse_hf.artifacts.files import (
     write_tensors,
     write_text,
 )
+from pulse_hf.artifacts.processes import dealt, num_processes, process, tell_all, wait_for_all
 from pulse_hf.artifacts.unfinished import Checkpoints, Shards, seal, sealed, whole_batch
 
 __all__ = [
@@ -41,7 +42,10 @@ __all__ = [
     "Shards",
     "build",
     "content_sha256",
+    "dealt",
+    "num_processes",
     "package_versions",
+    "process",
     "read_json",
     "read_manifest",
     "read_table",
@@ -51,7 +55,9 @@ __all__ = [
     "sha256_of_file",
     "sha256_of_text",
     "table_writer",
+    "tell_all",
     "verify",
+    "wait_for_all",
     "whole_batch",
     "write_json",
     "write_table",

@@ -22,6 +22,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from pulse_hf.artifacts.files import ArtifactError, fsync, read_json, sha256_of_file, write_json
+from pulse_hf.artifacts.processes import process, tell_all, wait_for_all
 
 logger = logging.getLogger(__name__)
 
@@ -65,6 +66,7 @@ def build(
     make: Callable[[Path], Mapping[str, Any]],
     *,
     force: bool = False,
+    together: bool = False,
 ) -> bool:
     """Bring one artefact into being, unless it is there already.
 
@@ -78,6 +80,8 @@ def build(
         fingerprint: What decides its content.
         make: Writes the files, returns the manifest's ``counts``.
         force: Build anew although the artefact exists with another fingerprint.
+        together: Of several launched processes all run ``make`` on the same ``work`` (and only process 0's counts
+            count); otherwise process 0 makes it and the others wait.
 
     Returns:
         True if the artefact was made now, False if it was there already.
@@ -85,21 +89,53 @@ def build(
     Raises:
         ArtifactError: An artefact or a half-made one with another fingerprint lies there, or another process is at it.
     """
-    with _locked(folder):
+    if process() > 0:
+        return _helped(folder, make, together=together)
+    with _locked(folder), _telling() as begun:
         _recover(folder)
         if (folder / MANIFEST).exists():
             differences = _differences(read_manifest(folder)["fingerprint"], fingerprint.flat())
             if not differences:
+                begun(False)
                 return False
             if not force:
                 raise ArtifactError(_refusal(folder, differences))
         work = folder.with_name(folder.name + ".partial")
         _open_work(work, fingerprint, force=force)
+        begun(True)
         started = time.perf_counter()
         counts = make(work)
         _finish(work, fingerprint, counts, seconds=time.perf_counter() - started)
         _recover(folder)
+        wait_for_all()
     return True
+
+
+def _helped(folder: Path, make: Callable[[Path], Mapping[str, Any]], *, together: bool) -> bool:
+    """The part of a process other than the first."""
+    outcome = tell_all(None)
+    if outcome == "refused":
+        raise ArtifactError(f"{folder}: process 0 could not begin; its own message says why.")
+    if outcome == "made":
+        if together:
+            make(folder.with_name(folder.name + ".partial"))
+        wait_for_all()
+    return bool(outcome == "made")
+
+
+@contextmanager
+def _telling() -> Iterator[Callable[[bool], None]]:
+    """A function that tells the other processes whether there is work; they are told, too, if it is never called."""
+    told = []
+
+    def begun(work: bool) -> None:
+        told.append(tell_all("made" if work else "skipped"))
+
+    try:
+        yield begun
+    finally:
+        if not told:
+            tell_all("refused")
 
 
 @contextmanager
@@ -113,9 +149,9 @@ def _locked(folder: Path) -> Iterator[None]:
             yield
             owner.unlink(missing_ok=True)
     except Timeout as error:
-        process = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
+        number = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
         raise ArtifactError(
-            f"{folder} is being made by process {process}. Wait for it, stop it, or take another run folder."
+            f"{folder} is being made by process {number}. Wait for it, stop it, or take another run folder."
         ) from error
 
 

@@ -28,6 +28,7 @@ from pulse_hf.artifacts.files import (
     write_table,
     write_tensors,
 )
+from pulse_hf.artifacts.processes import process, wait_for_all
 from pulse_hf.schema import table_schema
 
 if TYPE_CHECKING:
@@ -41,7 +42,7 @@ class Shards:
 
     A killed run loses at most the batch it was working on. A shard is written to a temporary file and renamed; one
     that cannot be read all the same (a lost power supply, a bad disk) is taken away with a warning, and its rows are
-    made again.
+    made again. Of several launched processes each appends to a folder of its own and reads them all.
 
     Args:
         work: A stage's work folder.
@@ -57,10 +58,15 @@ class Shards:
     """
 
     def __init__(self, work: Path, name: str, table: str) -> None:
-        self.folder = work / f".{name}"
-        self.table = table
+        self.work, self.name, self.table = work, name, table
+        self.folder = work / f".{name}-{process()}"
         self.folder.mkdir(parents=True, exist_ok=True)
-        for path in self.folder.glob(".*"):
+        if process() == 0:
+            self._mend()
+        wait_for_all()
+
+    def _mend(self) -> None:
+        for path in self.work.glob(f".{self.name}-*/.*"):
             path.unlink()
         for file in self._files():
             try:
@@ -70,20 +76,22 @@ class Shards:
                 file.unlink()
 
     def _files(self) -> list[Path]:
-        return sorted(self.folder.glob("shard-*.parquet"))
+        return sorted(self.work.glob(f".{self.name}-*/shard-*.parquet"))
 
     def append(self, rows: Iterable[Any]) -> None:
         """Add one batch of rows as the next shard."""
-        files = self._files()
+        files = sorted(self.folder.glob("shard-*.parquet"))
         number = int(files[-1].stem.split("-")[1]) + 1 if files else 0
         write_table(self.folder / f"shard-{number:05d}.parquet", self.table, rows)
 
     def keep_only(self, other: Shards) -> None:
         """Take away the shards that the other, written after this one batch by batch, does not have."""
-        written = {file.name for file in other._files()}
-        for file in self._files():
-            if file.name not in written:
-                file.unlink()
+        if process() == 0:
+            written = {(file.parent.name.rpartition("-")[2], file.name) for file in other._files()}
+            for file in self._files():
+                if (file.parent.name.rpartition("-")[2], file.name) not in written:
+                    file.unlink()
+        wait_for_all()
 
     def done(self) -> set[str]:
         """The decision ids that already have rows."""
@@ -157,8 +165,9 @@ class Checkpoints:
             if sealed(path):
                 state = dict(read_json(path / "state.json"))
                 return int(path.name.split("-")[1]), read_tensors(path / "tensors.safetensors"), state
-            logger.warning("%s is torn; going on from an older checkpoint", path)
-            shutil.rmtree(path)
+            if process() == 0:
+                logger.warning("%s is torn; going on from an older checkpoint", path)
+                shutil.rmtree(path)
         return None
 
     def _all(self) -> list[Path]:

@@ -64,10 +64,12 @@ def _stage_command(word: str, purpose: str) -> None:
         assignments: Assignments = None,
         force: Force = False,
     ) -> None:
+        from pulse_hf.artifacts import process
         from pulse_hf.pipeline import run_stage, stage_named
 
         folder = run_stage(stage_named(word), run, _settings(preset, recipe, settings, assignments), force=force)
-        typer.echo(folder)
+        if process() == 0:
+            typer.echo(folder)
 
 
 # Written out, not taken from pulse_hf.pipeline: help must start without importing the stages.
@@ -95,6 +97,7 @@ def run_command(
     force: Force = False,
 ) -> None:
     """Run the whole road; finished stages are skipped, a killed run goes on where it was."""
+    from pulse_hf.artifacts import process
     from pulse_hf.pipeline import run_road, token_budget
 
     chosen = _settings(preset, recipe, settings, assignments)
@@ -102,7 +105,7 @@ def run_command(
     budget = ", ".join(f"{value:,} {name}" for name, value in token_budget(chosen).items())
     typer.echo(f"at most {budget}{'' if chosen.world else ' (per user)'}; run folder {folder}", err=True)
     run_road(folder, chosen, until=until, force=force)
-    if until in (None, "evaluate"):
+    if until in (None, "evaluate") and process() == 0:
         _show(folder)
 
 
@@ -153,13 +156,16 @@ def main() -> None:
     Exit codes: 0 done, 1 bug, 2 bad input or setting, 4 disk full, 5 no answer from a server, 6 an artefact or number
     that cannot be trusted, 130 and 143 stopped by a signal.
     """
-    from pulse_hf.artifacts import ArtifactError, DiskFullError
+    from pulse_hf.artifacts import ArtifactError, DiskFullError, process
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
     # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
-    logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
+    first = process() == 0  # of several launched together only one speaks
+    if not first:
+        os.environ["TQDM_DISABLE"] = "1"
+    logging.basicConfig(level=logging.INFO if first else logging.ERROR, format="%(message)s", stream=sys.stderr)
     for noisy in ("httpx", "transformers", "sentence_transformers", "datasets", "matplotlib", "trl", "accelerate"):
         logging.getLogger(noisy).setLevel(logging.WARNING)
     # Deprecations inside the libraries are for us (the test suite shows them), not for whoever runs a command.

@@ -17,7 +17,7 @@ from pulse_hf.data.event_tables import event_tables
 from pulse_hf.data.filtering import Core, k_core
 from pulse_hf.data.item_text import unnamed_item
 from pulse_hf.data.items import read_items
-from pulse_hf.data.sequences import FOLDER, OrderReport, SequenceCounts, catalogue_order, write_sequences
+from pulse_hf.data.sequences import FOLDER, OrderReport, SequenceCounts, catalogue_order, split_times, write_sequences
 from pulse_hf.data.values import TICKS_PER_SECOND
 from pulse_hf.schema import Item
 
@@ -45,6 +45,10 @@ class PrepareSettings:
         min_user_events: k-core for users (5, as the Amazon "5-core" files); 0 or 1 disables it.
         min_item_events: k-core for items (5, as above); 0 or 1 disables it.
         core_rounds: Rounds of counting and dropping; ``None`` until nothing falls, 1 for a single counting pass.
+        split: ``"leave-one-out"`` (each user's last two events, paper §5.1) or ``"global-time"``: periods of the
+            calendar, so that no fit sees what happened later than what it predicts.
+        validation_share: For ``"global-time"``: share of all events in the validation period (ours).
+        test_share: For ``"global-time"``: share of all events in the test period (ours).
         expected: Counts the result must have (``users``, ``items``, ``events``); another count is an error.
         item_text_words: Length of an item's line in words (ours).
 
@@ -66,6 +70,9 @@ class PrepareSettings:
     min_user_events: int = 5
     min_item_events: int = 5
     core_rounds: int | None = None
+    split: Literal["leave-one-out", "global-time"] = "leave-one-out"
+    validation_share: float = 0.1
+    test_share: float = 0.1
     expected: Mapping[str, int] = field(default_factory=dict)
     item_text_words: int = 64
 
@@ -84,11 +91,20 @@ class PrepareSettings:
             raise ValueError("min_user_events and min_item_events must be 0 or more.")
         if self.core_rounds is not None and self.core_rounds < 1:
             raise ValueError(f"core_rounds is {self.core_rounds}, expected at least 1, or None for all.")
+        self._check_split()
         unknown = self.expected.keys() - {"users", "items", "events"}
         if unknown:
             raise ValueError(f"expected has {sorted(unknown)}; known counts are users, items, events.")
         if self.item_text_words < 1:
             raise ValueError(f"item_text_words is {self.item_text_words}, expected at least 1.")
+
+    def _check_split(self) -> None:
+        if self.split not in ("leave-one-out", "global-time"):
+            raise ValueError(f"split is {self.split!r}, expected 'leave-one-out' or 'global-time'.")
+        if self.split == "global-time" and not self.timed:
+            raise ValueError("split is 'global-time', but the data has an order and no times.")
+        if min(self.validation_share, self.test_share) <= 0 or self.validation_share + self.test_share >= 1:
+            raise ValueError("validation_share and test_share must be above 0 and together below 1.")
 
     @property
     def form(self) -> Format:
@@ -155,14 +171,19 @@ def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
     count.move("repeat of a user and item", log.sort(deduplicate=settings.deduplicate))
     core = _core(log, settings, count)
     ticks = TICKS_PER_SECOND[settings.form.timestamp_unit] if settings.timed else 1
+    split = None
+    if settings.split == "global-time":
+        split = split_times(log, core, settings.validation_share, settings.test_share, 86_400 * ticks)
     path = work / "sequences.parquet"
-    counts, order = write_sequences(path, log, core, timed=settings.timed, ticks_per_second=ticks)
+    counts, order = write_sequences(path, log, core, timed=settings.timed, ticks_per_second=ticks, split=split)
+    count.move("after the user's test target", core.events - counts.events)
     shutil.rmtree(work / "spool")
     item_ids = catalogue_order(name for name, kept in zip(log.item_ids, core.items, strict=True) if kept)
     items, metadata = _catalogue(settings, item_ids)
     write_table(work / "items.parquet", "items", items)
     report = _report(counts, items, order, count, core)
     report["metadata"] = metadata
+    report["split"] = {"by": settings.split, **(asdict(split) if split else {})}
     logger.info("kept %(users)d users, %(items)d items, %(events)d events", report["result"])
     _check_expected(settings, report["result"])
     return report

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -42,6 +43,54 @@ class OrderReport:
         return self.tied_events / self.events if self.events else 0.0
 
 
+@dataclass(frozen=True)
+class GlobalTime:
+    """A split by the calendar: fits see nothing that happened later than what is predicted.
+
+    A user's events before ``validation`` are training events, the first one from then on (but before ``test``) is the
+    validation target, the first one from ``test`` on is the test target; what comes after that is left out.
+
+    Args:
+        validation: When the validation period begins, in the log's unit.
+        test: When the test period begins.
+    """
+
+    validation: int
+    test: int
+
+
+def split_times(log: EventLog, core: Core, validation_share: float, test_share: float, day: int) -> GlobalTime:
+    """The latest beginnings of days after which at least the given shares of all events lie.
+
+    Args:
+        log: Sorted events with times.
+        core: Which of them count.
+        validation_share: Share of the events in the validation period.
+        test_share: Share of the events in the test period.
+        day: Ticks of a day in the log's unit.
+
+    Raises:
+        ValueError: A period would be empty, or nothing would be left to train on.
+    """
+    import numpy as np
+
+    per_day: Counter[int] = Counter()
+    for part in log.parts(("user", "item", "timestamp")):
+        kept = core.users[part["user"].to_numpy()] & core.items[part["item"].to_numpy()]
+        days, counts = np.unique(part["timestamp"].to_numpy()[kept] // day, return_counts=True)
+        per_day.update(dict(zip(days.tolist(), counts.tolist(), strict=True)))
+    days = np.array(sorted(per_day))
+    later = np.cumsum(np.array([per_day[one] for one in days.tolist()])[::-1])[::-1] / max(1, per_day.total())
+    shares = (validation_share + test_share, test_share)
+    begins = [int(np.searchsorted(-later, -share, side="right")) - 1 for share in shares]
+    if not 0 < begins[0] < begins[1] < len(days):
+        raise ValueError(
+            f"{len(days)} days cannot be cut into training, a validation share of {validation_share:g} and a test "
+            f"share of {test_share:g}; give larger shares, or split leave-one-out"
+        )
+    return GlobalTime(int(days[begins[0]]) * day, int(days[begins[1]]) * day)
+
+
 @dataclass
 class SequenceCounts:
     """What :func:`write_sequences` wrote.
@@ -50,7 +99,7 @@ class SequenceCounts:
         users: Sequences.
         items: Different items in them.
         events: All events.
-        users_with_test: Users of three events or more.
+        users_with_test: Users with a test target.
         events_with_review: Events with words of the person.
     """
 
@@ -62,7 +111,13 @@ class SequenceCounts:
 
 
 def write_sequences(
-    path: Path, log: EventLog, core: Core, *, timed: bool = True, ticks_per_second: int = 1
+    path: Path,
+    log: EventLog,
+    core: Core,
+    *,
+    timed: bool = True,
+    ticks_per_second: int = 1,
+    split: GlobalTime | None = None,
 ) -> tuple[SequenceCounts, OrderReport]:
     """Write one sequence for each user of the core, its events in order.
 
@@ -73,6 +128,7 @@ def write_sequences(
         core: Which of them count.
         timed: Whether timestamps are times; if they only order events, the sequences have none.
         ticks_per_second: Unit of the log's timestamps. Events are ordered before they are cut to seconds.
+        split: The split by global time; ``None`` for leave-one-out.
 
     Returns:
         What was written, and how many events tie.
@@ -88,6 +144,8 @@ def write_sequences(
         for part in log.parts():
             users, items = part["user"].to_numpy(), part["item"].to_numpy()
             part = part.filter(pa.array(core.users[users] & core.items[items]))
+            if split is not None:
+                part = _until_the_test_target(part, split)
             if not part.num_rows:
                 continue
             users, times = part["user"].to_numpy(), part["timestamp"].to_numpy()
@@ -100,10 +158,11 @@ def write_sequences(
             total += len(users)
             tied_events += int(tied.sum())
             users_with_ties += int(np.logical_or.reduceat(tied, starts).sum())
-            tied_tests += int((tied[ends] & (lengths >= 3)).sum())
+            cuts, tested = _cuts(times, starts, lengths, split)
+            tied_tests += int((tied[ends] & tested).sum())
             counts.users += len(starts)
             counts.events += len(users)
-            counts.users_with_test += int((lengths >= 3).sum())
+            counts.users_with_test += int(tested.sum())
             counts.events_with_review += int(pc.sum(pc.not_equal(part["review"], "")).as_py())
             seconds = pa.array(times // ticks_per_second) if timed else pa.array([], pa.int64())
             write(
@@ -113,9 +172,37 @@ def write_sequences(
                     _lists(offsets if timed else np.zeros_like(offsets), seconds),
                     _lists(offsets, part["rating"].combine_chunks().cast(pa.float32())),
                     _lists(offsets, part["review"].combine_chunks().cast(pa.string())),
+                    cuts,
                 ]
             )
     return counts, OrderReport(total, tied_events, users_with_ties, tied_tests)
+
+
+def _until_the_test_target(part: pa.Table, split: GlobalTime) -> pa.Table:
+    """The part without what its users did after their test target."""
+    import numpy as np
+    import pyarrow as pa
+
+    users, late = part["user"].to_numpy(), part["timestamp"].to_numpy() >= split.test
+    first = late & ~np.concatenate([[False], late[:-1] & (np.diff(users) == 0)]) if len(users) else late
+    return part.filter(pa.array(~late | first))
+
+
+def _cuts(
+    times: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64], split: GlobalTime | None
+) -> tuple[pa.Array, NDArray[np.bool_]]:
+    """The ``cut`` of each user of a part, and who has a test target with a history."""
+    import numpy as np
+    import pyarrow as pa
+
+    if split is None:
+        return pa.nulls(len(starts), pa.list_(pa.int32())), lengths >= 3
+    trained = np.add.reduceat((times < split.validation).astype(np.int32), starts)
+    before_test = np.add.reduceat((times < split.test).astype(np.int32), starts)
+    validation = np.where(before_test > trained, trained, -1)
+    test = np.where(lengths > before_test, before_test, -1)
+    flat = np.stack([trained, validation, test], axis=1).astype(np.int32).ravel()
+    return _lists(np.arange(0, len(flat) + 1, 3), pa.array(flat)), test > 0
 
 
 def _lists(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
@@ -140,11 +227,18 @@ def load_sequences(run: Path) -> list[Sequence]:
         ArtifactError: The table is missing or damaged.
     """
     columns = read_table(run / FOLDER / "sequences.parquet").to_pydict()
-    rows = zip(*(columns[name] for name in ("user_id", "item_ids", "timestamps", "ratings", "reviews")), strict=True)
+    names = ("user_id", "item_ids", "timestamps", "ratings", "reviews", "cut")
     return [
-        # Stored as float32: rounding gives back 4.3 where the file holds 4.30000019.
-        Sequence(user, tuple(items), tuple(times), tuple(r if r is None else round(r, 4) for r in stars), tuple(words))
-        for user, items, times, stars, words in rows
+        Sequence(
+            user,
+            tuple(items),
+            tuple(times),
+            # Stored as float32: rounding gives back 4.3 where the file holds 4.30000019.
+            tuple(r if r is None else round(r, 4) for r in stars),
+            tuple(words),
+            None if cut is None else tuple(cut),
+        )
+        for user, items, times, stars, words, cut in zip(*(columns[name] for name in names), strict=True)
     ]
 
 

@@ -59,6 +59,11 @@ STAGES = {
     "recommender": "recommender",
 }
 
+_SPLITS = {
+    "leave-one-out": "leave-one-out: last event test, second last validation, earlier ones training",
+    "global-time": "global time: first event of the test period, of the validation period, earlier ones training",
+}
+
 __all__ = ["STAGES", "SYSTEMS", "EvaluateSettings", "evaluate"]
 
 
@@ -221,7 +226,7 @@ def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int)
     pairs = zip(study.target_items(decisions), study.histories(decisions), strict=True)
     repeats = sum(item in history.item_ids for item, history in pairs)
     return {
-        "split": "leave-one-out: last event test, second last validation, earlier ones training",
+        "split": _SPLITS[read_manifest(run / "sequences")["counts"].get("split", {}).get("by", "leave-one-out")],
         "negatives": max(len(row) for row in study.candidates(decisions)) - 1,
         "sampling": settings.get("settings.sampling", "uniform"),
         "seed": seed,

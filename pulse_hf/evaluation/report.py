@@ -125,14 +125,15 @@ def _heading(report: Mapping[str, Any]) -> str:
     full = protocol["sampling"] == "full"
     ranked = f"up to {negatives + 1} items" if full else f"{negatives + 1} candidates"
     drawn = "everything else that the person had not chosen" if full else f"{negatives} negatives"
+    loo = protocol["split"].startswith("leave-one-out")
+    later = "Leave-one-out lets other users' later events into training." if loo else ""
     sampled = "" if full else "Sampled metrics are not metrics of the full catalogue. "
     return (
         f"# Report ({_kind(report)})\n\n"
         f"{protocol['users']:,} test users, one decision each ({protocol['split']}). Every system ranks the same "
         f"{ranked}: the target and {drawn} ({protocol['sampling']}; sha256 "
         f"`{protocol['candidates_sha256'][:12]}`). {protocol['repeats']:.1%} of the targets stand in the history. "
-        f"Ties count by expected value. {sampled}Leave-one-out "
-        f"lets other users' later events into training.\n\nLeak audit: **{verdict}**.{synthetic}"
+        f"Ties count by expected value. {sampled}{later}\n\nLeak audit: **{verdict}**.{synthetic}"
     )
 
 

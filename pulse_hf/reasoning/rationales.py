@@ -103,7 +103,9 @@ def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool
         model=engine_identity(settings.engine, settings.model),
         prompts=prompt_hashes(TEMPLATE),
     )
-    artifacts.build(run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
+    artifacts.build(
+        run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force, together=True
+    )
     return run / FOLDER
 
 
@@ -118,14 +120,15 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     prompts = rationale_inputs(decisions, sequences, items, settings)
     shards = artifacts.Shards(work, "written", "rationales")
     done = shards.done()
+    artifacts.wait_for_all()  # before anybody adds to it
     pending = [
         (decision, prompt) for decision, prompt in zip(decisions, prompts, strict=True) if prompt.key not in done
     ]
     generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
     repaired = retried = 0
-    with tqdm(total=len(decisions), initial=len(done), desc=FOLDER, unit="decision") as bar:
-        for start in range(0, len(pending), 2 * settings.batch_size):
-            part = pending[start : start + 2 * settings.batch_size]
+    mine = artifacts.dealt(pending, 2 * settings.batch_size)
+    with tqdm(total=len(done) + sum(map(len, mine)), initial=len(done), desc=FOLDER, unit="decision") as bar:
+        for part in mine:
             with artifacts.whole_batch():
                 written = write_rationales([prompt for _, prompt in part], generator, settings, seed)
                 shards.append(
@@ -135,6 +138,9 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
             retried += sum(used != seed for _, _, used in written)
             bar.update(len(part))
             bar.set_postfix_str(f"{generator.usage.tokens_per_second:,.0f} tokens/s")
+    artifacts.wait_for_all()
+    if artifacts.process() > 0:
+        return {}
     place = {decision.decision_id: number for number, decision in enumerate(decisions)}
     rows = sorted(shards.read().to_pylist(), key=lambda row: place[row["decision_id"]])
     artifacts.write_table(work / "rationales.parquet", "rationales", rows)
@@ -147,7 +153,7 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
             "dropped": {k: n for k, n in statuses.items() if k != "ok"},
         },
         "written_by_this_process": {
-            "rows": len(pending),
+            "rows": sum(map(len, mine)),
             "repaired": repaired,
             "retried": retried,
             **generator.usage.as_counts(),

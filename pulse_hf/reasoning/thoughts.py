@@ -131,7 +131,9 @@ def thoughts(run: Path, settings: ThoughtSettings, *, seed: int, force: bool = F
         model=engine_identity(settings.engine, settings.model),
         prompts=prompt_hashes("reason", "refine"),
     )
-    artifacts.build(run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
+    artifacts.build(
+        run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force, together=True
+    )
     return run / FOLDER
 
 
@@ -145,6 +147,7 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     trees.keep_only(chosen)
     chosen.keep_only(trees)
     done = chosen.done()
+    artifacts.wait_for_all()  # before anybody adds to it
     pending = [one for one in inputs if one.prompt.key not in done]
     logger.info(
         "%d decisions, %d reasons each: at most %s tokens",
@@ -153,9 +156,9 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
         f"{len(pending) * settings.tree.num_nodes * settings.max_new_tokens:,}",
     )
     generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
-    with tqdm(total=len(inputs), initial=len(done), desc=FOLDER, unit="tree") as bar:
-        for start in range(0, len(pending), settings.users_per_batch):
-            part = pending[start : start + settings.users_per_batch]
+    mine = artifacts.dealt(pending, settings.users_per_batch)
+    with tqdm(total=len(done) + sum(map(len, mine)), initial=len(done), desc=FOLDER, unit="tree") as bar:
+        for part in mine:
             with artifacts.whole_batch():
                 grown = list(zip(part, think(part, generator, spaces, settings, seed), strict=True))
                 # Trees first: a decision counts as done when its thought is there, too.
@@ -167,6 +170,9 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
         raise artifacts.ArtifactError(
             "a thought space changed while thoughts were made; encoders are frozen in phase II (paper §4.2)"
         )
+    artifacts.wait_for_all()
+    if artifacts.process() > 0:
+        return {}
     place = {one.decision.decision_id: number for number, one in enumerate(inputs)}
     rows, nodes = (
         sorted(shards.read().to_pylist(), key=lambda row: place[row["decision_id"]]) for shards in (chosen, trees)
@@ -176,7 +182,7 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     counts = _counts(rows, nodes)
     return {
         **counts,
-        "written_by_this_process": {"trees": len(pending), **generator.usage.as_counts()},
+        "written_by_this_process": {"trees": sum(map(len, mine)), **generator.usage.as_counts()},
         "encoders_sha256": before,
         "inputs_sha256": inputs_sha256(inputs),
     }

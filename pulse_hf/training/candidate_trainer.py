@@ -16,7 +16,17 @@ from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from trl import SFTConfig, SFTTrainer
 
-from pulse_hf.artifacts import read_json, read_tensors, seal, sealed, write_json, write_tensors
+from pulse_hf.artifacts import (
+    num_processes,
+    process,
+    read_json,
+    read_tensors,
+    seal,
+    sealed,
+    tell_all,
+    write_json,
+    write_tensors,
+)
 from pulse_hf.models.scorer.processing_scorer import EncodedExample, PulseScorerProcessor
 from pulse_hf.training.finite import require_finite
 from pulse_hf.training.resume import prefixed, unprefixed
@@ -48,7 +58,10 @@ class CandidateTrainer(SFTTrainer):
         outputs = model(**inputs)
         require_finite([("of the batch", outputs.loss)], "loss", f"scorer, step {self.state.global_step + 1}")
         if model.training:
-            self.losses.append(float(outputs.loss.detach()))
+            loss = outputs.loss.detach()
+            if num_processes() > 1:
+                loss = self.accelerator.reduce(loss.clone(), "mean")
+            self.losses.append(float(loss))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
 
     def _send_telemetry(self) -> None:
@@ -108,6 +121,8 @@ class KeepBest(TrainerCallback):
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add to the trainer's checkpoint what it leaves out (head, best weights, curve), and seal it."""
+        if not state.is_world_process_zero:
+            return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         now = {name: value.detach() for name, value in trainable(self.model)}
         require_finite(now.items(), "weight", f"scorer, step {state.global_step}")
@@ -244,7 +259,7 @@ def train_candidates(
     )
     trainer.remove_callback(PrinterCallback)
     trainer.losses = keep.losses
-    checkpoint = newest_checkpoint(Path(str(config.output_dir)))
+    checkpoint = tell_all(newest_checkpoint(Path(str(config.output_dir))) if process() == 0 else None)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)
         keep.load(checkpoint)

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
+from pulse_hf.artifacts import num_processes, process
 from pulse_hf.metrics import NDCG_CUTOFF, rank_metrics
 from pulse_hf.models.sasrec import PulseSASRecConfig, PulseSASRecModel
 from pulse_hf.models.sasrec.modeling_sasrec import left_padded
@@ -24,6 +25,7 @@ from pulse_hf.training.resume import (
     restore_random,
     unprefixed,
 )
+from pulse_hf.training.together import own_rows, sum_gradients, summed
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -206,7 +208,7 @@ class _Fit:
     def _save(
         self, optimizer: torch.optim.Optimizer, epochs: int, history: list[float], best: dict[str, Tensor]
     ) -> None:
-        if self.checkpoints is None:
+        if self.checkpoints is None or process() > 0:
             return
         tensors = {
             **prefixed("model", self.model.state_dict()),
@@ -231,25 +233,42 @@ class _Fit:
     def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
         model, settings = self.model.train(), self.settings
         # A small shop still takes some steps per epoch: patience counts epochs.
-        targets = sum(len(row) - 1 for row in self.rows)
+        targets = _targets(self.rows)
         size = min(settings.batch_size, max(1, targets // _STEPS_PER_EPOCH))
         losses = []
         for step, batch in enumerate(_batches(self.rows, size, self.generator)):
-            item_indices = left_padded([row[:-1] for row in batch], settings.max_length)
-            labels = left_padded([row[1:] for row in batch], settings.max_length)
-            negatives = None
-            if settings.loss != "ce":
-                negatives = _negatives(labels[labels != 0], settings, model.config.num_items, self.generator)
-                negatives = negatives.to(model.device)
-            loss = model(item_indices.to(model.device), labels.to(model.device), negatives, self.excluded).loss
             place = f"epoch {epoch + 1}, step {step + 1}, learning rate {settings.learning_rate}"
-            require_finite([("of the batch", loss)], "loss", place)
             optimizer.zero_grad(set_to_none=True)
+            loss = self._loss(batch) * (_targets(own_rows(batch)) / _targets(batch))
             loss.backward()
+            whole = summed(loss)
+            require_finite([("of the batch", whole)], "loss", place)
+            sum_gradients(model.parameters())
             require_finite(((name, one.grad) for name, one in model.named_parameters()), "gradient", place)
             optimizer.step()
-            losses.append(float(loss.detach()))
+            losses.append(float(whole))
         return float(np.mean(losses))
+
+    def _loss(self, batch: list[list[int]]) -> Tensor:
+        """Mean loss of the targets of this process's rows; 0 without any, so that it still takes part."""
+        model, settings, rows = self.model, self.settings, own_rows(batch)
+        negatives = None
+        if settings.loss != "ce":
+            # Drawn for the whole batch by every process: their generators stay alike.
+            everybody = left_padded([row[1:] for row in batch], settings.max_length)
+            drawn = _negatives(everybody[everybody != 0], settings, model.config.num_items, self.generator)
+            mine = everybody.nonzero()[:, 0] % num_processes() == process()
+            negatives = drawn[mine].to(model.device)
+        if not rows:
+            return next(model.parameters()).sum() * 0
+        item_indices = left_padded([row[:-1] for row in rows], settings.max_length)
+        labels = left_padded([row[1:] for row in rows], settings.max_length)
+        loss: Tensor = model(item_indices.to(model.device), labels.to(model.device), negatives, self.excluded).loss
+        return loss
+
+
+def _targets(rows: Sequence[list[int]]) -> int:
+    return sum(len(row) - 1 for row in rows)
 
 
 def _batches(rows: list[list[int]], num_targets: int, generator: torch.Generator) -> Iterator[list[list[int]]]:

@@ -16,7 +16,18 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.artifacts import Fingerprint, build, content_sha256, read_json, read_table, sha256_of_text, write_json
+from pulse_hf.artifacts import (
+    Fingerprint,
+    build,
+    content_sha256,
+    process,
+    read_json,
+    read_table,
+    sha256_of_text,
+    tell_all,
+    wait_for_all,
+    write_json,
+)
 from pulse_hf.reasoning.examples import SCORERS, PromptShape, Thought, examples_of_sets
 from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
 from pulse_hf.schema import CandidateSet, stable_hash
@@ -128,7 +139,7 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
         model=identity,
         prompts=prompt_hashes("score", "candidate"),
     )
-    build(run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
+    build(run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force, together=True)
     return run / FOLDER
 
 
@@ -157,14 +168,18 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
         train = examples_of_sets(train_sets, *reading)
         validation = examples_of_sets(validation_sets, *reading)
         hashed += [text for one in train for text in (one.prompt, *one.candidates)]
-        if not (work / name / _FITTED).exists():  # an interrupted stage keeps the system it had finished
-            shutil.rmtree(work / name, ignore_errors=True)
+        wait_for_all()
+        if not tell_all((work / name / _FITTED).exists()):  # an interrupted stage keeps the system it had finished
+            if process() == 0:
+                shutil.rmtree(work / name, ignore_errors=True)
             text = work / "pulse-text" if name == "pulse" and "pulse-text" in settings.systems else None
             fitted = train_scorer(
                 train, validation, settings, processor, shape, seed=seed, folder=work / name, text_folder=text
             )
-            write_json(work / name / _FITTED, fitted)
-        counts["systems"][name] = read_json(work / name / _FITTED)
+            if process() == 0:
+                write_json(work / name / _FITTED, fitted)
+        if process() == 0:
+            counts["systems"][name] = read_json(work / name / _FITTED)
     counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed)}
     if shared is not None:
         counts["inputs_sha256"]["shared-reasons"] = inputs_sha256(shared.chosen())

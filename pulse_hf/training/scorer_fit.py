@@ -9,6 +9,7 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulse_hf.artifacts import num_processes, process
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.models.scorer.adapter import save_adapter
@@ -81,12 +82,13 @@ def train_scorer(
         patience=settings.patience,
         name=folder.name,
     )
-    if text_folder is not None:
+    if text_folder is not None and process() == 0:
         text_only = asdict(replace(shape, shared_temperature=None))
         save_adapter(model, text_folder, processor=processor, base=identity, prompt=text_only)
     if shape.num_features:
         fitted["weights"] = _take_votes(model, processor, validation, read[1], settings)
-    save_adapter(model, folder, processor=processor, base=identity, prompt=asdict(shape))
+    if process() == 0:
+        save_adapter(model, folder, processor=processor, base=identity, prompt=asdict(shape))
     return fitted | {
         "rows": len(encoded),
         "validation_rows": len(stopping),
@@ -214,7 +216,7 @@ def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evalu
         num_train_epochs=settings.epochs,
         lr_scheduler_type="cosine",
         warmup_steps=settings.warmup,
-        per_device_train_batch_size=settings.batch_size,
+        per_device_train_batch_size=_share(settings.batch_size),
         per_device_eval_batch_size=settings.eval_batch_size,
         gradient_accumulation_steps=settings.gradient_accumulation,
         gradient_checkpointing=settings.gradient_checkpointing,
@@ -232,6 +234,13 @@ def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evalu
         seed=seed,
         data_seed=seed,
     )
+
+
+def _share(batch_size: int) -> int:
+    """This process's part of a batch, so that a step is the same whatever the number of processes."""
+    if batch_size % num_processes():
+        raise ValueError(f"batch_size is {batch_size}, which {num_processes()} processes cannot share evenly.")
+    return batch_size // num_processes()
 
 
 def uses_bf16(settings: RecommenderSettings) -> bool:

@@ -132,7 +132,7 @@ def sequential(run: Path, settings: SequentialSettings, *, seed: int, force: boo
 
         return _make(work, load_sequences(run), load_items(run), settings, seed=seed)
 
-    artifacts.build(run / FOLDER, fingerprint, make, force=force)
+    artifacts.build(run / FOLDER, fingerprint, make, force=force, together=True)
     return run / FOLDER
 
 
@@ -148,7 +148,8 @@ def _make(
     _logger.info("encoding %d item texts with %s", len(items), settings.encoder)
     texts = [item.item_text for item in items]
     vectors = torch.from_numpy(encode_texts(texts, settings.encoder, max_tokens=settings.text_tokens))
-    artifacts.write_tensors(work / "item_vectors.safetensors", {"item_vectors": vectors})
+    if artifacts.process() == 0:
+        artifacts.write_tensors(work / "item_vectors.safetensors", {"item_vectors": vectors})
     model = fits.fit("sasrec")
     rows = fits.neighbour_rows(model, [*decisions(sequences, "test"), *decisions(sequences, "validation")])
     fits.fit("sasrec+text", text_features=vectors)
@@ -156,6 +157,8 @@ def _make(
     for fold in range(settings.num_folds):
         mine = [one for one in of_training if fold_of(one.user_id, settings.num_folds, seed) == fold]
         rows += fits.neighbour_rows(fits.fit(f"sasrec-fold-{fold}", without_fold=fold), mine)
+    if artifacts.process() > 0:
+        return {}
     artifacts.write_table(work / "neighbours.parquet", "neighbours", rows)
     return {
         "users": len(sequences),
@@ -228,7 +231,8 @@ class _Fits:
             name=name,
             checkpoints=artifacts.Checkpoints(self.work, name),
         )
-        model.save_pretrained(self.work / name)
+        if artifacts.process() == 0:
+            model.save_pretrained(self.work / name)
         self.reports[name] = asdict(report)
         return model
 
@@ -239,7 +243,7 @@ class _Fits:
         """
         from pulse_hf.retrieval.similar_users import NO_USER, lend_items, neighbours
 
-        if not wanted:
+        if not wanted or artifacts.process() > 0:
             return []
         pool = model.user_vectors(self.training).cpu().numpy()
         queries = model.user_vectors([self._history(one) for one in wanted]).cpu().numpy()

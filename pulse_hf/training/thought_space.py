@@ -238,6 +238,8 @@ def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int,
         pairs = training_pairs(rows, sequences, {item.item_id: item for item in load_items(run)}, settings)
         model = start_model(location, identity["revision"], settings)
         report = _fit_all(work, model, pairs, settings, seed)
+        if artifacts.process() > 0:
+            return {}
         artifacts.write_json(work / "metrics.json", report)
         dropped = dict(Counter(row["status"] for row in rows if row["status"] != "ok"))
         return {
@@ -247,7 +249,7 @@ def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int,
             "validation": {name: fitted["validation"] for name, fitted in report["models"].items()},
         }
 
-    artifacts.build(run / FOLDER, fingerprint, make, force=force)
+    artifacts.build(run / FOLDER, fingerprint, make, force=force, together=True)
     return run / FOLDER
 
 
@@ -304,6 +306,8 @@ def _fit_all(
             seed=seed + (0 if fold is None else fold + 1),
             checkpoints=artifacts.Checkpoints(work, name),
         )
+        if artifacts.process() > 0:
+            continue
         after = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
         if fold is None:
             _figure(work / "figure3.png", TrainableSpace(model, states, layers), space, validation, seed)

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pulse_hf.artifacts import process
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.training.finite import require_finite
 from pulse_hf.training.losses import info_nce_loss
@@ -24,6 +25,7 @@ from pulse_hf.training.resume import (
     unprefixed,
 )
 from pulse_hf.training.thought_space_towers import SIDES, TrainableSpace
+from pulse_hf.training.together import gathered, own_rows, sum_gradients
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -154,8 +156,10 @@ def fit(
             break
         lengths = [space.states["history"].length(pair.training_history) for pair in pairs]
         for rows in tqdm(list(length_batches(lengths, settings.batch_size, rng)), desc=f"epoch {epoch}", leave=False):
+            mine = own_rows(rows)
             history, rationale = (
-                space.embed(side, [_training_text(pairs[row], side) for row in rows]) for side in SIDES
+                gathered(space.embed(side, [_training_text(pairs[row], side) for row in mine]), len(rows))
+                for side in SIDES
             )
             loss = info_nce_loss(
                 history,
@@ -170,6 +174,7 @@ def fit(
             require_finite([("of the batch", loss)], "loss", place)
             optimizer.zero_grad()
             loss.backward()
+            sum_gradients(space.trained().values())
             require_finite(((name, one.grad) for name, one in space.trained().items()), "gradient", place)
             nn.utils.clip_grad_norm_(space.trained().values(), 1.0)
             optimizer.step()
@@ -180,7 +185,7 @@ def fit(
         if report.epochs[-1]["mrr"] > report.epochs[report.best_epoch]["mrr"]:
             report.best_epoch = epoch
             best = state.weights()
-        if checkpoints and (checkpoints.due() or epoch == settings.epochs):
+        if checkpoints and process() == 0 and (checkpoints.due() or epoch == settings.epochs):
             state.save(checkpoints, report, best)
     with torch.no_grad():
         for name, value in space.trained().items():

@@ -1,0 +1,108 @@
+"""Two processes of one launch (CPU, gloo) make what one makes."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from pulse_hf.artifacts import content_sha256, read_manifest
+
+SHOP = [
+    "seed=5",
+    "world.num_users=120",
+    "sequential.epochs=3",
+    "sequential.dropout=0.0",
+    "thought_space.epochs=2",
+    "thought_space.num_folds=0",
+    "rationales.max_new_tokens=24",
+    "rationales.batch_size=8",
+    "candidates.training_decisions_per_user=1",
+    "candidates.max_test_users=24",
+    "candidates.max_validation_users=16",
+    "thoughts.max_new_tokens=24",
+    "thoughts.users_per_batch=8",
+    "recommender.epochs=2",
+    "recommender.bf16=false",
+    'recommender.systems=["pulse"]',
+]
+
+
+def launch(run: Path, word: str, processes: int) -> None:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable]
+    if processes > 1:
+        command += ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
+        command += ["--num_machines", "1", "--mixed_precision", "no", "--main_process_port", str(port)]
+    command += ["-m", "pulse_hf.cli.main", word, "--run", str(run), "--preset", "demo"]
+    command += [part for one in SHOP for part in ("--set", one)]
+    done = subprocess.run(
+        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
+    )
+    assert done.returncode == 0, done.stderr[-3000:]
+
+
+@pytest.fixture(scope="module")
+def one(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run of one process, up to the recommender."""
+    run = tmp_path_factory.mktemp("one")
+    for word in (
+        "world",
+        "prepare",
+        "sequential",
+        "candidates",
+        "rationales",
+        "thought-space",
+        "thoughts",
+        "recommender",
+    ):
+        launch(run, word, 1)
+    return run
+
+
+@pytest.mark.slow
+def test_two_processes_make_what_one_makes(one: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    shutil.copytree(one, run)
+    for folder in ("sequential", "rationales", "thought_space", "thoughts", "recommender"):
+        shutil.rmtree(run / folder)
+    launch(run, "sequential", 2)
+    launch(run, "rationales", 2)
+    assert content_sha256(run / "rationales") == content_sha256(one / "rationales")
+    launch(run, "thought-space", 2)
+    shutil.rmtree(
+        run / "sequential"
+    )  # training in parts ends a few bits away; what follows is compared on equal inputs
+    shutil.copytree(one / "sequential", run / "sequential")
+    spaces = run / "thought_space", one / "thought_space"
+    losses = [json.loads((space / "metrics.json").read_text())["models"]["model"]["losses"] for space in spaces]
+    assert losses[0] == pytest.approx(losses[1], rel=1e-3)
+    shutil.rmtree(run / "thought_space")
+    shutil.copytree(one / "thought_space", run / "thought_space")
+    launch(run, "thoughts", 2)
+    assert content_sha256(run / "thoughts") == content_sha256(one / "thoughts")
+    launch(run, "recommender", 2)
+    fitted = [read_manifest(place / "recommender")["counts"]["systems"]["pulse"] for place in (run, one)]
+    assert fitted[0]["batches"] == fitted[1]["batches"]
+    assert fitted[0]["training_loss"] == pytest.approx(fitted[1]["training_loss"], rel=1e-3)
+    assert not list(run.glob("*.partial"))
+
+
+@pytest.mark.slow
+def test_two_processes_fit_sasrec_alike(one: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    for folder in ("world", "sequences"):
+        shutil.copytree(one / folder, run / folder)
+    launch(run, "sequential", 2)
+    fits = [read_manifest(place / "sequential")["counts"]["fits"] for place in (run, one)]
+    for name, report in fits[1].items():
+        assert fits[0][name]["validation_ndcg"] == pytest.approx(report["validation_ndcg"], abs=2e-3)
+        assert fits[0][name]["best_epoch"] == report["best_epoch"]
