@@ -54,7 +54,15 @@ def as_parquet(path: Path, rows: list[dict[str, Any]]) -> Path:
     return path.with_suffix(".parquet")
 
 
-WRITERS = (as_jsonl, as_gzip, as_csv, as_parquet)
+def as_quoted(path: Path, rows: list[dict[str, Any]]) -> Path:
+    with path.with_suffix(".csv").open("w", encoding="utf-8", newline="") as stream:
+        writer = csv.DictWriter(stream, list(rows[0]), quoting=csv.QUOTE_ALL)
+        writer.writeheader()
+        writer.writerows(rows)
+    return path.with_suffix(".csv")
+
+
+WRITERS = (as_jsonl, as_gzip, as_csv, as_quoted, as_parquet)
 
 
 def test_format_row_order_and_chunk_size_do_not_change_a_byte(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -145,7 +153,8 @@ def _account_for(tmp_path: Path, seed: int) -> None:
         names = ["user_id", "item_id", "timestamp", "rating", "review"]
         rows = [row for row in rows if isinstance(row, dict)] or [shop(seed)[0]]
         text = io.StringIO()
-        writer = csv.writer(text, lineterminator=rng.choice(["\n", "\r\n"]))
+        quoting = rng.choice([csv.QUOTE_MINIMAL, csv.QUOTE_ALL, csv.QUOTE_NONNUMERIC])
+        writer = csv.writer(text, lineterminator=rng.choice(["\n", "\r\n"]), quoting=quoting)
         writer.writerow(names)
         for row in rows:
             cells = ["" if row.get(name) is None else row.get(name) for name in names]

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
     from numpy.typing import NDArray
 
-PART_BYTES = 16_000_000  # ours: about what one part holds; it takes some times as much while it is sorted
+PART_BYTES = 4_000_000  # ours: about what one part holds; it takes some times as much while it is sorted
 _MAX_PARTS = 400  # open files at once, below the usual limit of 1,024
 _EVENT_BYTES = 32  # one event without its review
 

@@ -8,6 +8,7 @@ or names file, line, field and value. So speed cannot change a result.
 
 from __future__ import annotations
 
+import csv
 import re
 from collections import Counter
 from collections.abc import Iterable, Iterator
@@ -18,7 +19,15 @@ from typing import TYPE_CHECKING, Any
 from pulse_hf.data.accounts import RowCount
 from pulse_hf.data.chunks import CHUNK_BYTES, Chunk, read_chunks
 from pulse_hf.data.columns import Columns, Format
-from pulse_hf.data.fast_tables import event_schema, faultless, from_batch, from_cells, from_json, from_layout
+from pulse_hf.data.fast_tables import (
+    event_schema,
+    faultless,
+    from_batch,
+    from_cells,
+    from_json,
+    from_layout,
+    plainly_quoted,
+)
 from pulse_hf.data.item_text import clean_text, without_surrogates
 from pulse_hf.data.rows import (
     Row,
@@ -141,17 +150,16 @@ class _Reader:
         delimiter = delimiter_of(self.path)
         header: list[str] | None = None
         for chunk in chunks:
-            fast = None
-            if '"' not in chunk.text and (header or not chunk.text.startswith(("\n", "\r"))):
-                if header is None:
-                    line, _, rest = chunk.text.partition("\n")
-                    header = line.rstrip("\r").split(delimiter)
-                    check_header(f"{self.path}:{chunk.first_line}", header, self.declared, delimiter)
-                    chunk = Chunk(chunk.path, chunk.first_line + 1, rest)
-                fast = from_cells(chunk.text, header, delimiter, self.form)
-            else:  # from here on a cell may hold line feeds: the rest of the file is one stream of rows
+            if not plainly_quoted(chunk.text, delimiter) or (header is None and chunk.text.startswith(("\n", "\r"))):
+                # From here on a cell may hold line feeds: the rest of the file is one stream of rows.
                 yield from self._by_rows(csv_rows(self.path, chain([chunk], chunks), self.declared, delimiter, header))
                 return
+            if header is None:
+                line, _, rest = chunk.text.partition("\n")
+                header = next(csv.reader([line.rstrip("\r")], delimiter=delimiter))
+                check_header(f"{self.path}:{chunk.first_line}", header, self.declared, delimiter)
+                chunk = Chunk(chunk.path, chunk.first_line + 1, rest)
+            fast = from_cells(chunk.text, header, delimiter, self.form, quoted=True)
             yield from self._either(fast, csv_rows(self.path, [chunk], self.declared, delimiter, header))
 
     def _rows(self, chunk: Chunk) -> Rows:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
@@ -78,8 +79,21 @@ def from_layout(chunk: Chunk, form: Format) -> pa.Table | None:
     return from_cells(text, list(layout.names), single, form)
 
 
-def from_cells(text: str, names: list[str], delimiter: str, form: Format) -> pa.Table | None:
-    """Rows of cells without quotes, ``names`` from left to right."""
+def plainly_quoted(text: str, delimiter: str) -> bool:
+    """Whether every quote opens or closes a whole cell that holds neither quotes nor line feeds.
+
+    >>> plainly_quoted('"a,b",c', ","), plainly_quoted('"a""b",c', ","), plainly_quoted('a"b,c', ",")
+    (True, False, False)
+    """
+    quotes = text.count('"')
+    if not quotes:
+        return True
+    cell = re.compile(rf'(?:\A|(?<=[\n{re.escape(delimiter)}]))"[^"\n]*"(?=[\r\n{re.escape(delimiter)}]|\Z)')
+    return 2 * sum(1 for _ in cell.finditer(text)) == quotes
+
+
+def from_cells(text: str, names: list[str], delimiter: str, form: Format, *, quoted: bool = False) -> pa.Table | None:
+    """Rows of cells, ``names`` from left to right; quotes are letters unless ``quoted``."""
     import pyarrow as pa
     from pyarrow import csv
 
@@ -88,7 +102,7 @@ def from_cells(text: str, names: list[str], delimiter: str, form: Format) -> pa.
     if types is None or "0x" in text or "0X" in text or text.count("\r") != text.count("\r\n") or not text:
         return None
     read = csv.ReadOptions(column_names=names, block_size=1 << 20)
-    parse = csv.ParseOptions(delimiter=delimiter, quote_char=False)
+    parse = csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False)
     convert = csv.ConvertOptions(
         column_types=types, include_columns=list(types), null_values=[""], strings_can_be_null=False
     )
