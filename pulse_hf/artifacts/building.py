@@ -27,7 +27,7 @@ from pulse_hf.artifacts.processes import process, tell_all, wait_for_all
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 _BEGUN = ".fingerprint.json"
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "sentence-transformers", "pyarrow")
 
@@ -246,7 +246,10 @@ def read_manifest(folder: Path) -> dict[str, Any]:
         raise ArtifactError(f"{folder} is not a finished artefact (no {MANIFEST}). Run its stage first.")
     manifest: dict[str, Any] = read_json(path)
     if manifest.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(f"{path}: format_version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}")
+        raise ArtifactError(
+            f"{path}: format_version {manifest.get('format_version')!r}, expected {FORMAT_VERSION}: another "
+            "version of this package made it. Make it anew."
+        )
     return manifest
 
 
