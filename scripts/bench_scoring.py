@@ -4,7 +4,7 @@
 
 The limit counts floating-point operations: one by one, every candidate pays for the prompt again; what a candidate's
 tokens pay for their likelihood (a row of the vocabulary each) is the same both ways. Both ways run one random model of
-pulse-nano's size, as the product does: one pass, or chunks over the prompt's keys and values beyond ``CHUNK_SIZE``
+pulse-nano's size, as the product does: one pass, or chunks over the prompt's keys and values beyond ``MOST_PACKED``
 candidates. The scores are compared before anything is timed. ``--train`` times a step forward and backward instead
 (one pass against one sequence per candidate). The last line is one JSON object.
 """
@@ -21,7 +21,7 @@ from transformers import LlamaConfig
 
 from pulse_hf.models.scorer.configuration_scorer import PulseScorerConfig
 from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
-from pulse_hf.models.scorer.processing_scorer import CHUNK_SIZE, EncodedExample, PulseScorerProcessor
+from pulse_hf.models.scorer.processing_scorer import CHUNK_SIZE, MOST_PACKED, EncodedExample, PulseScorerProcessor
 
 
 def best_seconds(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -71,7 +71,7 @@ def main() -> None:
     candidates = [rest[start : start + size] for start in range(0, len(rest), size)]
     packed = PulseScorerProcessor.pack(_Padding(), [EncodedExample(prompt, candidates)])
 
-    whole = settings.train or settings.candidates <= CHUNK_SIZE
+    whole = settings.train or settings.candidates <= MOST_PACKED
 
     def together() -> torch.Tensor:
         if whole:

@@ -53,11 +53,18 @@ def test_build_writes_once_and_then_skips(tmp_path):
 @pytest.mark.parametrize(
     ("key", "changes"),
     [
-        ("settings.size", {"settings": {"size": 4}}),
-        ("seed", {"seed": 2}),
+        ("stage", {"stage": "game"}),
+        ("settings.size: was 3, asked 4", {"settings": {"size": 4}}),
+        ("settings.size: was 3, asked 3.0", {"settings": {"size": 3.0}}),
+        ("settings.depth: was absent, asked 2", {"settings": {"size": 3, "depth": 2}}),
+        ("settings.size: was 3, asked absent", {"settings": {}}),
+        ("seed: was 1, asked 2", {"seed": 2}),
         ("parents.a", {"parents": {"a": "y"}}),
+        ("parents.b: was absent", {"parents": {"a": "x", "b": "x"}}),
         ("model.id", {"model": {"id": "n"}}),
+        ("model.revision: was absent", {"model": {"id": "m", "revision": "1"}}),
         ("prompts.p", {"prompts": {"p": "other"}}),
+        ('prompts.p: was "h", asked absent', {"prompts": {}}),
     ],
 )
 def test_a_changed_fingerprint_is_refused_by_name_unless_forced(tmp_path, key, changes):

@@ -124,6 +124,9 @@ def test_training_twice_with_one_seed_gives_the_same_weights(base_folder, tmp_pa
         if "layers.0." in name
     }
     assert not layers  # lora_layers=1 adapts the last layer alone
+    modules = read_json(tmp_path / "first" / "adapter" / "adapter_config.json")["target_modules"]
+    assert modules == sorted(modules), "a set's order differs from process to process"
+    assert len(modules) == 7
 
 
 def test_a_loss_that_is_not_finite_stops(base_folder, tmp_path, monkeypatch):

@@ -93,6 +93,7 @@ def save_adapter(
     config.base_model_name_or_path = base["id"]
     config.revision = base["revision"] if len(base["revision"]) == 40 else None
     config.inference_mode, training = True, config.inference_mode
+    config.target_modules = sorted(config.target_modules)  # PEFT's set has another order in every process
     try:
         model.save_pretrained(str(folder / ADAPTER), save_embedding_layers=False)
     finally:

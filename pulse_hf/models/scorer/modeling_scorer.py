@@ -347,7 +347,7 @@ class PulseScorerModel(PreTrainedModel):
         prompt_ids: Sequence[int],
         candidate_ids: Sequence[Sequence[int]],
         candidate_features: torch.Tensor | None = None,
-        chunk_size: int = 32,
+        chunk_size: int = 16,
     ) -> torch.Tensor:
         """Large candidate sets of one decision: the prompt's keys and values are kept, chunks run over them.
 
