@@ -15,8 +15,12 @@ from transformers import (
     Phi3Config,
     Phi3ForCausalLM,
     PreTrainedTokenizerFast,
+    Qwen2Config,
+    Qwen2ForCausalLM,
     Qwen3Config,
     Qwen3ForCausalLM,
+    SmolLM3Config,
+    SmolLM3ForCausalLM,
 )
 
 from pulse_hf.reasoning import branch_decoding
@@ -104,7 +108,9 @@ def by_generate(model, tokenizer, prompt, max_new_tokens):
 
 FAMILIES = {
     "llama": (LlamaForCausalLM, LlamaConfig, {}, True),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config, {}, True),
     "qwen3": (Qwen3ForCausalLM, Qwen3Config, {"head_dim": 8}, True),
+    "smollm3": (SmolLM3ForCausalLM, SmolLM3Config, {"no_rope_layers": [1, 0]}, True),
     "phi3": (Phi3ForCausalLM, Phi3Config, {}, True),
     "mistral, window of 16": (MistralForCausalLM, MistralConfig, {"sliding_window": 16}, False),
     "mistral, no window": (MistralForCausalLM, MistralConfig, {"sliding_window": None}, True),

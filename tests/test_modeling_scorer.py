@@ -38,6 +38,8 @@ WINDOW = 5  # shorter than the prompts below
 FAMILIES = {
     "llama": {},
     "qwen2": {},
+    "qwen3": {"head_dim": 8},
+    "mistral": {"sliding_window": None},
     "phi3": {},
     "smollm3": {"no_rope_layers": [1, 1, 0]},
     "phi3-window": {"sliding_window": WINDOW},

@@ -50,7 +50,8 @@ class RecommenderSettings:
         lora_dropout: Dropout before the adapter (paper §5.3); costs a third of a step on a CPU.
         lora_layers: Adapt only the last so many layers, so that no gradient runs below them; ``None`` for
             all of them (paper).
-        target_modules: Linear layers that get an adapter (ours).
+        target_modules: Linear layers that get an adapter, by the last part of their name; ``None`` for all of the
+            decoder's (ours).
         learning_rate: Of the adapter (ours; the paper's is lost).
         head_learning_rate: Of the scoring head (ours).
         weight_decay: Of the adapter (ours).
@@ -83,7 +84,7 @@ class RecommenderSettings:
     lora_alpha: int = 32
     lora_dropout: float = 0.05
     lora_layers: int | None = None
-    target_modules: tuple[str, ...] = ("q_proj", "k_proj", "v_proj", "o_proj", "gate_proj", "up_proj", "down_proj")
+    target_modules: tuple[str, ...] | None = None
     learning_rate: float = 5e-4
     head_learning_rate: float = 1e-3
     weight_decay: float = 0.01

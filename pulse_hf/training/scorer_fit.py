@@ -159,7 +159,7 @@ def adapted_scorer(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,
         lora_dropout=settings.lora_dropout,
-        target_modules=list(settings.target_modules),
+        target_modules=_target_modules(scorer, settings.target_modules),
         layers_to_transform=_top_layers(scorer, settings.lora_layers),
     )
     with torch.random.fork_rng():
@@ -168,6 +168,25 @@ def adapted_scorer(
     scorer.score.requires_grad_(True)
     scorer.likelihood_score.requires_grad_(settings.likelihood_scale != 0)
     return model, identity
+
+
+def _target_modules(scorer: PulseScorerModel, wanted: Series[str] | None) -> list[str]:
+    """Names of the linear layers that get an adapter.
+
+    Families name them differently (``qkv_proj``, ``gate_up_proj`` in Phi), and PEFT adapts whatever it finds of a list
+    without a word about the rest.
+    """
+    import torch
+
+    linear = (name for name, part in scorer.model.named_modules() if isinstance(part, torch.nn.Linear))
+    found = sorted({name.rpartition(".")[2] for name in linear})
+    absent = [name for name in wanted or () if name not in found]
+    if absent:
+        raise ValueError(
+            f"target_modules: found {absent}, but {scorer.config.base_config.model_type!r} has the linear layers "
+            f"{found}; name some of these, or null for all."
+        )
+    return sorted(wanted) if wanted else found
 
 
 def _top_layers(scorer: PulseScorerModel, number: int | None) -> list[int] | None:
