@@ -21,7 +21,7 @@ from test_data import DAY, FULL, START, event_row, read, shop, table, write_rows
 
 import pulse_hf.data.prepare as prepare_module
 from pulse_hf.artifacts import read_json
-from pulse_hf.data import event_tables
+from pulse_hf.data import chunks, event_tables
 from pulse_hf.data.columns import FORMATS, Columns, Format
 from pulse_hf.data.items import read_items
 from pulse_hf.data.prepare import PrepareSettings, prepare
@@ -321,3 +321,25 @@ def test_global_time_split_by_hand(tmp_path: Path) -> None:
         prepare(tmp_path / "few", replace(settings, validation_share=0.9, test_share=0.05), seed=0)
     with pytest.raises(ValueError, match="an order and no times"):
         replace(settings, columns=Columns(order="timestamp"))
+
+
+def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = as_jsonl(tmp_path / "log", shop(1))
+
+    def growing(*args: Any, **more: Any) -> Any:
+        yield from event_tables.event_tables(*args, **more)
+        with path.open("a") as stream:
+            stream.write(json.dumps(event_row("u", "a", 1, rating=5, review="late")) + "\n")
+
+    monkeypatch.setattr(prepare_module, "event_tables", growing)
+    with pytest.raises(ValueError, match=r"log\.jsonl: changed while it was read"):
+        prepare(tmp_path / "run", table(path), seed=0)
+    assert not (tmp_path / "run" / "sequences").exists()
+
+
+def test_a_gzip_bomb_is_refused_before_it_fills_anything(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(chunks, "UNSUSPICIOUS_BYTES", 100_000)
+    path = tmp_path / "log.jsonl.gz"
+    path.write_bytes(gzip.compress(b"\n" * 3_000_000))
+    with pytest.raises(ValueError, match=r"log\.jsonl\.gz: unpacks to more than .* 200 times its size"):
+        read(path, FULL)

@@ -14,6 +14,7 @@ from typing import Any
 CHUNK_BYTES = 8_000_000  # ours: what is held of a file at a time
 MAX_LINE_BYTES = 16_000_000  # ours: longer lines are damage, and would be held in memory whole
 MAX_EXCERPT_CHARS = 80
+MAX_UNPACKED_RATIO, UNSUSPICIOUS_BYTES = 200, 1_000_000_000  # ours: text packs 3 to 20 times, a bomb a thousand times
 _FOREIGN = {b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file", b"\x80": "a pickle"}
 
 
@@ -81,7 +82,8 @@ def read_chunks(
 
 def _whole_lines(path: Path, stream: Any, chunk_bytes: int) -> Iterator[bytes]:
     parts: list[bytes] = []
-    size = lines = 0
+    size = lines = total = 0
+    most = max(UNSUSPICIOUS_BYTES, MAX_UNPACKED_RATIO * path.stat().st_size)
     while True:
         try:
             data = stream.read1(chunk_bytes)
@@ -95,6 +97,12 @@ def _whole_lines(path: Path, stream: Any, chunk_bytes: int) -> Iterator[bytes]:
             break
         parts.append(data)
         size += len(data)
+        total += len(data)
+        if total > most:
+            raise ValueError(
+                f"{path}: unpacks to more than {most:,} bytes, {MAX_UNPACKED_RATIO} times its size; expected text. If "
+                "that is right, unpack it first."
+            )
         if size < chunk_bytes:
             continue
         whole = b"".join(parts)

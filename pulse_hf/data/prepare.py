@@ -144,12 +144,16 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     for name, path in inputs.items():
         if not Path(path).is_file():
             raise ValueError(f"{name}: {path} is not a file. Check the path (relative to the current folder).")
+    before = {path: _state_of(path) for path in inputs.values()}
     hashes = {name: sha256_of_file(Path(path)) for name, path in inputs.items()}
     facts = {key: value for key, value in asdict(settings).items() if key not in ("reviews", "metadata")}
     fingerprint = Fingerprint(stage="prepare", settings=facts, seed=seed, parents=hashes)
 
     def make(work: Path) -> dict[str, Any]:
         report = _prepare(work, settings)
+        changed = [path for path, state in before.items() if _state_of(path) != state]
+        if changed:
+            raise ValueError(f"{', '.join(changed)}: changed while it was read. Run again when nobody writes to it.")
         write_json(work / "report.json", report)
         return {**report, "inputs_sha256": hashes}
 
@@ -160,6 +164,11 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
         shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
         raise
     return folder
+
+
+def _state_of(path: str) -> tuple[int, int, int]:
+    found = Path(path).stat()
+    return found.st_size, found.st_mtime_ns, found.st_ino
 
 
 def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
