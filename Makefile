@@ -34,10 +34,13 @@ lint: $(READY)  ## formatting, lint and types
 	$(BIN)/mypy
 
 bench: $(READY)  ## speed: each a ratio in one run, beside its arithmetic limit
+	@test -e runs/demo/report.json || $(MAKE) demo
 	$(BIN)/python scripts/bench_scoring.py
 	$(BIN)/python scripts/bench_scoring.py --candidates 100
 	$(BIN)/python scripts/bench_trees.py
 	$(BIN)/python scripts/bench_prepare.py
+	$(BIN)/python scripts/bench_thought_space.py
+	$(BIN)/python scripts/bench_recommend.py
 
 clean:
 	rm -rf $(VENV) runs
