@@ -47,6 +47,8 @@ def clean_text(text: str, repaired: Counter[str] | None = None, *, max_chars: in
         >>> clean_text('<span class="a-size-medium a-color-secondary"')
         ''
     """
+    if not text:
+        return ""
     counts: Counter[str] = Counter() if repaired is None else repaired
     if len(text) > max_chars:
         text = _cut(text, max_chars)
