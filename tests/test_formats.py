@@ -7,10 +7,15 @@ import datetime
 import gzip
 import io
 import json
+import os
 import random
+import subprocess
+import sys
+import threading
 from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -343,3 +348,60 @@ def test_a_gzip_bomb_is_refused_before_it_fills_anything(tmp_path: Path, monkeyp
     path.write_bytes(gzip.compress(b"\n" * 3_000_000))
     with pytest.raises(ValueError, match=r"log\.jsonl\.gz: unpacks to more than .* 200 times its size"):
         read(path, FULL)
+
+
+class _Hub(BaseHTTPRequestHandler):
+    """One file of one dataset repo."""
+
+    content = b"".join(json.dumps(row).encode() + b"\n" for row in shop(1))
+
+    def do_HEAD(self) -> None:
+        self._answer(False)
+
+    def do_GET(self) -> None:
+        self._answer(True)
+
+    def _answer(self, body: bool) -> None:
+        found = self.path.startswith("/datasets/some/shop/resolve/v1/data/log.jsonl")
+        self.send_response(200 if found else 404)
+        if found:
+            self.send_header("x-repo-commit", "0" * 40)
+            self.send_header("etag", '"abc"')
+            self.send_header("content-length", str(len(self.content)))
+        else:
+            self.send_header("x-error-code", "EntryNotFound")
+            self.send_header("content-length", "0")
+        self.end_headers()
+        if found and body:
+            self.wfile.write(self.content)
+
+    def log_message(self, *_: Any) -> None:
+        """Quiet."""
+
+
+def test_a_file_of_a_dataset_repo_is_fetched_and_is_the_same_input(tmp_path: Path) -> None:
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Hub)
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    here = {**os.environ, "HF_ENDPOINT": f"http://127.0.0.1:{server.server_port}", "HF_HOME": str(tmp_path / "hf")}
+    here |= {"HF_HUB_DISABLE_XET": "1", "HF_HUB_DISABLE_TELEMETRY": "1"}
+
+    def run(name: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-m", "pulse_hf.cli.main", "prepare", "--run", str(tmp_path / "run")]
+        command += ["--set", "prepare.format=table", "--set", f"prepare.reviews={name}"]
+        command += ["--set", 'prepare.columns={"rating": "rating", "review": "review"}']
+        command += ["--set", "prepare.min_user_events=3", "--set", "prepare.min_item_events=3"]
+        return subprocess.run(command, capture_output=True, text=True, env=here, timeout=120)
+
+    done = run("hf://datasets/some/shop@v1/data/log.jsonl")
+    assert done.returncode == 0, done.stderr
+    local = prepare(tmp_path / "local", table(as_jsonl(tmp_path / "log", shop(1))), seed=0)
+    fetched = tmp_path / "run" / "sequences" / "sequences.parquet"
+    assert fetched.read_bytes() == (local / "sequences.parquet").read_bytes()
+    missing = run("hf://datasets/some/shop@v1/other.jsonl")
+    assert missing.returncode == 2
+    assert "other.jsonl: the Hub does not give it (status 404)" in missing.stderr
+    server.shutdown()
+    with pytest.raises(ValueError, match="expected hf://datasets/OWNER/REPO"):
+        prepare(tmp_path / "x", replace(table(Path("x")), reviews="hf://models/a/b"), seed=0)
+    with pytest.raises(ValueError, match="nowhere.jsonl is not a file"):
+        prepare(tmp_path / "x", table(Path("nowhere.jsonl")), seed=0)

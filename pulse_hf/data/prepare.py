@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from pulse_hf.data.filtering import Core, k_core
 from pulse_hf.data.item_text import unnamed_item
 from pulse_hf.data.items import read_items
 from pulse_hf.data.sequences import FOLDER, OrderReport, SequenceCounts, catalogue_order, split_times, write_sequences
+from pulse_hf.data.sources import local_file
 from pulse_hf.data.values import TICKS_PER_SECOND
 from pulse_hf.schema import Item
 
@@ -34,7 +35,8 @@ class PrepareSettings:
         format: A published format (``"amazon-2014"``, ``"amazon-2018"``, ``"amazon-2023"``, ``"movielens-100k"``,
             ``"movielens-1m"``, ``"movielens-latest"``) or ``"table"`` (JSON lines, CSV, TSV or Parquet with declared
             columns).
-        reviews: The file of interactions. (Paths are not part of the fingerprint; the files' sha256 are.)
+        reviews: The file of interactions, or ``hf://datasets/OWNER/REPO[@REVISION]/FILE``. (Paths are not part of the
+            fingerprint; the files' sha256 are.)
         metadata: The file of items; without it every item is called "Item <id>".
         columns: Columns of ``reviews``, for ``"table"``.
         item_columns: Columns of ``metadata``, for ``"table"``.
@@ -140,10 +142,9 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
         ArtifactError: Other settings or inputs made the artefact that is there.
     """
     folder = run / FOLDER
-    inputs = {"reviews": settings.reviews, **({"metadata": settings.metadata} if settings.metadata else {})}
-    for name, path in inputs.items():
-        if not Path(path).is_file():
-            raise ValueError(f"{name}: {path} is not a file. Check the path (relative to the current folder).")
+    named = {"reviews": settings.reviews, **({"metadata": settings.metadata} if settings.metadata else {})}
+    inputs = {name: str(local_file(path)) for name, path in named.items()}
+    settings = replace(settings, **inputs)
     before = {path: _state_of(path) for path in inputs.values()}
     hashes = {name: sha256_of_file(Path(path)) for name, path in inputs.items()}
     facts = {key: value for key, value in asdict(settings).items() if key not in ("reviews", "metadata")}
