@@ -144,7 +144,7 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     folder = run / FOLDER
     named = {"reviews": settings.reviews, **({"metadata": settings.metadata} if settings.metadata else {})}
     inputs = {name: str(local_file(path)) for name, path in named.items()}
-    settings = replace(settings, **inputs)
+    settings = replace(settings, reviews=inputs["reviews"], metadata=inputs.get("metadata"))
     before = {path: _state_of(path) for path in inputs.values()}
     hashes = {name: sha256_of_file(Path(path)) for name, path in inputs.items()}
     facts = {key: value for key, value in asdict(settings).items() if key not in ("reviews", "metadata")}
