@@ -104,7 +104,7 @@ def test_a_stopped_stage_finishes_its_batch_and_goes_on(clean: Path, tmp_path: P
     process = subprocess.Popen(
         command(run, "rationales"), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
     )
-    while not list(run.glob("rationales.partial/.written/shard-*.parquet")):
+    while not list(run.glob("rationales.partial/.written-0/shard-*.parquet")):
         time.sleep(0.05)
     process.send_signal(number)
     _, errors = process.communicate(timeout=30)
