@@ -27,6 +27,7 @@ from test_data import DAY, FULL, START, event_row, read, shop, table, write_rows
 import pulse_hf.data.prepare as prepare_module
 from pulse_hf.artifacts import read_json
 from pulse_hf.data import chunks, event_tables
+from pulse_hf.data.accounts import RowCount
 from pulse_hf.data.columns import FORMATS, Columns, Format
 from pulse_hf.data.items import read_items
 from pulse_hf.data.prepare import PrepareSettings, prepare
@@ -96,10 +97,12 @@ def test_faultless_files_take_the_fast_way(
         raise AssertionError("read row by row")
 
     monkeypatch.setattr(event_tables, "_values", refuse)
-    assert event_tables.read_events(path, Format(FULL))[0].num_rows == len(expected) == 400
+    assert (
+        sum(one.num_rows for one in event_tables.event_tables(path, Format(FULL), RowCount())) == len(expected) == 400
+    )
     bad = writer(tmp_path / "bad", [event_row("u", "a", 1, rating=6.0, review="x")])
     with pytest.raises(AssertionError, match="row by row"):
-        event_tables.read_events(bad, Format(FULL))
+        list(event_tables.event_tables(bad, Format(FULL), RowCount()))
 
 
 DEFECTS: list[Callable[[dict[str, Any], random.Random], Any]] = [

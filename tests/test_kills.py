@@ -13,6 +13,7 @@ import time
 from pathlib import Path
 
 import pytest
+from test_processes import pulse
 
 from pulse_hf.artifacts import content_sha256, verify
 
@@ -41,8 +42,7 @@ STAGES = {
 
 
 def command(run: Path, word: str) -> list[str]:
-    pulse = [sys.executable, "-m", "pulse_hf.cli.main", word, "--run", str(run), "--preset", "demo"]
-    return [*pulse, *(part for one in SHOP for part in ("--set", one))]
+    return [sys.executable, *pulse(run, word, SHOP)]
 
 
 def environment() -> dict[str, str]:

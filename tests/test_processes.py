@@ -34,6 +34,12 @@ SHOP = [
 ]
 
 
+def pulse(run: Path, word: str, settings: list[str]) -> list[str]:
+    """What follows the interpreter, or the launcher, to run one stage."""
+    command = ["-m", "pulse_hf.cli.main", word, "--run", str(run), "--preset", "demo"]
+    return command + [part for one in settings for part in ("--set", one)]
+
+
 def launch(run: Path, word: str, processes: int) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
@@ -42,8 +48,7 @@ def launch(run: Path, word: str, processes: int) -> None:
     if processes > 1:
         command += ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--main_process_port", str(port)]
-    command += ["-m", "pulse_hf.cli.main", word, "--run", str(run), "--preset", "demo"]
-    command += [part for one in SHOP for part in ("--set", one)]
+    command += pulse(run, word, SHOP)
     done = subprocess.run(
         command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
     )

@@ -91,7 +91,7 @@ def build(
     """
     if process() > 0:
         return _helped(folder, make, together=together)
-    with _locked(folder), _telling() as begun:
+    with _telling() as begun, _locked(folder):  # a refused lock is told to the others, too
         _recover(folder)
         if (folder / MANIFEST).exists():
             differences = _differences(read_manifest(folder)["fingerprint"], fingerprint.flat())
@@ -143,16 +143,20 @@ def _locked(folder: Path) -> Iterator[None]:
     """One process at a time; the lock of a dead process is free, whatever killed it."""
     folder.parent.mkdir(parents=True, exist_ok=True)
     lock, owner = (folder.with_name(f".{folder.name}.{ending}") for ending in ("lock", "owner"))
+    held = FileLock(lock)
     try:
-        with FileLock(lock, timeout=0):
-            owner.write_text(str(os.getpid()), encoding="utf-8")
-            yield
-            owner.unlink(missing_ok=True)
+        held.acquire(timeout=0)
     except Timeout as error:
         number = owner.read_text(encoding="utf-8") if owner.exists() else "unknown"
         raise ArtifactError(
             f"{folder} is being made by process {number}. Wait for it, stop it, or take another run folder."
         ) from error
+    try:
+        owner.write_text(str(os.getpid()), encoding="utf-8")
+        yield
+    finally:
+        owner.unlink(missing_ok=True)
+        held.release()
 
 
 def _recover(folder: Path) -> None:

@@ -1,8 +1,8 @@
 """Interactions as Arrow tables: whole chunks by Arrow's own parsers where a chunk is faultless, else row by row.
 
 The fast way never repairs and never guesses: it is asked with a declared schema, and whatever it does not read
-exactly as the strict reader of :mod:`~pulse_hf.data.rows` would (a number as id, a list as review, a quote in a
-CSV, a value outside its range, a line too many) sends the whole chunk to that reader, which repairs and counts
+exactly as the strict reader of :mod:`~pulse_hf.data.rows` would (a number as id, a list as review, a quote within
+a cell, a value outside its range, a line too many) sends the whole chunk to that reader, which repairs and counts
 or names file, line, field and value. So speed cannot change a result.
 """
 
@@ -95,15 +95,6 @@ def event_tables(
             f"{path}: declared column {', '.join(map(repr, absent))} is in no row; the rows have "
             f"{sorted(reader.seen)}. Declare the columns as the file names them."
         )
-
-
-def read_events(path: Path, form: Format, *, drop_bad_rows: bool = False) -> tuple[pa.Table, RowCount]:
-    """All interactions of a file that fits into memory, and the account of its rows (see :func:`event_tables`)."""
-    import pyarrow as pa
-
-    count = RowCount()
-    tables = list(event_tables(path, form, count, drop_bad_rows=drop_bad_rows))
-    return pa.concat_tables(tables) if tables else event_schema().empty_table(), count
 
 
 class _Reader:

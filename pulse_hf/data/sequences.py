@@ -97,7 +97,7 @@ class SequenceCounts:
 
     Args:
         users: Sequences.
-        items: Different items in them.
+        items: Items of the core: the catalogue.
         events: All events.
         users_with_test: Users with a test target.
         events_with_review: Events with words of the person.

@@ -76,12 +76,12 @@ class ServerGenerator:
         started = time.perf_counter()
         asked = [(prompt, sample) for prompt in prompts for sample in range(width)]
         with ThreadPoolExecutor(min(self.concurrency, max(1, len(asked)))) as pool:
-            made = list(pool.map(lambda one: self._answer(one[0], one[1], sampling, seed), asked))
+            replies = list(pool.map(lambda one: self._ask(one[0], one[1], sampling, seed), asked))
+        made = [self._read(reply) for reply in replies]  # here, not in the threads: it counts
         self.usage.seconds += time.perf_counter() - started
         return [made[start : start + width] for start in range(0, len(made), width)]
 
-    def _answer(self, prompt: Prompt, sample: int, sampling: Sampling, seed: int) -> Generation:
-        reply = self._ask(prompt, sampling, stable_hash("server", seed, prompt.key, sample) % 2**31)
+    def _read(self, reply: Any) -> Generation:
         choice = reply.choices[0]
         tokens = (choice.logprobs.content if choice.logprobs else None) or []
         usage = reply.usage
@@ -95,7 +95,7 @@ class ServerGenerator:
         finish = "length" if choice.finish_reason == "length" else "stop"
         return Generation(choice.message.content or "", min(0.0, likelihood), written, finish)  # type: ignore[arg-type]
 
-    def _ask(self, prompt: Prompt, sampling: Sampling, seed: int) -> Any:
+    def _ask(self, prompt: Prompt, sample: int, sampling: Sampling, seed: int) -> Any:
         """One request, sent again after growing waits where that may help."""
         from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
@@ -110,7 +110,7 @@ class ServerGenerator:
                     max_tokens=sampling.max_new_tokens,
                     temperature=sampling.temperature,
                     top_p=sampling.top_p,
-                    seed=seed,
+                    seed=stable_hash("server", seed, prompt.key, sample) % 2**31,
                     logprobs=True,
                 )
             except HfHubHTTPError as error:

@@ -17,14 +17,7 @@ from pulse_hf.metrics import NDCG_CUTOFF, rank_metrics
 from pulse_hf.models.sasrec import PulseSASRecConfig, PulseSASRecModel
 from pulse_hf.models.sasrec.modeling_sasrec import left_padded
 from pulse_hf.training.finite import require_finite
-from pulse_hf.training.resume import (
-    optimizer_state,
-    prefixed,
-    random_state,
-    restore_optimizer,
-    restore_random,
-    unprefixed,
-)
+from pulse_hf.training.resume import fit_state, restore_fit
 from pulse_hf.training.together import own_rows, sum_gradients, summed
 
 if TYPE_CHECKING:
@@ -210,12 +203,7 @@ class _Fit:
     ) -> None:
         if self.checkpoints is None or process() > 0:
             return
-        tensors = {
-            **prefixed("model", self.model.state_dict()),
-            **prefixed("best", best),
-            **prefixed("optimizer", optimizer_state(optimizer)),
-            **prefixed("random", random_state(self.generator)),
-        }
+        tensors = fit_state(self.model.state_dict(), best, optimizer, self.generator)
         self.checkpoints.save(epochs, tensors, {"history": history})
 
     def _resumed(self, optimizer: torch.optim.Optimizer) -> tuple[int, list[float], dict[str, Tensor]]:
@@ -224,11 +212,10 @@ class _Fit:
         if found is None:
             return 0, [], {}
         epochs, tensors, state = found
-        self.model.load_state_dict(unprefixed("model", tensors))
-        restore_optimizer(optimizer, unprefixed("optimizer", tensors), [self.settings.learning_rate])
-        restore_random(unprefixed("random", tensors), self.generator)
+        weights, best = restore_fit(tensors, optimizer, [self.settings.learning_rate], self.generator)
+        self.model.load_state_dict(weights)
         _logger.info("going on after epoch %d", epochs)
-        return epochs, list(state["history"]), unprefixed("best", tensors)
+        return epochs, list(state["history"]), best
 
     def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
         model, settings = self.model.train(), self.settings

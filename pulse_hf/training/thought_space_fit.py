@@ -16,14 +16,7 @@ from pulse_hf.artifacts import process
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.training.finite import require_finite
 from pulse_hf.training.losses import info_nce_loss
-from pulse_hf.training.resume import (
-    optimizer_state,
-    prefixed,
-    random_state,
-    restore_optimizer,
-    restore_random,
-    unprefixed,
-)
+from pulse_hf.training.resume import fit_state, restore_fit
 from pulse_hf.training.thought_space_towers import SIDES, TrainableSpace
 from pulse_hf.training.together import gathered, own_rows, sum_gradients
 
@@ -209,12 +202,7 @@ class _State:
 
     def save(self, checkpoints: Checkpoints, report: FitReport, best: dict[str, Tensor]) -> None:
         """Keep the state after an epoch."""
-        tensors = {
-            **prefixed("model", self.weights()),
-            **prefixed("best", best),
-            **prefixed("optimizer", optimizer_state(self.optimizer)),
-            **prefixed("random", random_state(self.generator)),
-        }
+        tensors = fit_state(self.weights(), best, self.optimizer, self.generator)
         beside = {
             "report": asdict(report),
             "batches": self.rng.bit_generator.state,
@@ -230,13 +218,12 @@ class _State:
         if found is None:
             return None
         _, tensors, beside = found
+        weights, best = restore_fit(tensors, self.optimizer, beside["rates"], self.generator)
         for name, value in self.space.trained().items():
-            value.copy_(tensors[f"model.{name}"])
-        restore_optimizer(self.optimizer, unprefixed("optimizer", tensors), beside["rates"])
-        restore_random(unprefixed("random", tensors), self.generator)
+            value.copy_(weights[name])
         self.rng.bit_generator.state = beside["batches"]
         self.schedule.last_epoch = beside["steps"]
-        return FitReport(**beside["report"]), unprefixed("best", tensors)
+        return FitReport(**beside["report"]), best
 
 
 def validation_quality(space: TrainableSpace, pairs: Sequence[Pair], *, masked: bool = False) -> dict[str, float]:

@@ -35,7 +35,7 @@ def gathered(own: torch.Tensor, num_rows: int) -> torch.Tensor:
     size = num_processes()
     if size == 1:
         return own
-    wait_for_all()
+    _join()
     most = -(-num_rows // size)
     padded = torch.zeros(most, own.shape[1], dtype=own.dtype, device=own.device)
     padded[: len(own)] = own.detach()
@@ -50,7 +50,7 @@ def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
     """Add up the gradients of all processes; each then takes the same step."""
     if num_processes() == 1:
         return
-    wait_for_all()
+    _join()
     for parameter in parameters:
         if parameter.requires_grad:
             if parameter.grad is None:
@@ -62,6 +62,12 @@ def summed(value: torch.Tensor) -> torch.Tensor:
     """The sum of a number over all processes, without gradient."""
     total = value.detach().clone()
     if num_processes() > 1:
-        wait_for_all()
+        _join()
         torch.distributed.all_reduce(total)
     return total
+
+
+def _join() -> None:
+    """Meet the other processes once; after that the sums themselves keep step."""
+    if not torch.distributed.is_initialized():
+        wait_for_all()
