@@ -1,5 +1,7 @@
 """The engines: own decode loop against transformers' generate, seeds, cache reuse, control tokens, quotes."""
 
+from dataclasses import replace
+
 import pytest
 import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -30,6 +32,7 @@ from pulse_hf.reasoning.extractive import ExtractiveGenerator
 from pulse_hf.reasoning.generator import Generation, Sampling, open_generator
 from pulse_hf.reasoning.parsing import parse_reason
 from pulse_hf.reasoning.prompts import Evidence, Prompt, refine_message, template
+from pulse_hf.reasoning.rewinding import second_copy
 from pulse_hf.reasoning.token_choice import choose_tokens
 from pulse_hf.reasoning.transformers_engine import TransformersGenerator
 
@@ -236,6 +239,66 @@ def test_logits_over_a_reused_cache_equal_a_plain_forward(tokenizer):
     with torch.inference_mode():
         ours = branch_decoding._Batch(model, rows, 1, written, 0).encode()[0]
     torch.testing.assert_close(ours, plain, atol=1e-3, rtol=0)
+
+
+def greedy(model, ids, banned, stops, most):
+    """The slow way: one whole forward pass a token; ``banned`` may not be the first."""
+    made = []
+    while len(made) < most:
+        logits = model(torch.tensor([ids + made])).logits[0, -1]
+        if not made:
+            logits[banned] = -torch.inf
+        made.append(int(logits.argmax()))
+        if made[-1] in stops:
+            break
+    return made
+
+
+@pytest.mark.parametrize("family", ["llama", "mistral, window of 16"])
+def test_looping_text_goes_on_with_another_token_from_before_its_second_copy(family, tokenizer, monkeypatch):
+    monkeypatch.setattr(
+        "pulse_hf.reasoning.transformers_engine.loops", lambda text: True
+    )  # random models write no words
+    model_class, config_class, changes, _ = FAMILIES[family]
+    torch.manual_seed(3)
+    sizes = SIZES | {"initializer_range": 0.1} | changes
+    model = model_class(config_class(vocab_size=len(tokenizer), **sizes)).eval()
+    made, asked, mended = engine(model, tokenizer), prompts(12), 0
+    before = texts(made.generate(asked, width=1, sampling=Sampling(40), seed=0))
+    after = texts(made.generate(asked, width=1, sampling=Sampling(40, rewinds=1), seed=0))
+    stops = made._stops.tolist()
+    for prompt, (old,), (new,) in zip(asked, before, after, strict=True):
+        ids = made.chat.encode([prompt.messages])[0]
+        with torch.inference_mode():
+            written = greedy(model, ids, [], stops, 40)
+            assert made.chat.decode(written) == old
+            start = second_copy(written)
+            if start is not None:
+                mended += 1
+                rest = greedy(model, ids + written[:start], [written[start]], stops, 40 - start)
+                written = written[:start] + rest
+        assert new == made.chat.decode(written)
+    assert mended >= 3
+
+
+def test_rewound_texts_do_not_depend_on_their_batch_and_their_cache_is_right(tokenizer, monkeypatch):
+    monkeypatch.setattr("pulse_hf.reasoning.transformers_engine.loops", lambda text: True)
+    torch.manual_seed(3)
+    made, asked = engine(llama(len(tokenizer), initializer_range=0.1), tokenizer), prompts(12)
+    sampling = Sampling(40, temperature=0.3, rewinds=3)
+    together = made.generate(asked, width=2, sampling=sampling, seed=5)
+    assert together != made.generate(asked, width=2, sampling=replace(sampling, rewinds=0), seed=5)
+    assert texts(together) == [texts(made.generate([one], width=2, sampling=sampling, seed=5))[0] for one in asked]
+    made.generate(asked, width=2, sampling=sampling, seed=5)
+    next_asked = [
+        ask(f"{one.key}/{branch}", one.messages[0]["content"], reply.text)
+        for one, replies in zip(asked, together, strict=True)
+        for branch, reply in enumerate(replies)
+    ]
+    reusing = texts(made.generate(next_asked, width=1, sampling=Sampling(12), seed=0))
+    assert made.usage.reused_tokens > 0
+    made._kept = {}
+    assert reusing == texts(made.generate(next_asked, width=1, sampling=Sampling(12), seed=0))
 
 
 def test_memory_errors_halve_the_batch(tiny, monkeypatch, caplog):

@@ -44,6 +44,8 @@ class Sampling:
         max_new_tokens: Longest text, in tokens.
         temperature: Divides the logits; 0 takes the most likely token.
         top_p: Draw only from the smallest set of tokens with this much probability, in (0, 1].
+        rewinds: How often a text that goes in circles is cut before its second copy and written on with another
+            token. The in-process engine does it; servers have penalties of their own.
 
     Raises:
         ValueError: A value is outside its range.
@@ -52,6 +54,7 @@ class Sampling:
     max_new_tokens: int = 64
     temperature: float = 0.0
     top_p: float = 1.0
+    rewinds: int = 0
 
     def __post_init__(self) -> None:
         if self.max_new_tokens < 1:
@@ -60,6 +63,8 @@ class Sampling:
             raise ValueError(f"temperature is {self.temperature}; expected 0 (greedy) or more")
         if not 0 < self.top_p <= 1:
             raise ValueError(f"top_p is {self.top_p}; expected a value in (0, 1]")
+        if self.rewinds < 0:
+            raise ValueError(f"rewinds is {self.rewinds}; expected 0 (none) or more")
 
 
 @dataclass

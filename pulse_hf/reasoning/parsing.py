@@ -65,7 +65,7 @@ def parse_reason(generation: Generation) -> Parsed:
         return Parsed("empty")
     if _echoes(text):
         return Parsed("echo")
-    if _loops(text):
+    if loops(text):
         return Parsed("looping")
     repaired = len(first) > 1
     if generation.finish == "length" and not repaired:
@@ -99,8 +99,13 @@ def _finished(text: str) -> str | None:
     return text[: ends[-1]]
 
 
-def _loops(text: str) -> bool:
-    """Whether some words come again and again in a row, or hardly any word is new."""
+def loops(text: str) -> bool:
+    """Whether some words come again and again in a row, or hardly any word is new.
+
+    Example:
+        >>> loops("peace and quiet and quiet and quiet and quiet"), loops("a very, very quiet home")
+        (True, False)
+    """
     words = [word.lower() for word in _WORD.findall(text)]
     for size in range(1, 13):
         needed = 4 if size == 1 else 3

@@ -36,6 +36,7 @@ class RationaleSettings:
         engine: ``"transformers"``, ``"server"`` (any OpenAI-compatible one, ``model`` names it and its address) or
             ``"extractive"``, which needs no language model (ours).
         model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
+        rewinds: How often a text that goes in circles is cut back and written on another way (ours).
         max_new_tokens: Longest rationale in tokens (ours).
         temperature: 0 is greedy (ours).
         top_p: Nucleus of retries, and of all texts at a temperature above 0 (ours).
@@ -50,6 +51,7 @@ class RationaleSettings:
 
     engine: Engine = "transformers"
     model: str = "pulse-hf/pulse-nano"
+    rewinds: int = 3
     max_new_tokens: int = 80
     temperature: float = 0.0
     top_p: float = 0.95
@@ -72,7 +74,7 @@ class RationaleSettings:
     @property
     def sampling(self) -> Sampling:
         """How the first attempt is drawn."""
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.rewinds)
 
 
 def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool = False) -> Path:

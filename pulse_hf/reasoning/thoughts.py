@@ -47,6 +47,7 @@ class ThoughtSettings:
         selection: What chooses the leaf (paper Eq. 2: ``"thought-space"``); see ``tree_of_thought``.
         temperature: Of refinements; base reasons are greedy (ours).
         top_p: Nucleus of refinements (ours).
+        rewinds: How often a text that goes in circles is cut back and written on another way (ours).
         max_new_tokens: Longest reason in tokens (ours).
         batch_size: Texts written at once.
         users_per_batch: Trees grown at once; each batch is kept when the stage is interrupted.
@@ -64,6 +65,7 @@ class ThoughtSettings:
     selection: Selection = "thought-space"
     temperature: float = 0.8
     top_p: float = 0.95
+    rewinds: int = 3
     max_new_tokens: int = 80
     batch_size: int = 192
     users_per_batch: int = 192
@@ -85,7 +87,7 @@ class ThoughtSettings:
     @property
     def sampling(self) -> Sampling:
         """How refinements are drawn."""
-        return Sampling(self.max_new_tokens, self.temperature, self.top_p)
+        return Sampling(self.max_new_tokens, self.temperature, self.top_p, self.rewinds)
 
 
 @dataclass(frozen=True, slots=True)

@@ -8,13 +8,14 @@ import numpy as np
 import torch
 
 from pulse_hf.reasoning.generator import Sampling
+from pulse_hf.reasoning.rewinding import Text
 from pulse_hf.schema import stable_hash
 
 _HEAD = 64
 
 
 def choose_tokens(
-    logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor | None
+    logits: torch.Tensor, sampling: Sampling, draws: torch.Tensor | None, banned: torch.Tensor | None = None
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The next token of every branch, and its log-probability under the model's own distribution.
 
@@ -22,6 +23,7 @@ def choose_tokens(
         logits: (..., vocabulary), float32.
         sampling: Temperature 0 takes the likeliest token.
         draws: (...), one number in [0, 1) per branch; unused at temperature 0.
+        banned: (..., vocabulary), true for tokens that may not be chosen.
 
     Returns:
         Tokens and log-probabilities, both (...).
@@ -33,12 +35,13 @@ def choose_tokens(
         >>> [choose_tokens(logits, Sampling(temperature=1.0), torch.tensor([u]))[0].item() for u in (0.4, 0.6, 0.9)]
         [0, 1, 2]
     """
+    open_to = logits if banned is None else logits.masked_fill(banned, -torch.inf)
     if sampling.temperature == 0 or draws is None:
-        chosen = logits.argmax(-1)
+        chosen = open_to.argmax(-1)
     elif sampling.top_p < 1:
-        chosen = _draw_nucleus((logits / sampling.temperature).softmax(-1), sampling.top_p, draws)
+        chosen = _draw_nucleus((open_to / sampling.temperature).softmax(-1), sampling.top_p, draws)
     else:
-        chosen = _draw((logits / sampling.temperature).softmax(-1).cumsum(-1), draws)
+        chosen = _draw((open_to / sampling.temperature).softmax(-1).cumsum(-1), draws)
     picked = logits.gather(-1, chosen[..., None])[..., 0]
     return chosen, picked - logits.logsumexp(-1)
 
@@ -79,15 +82,24 @@ class Written:
         sampling: How tokens are drawn.
         seed: The call's seed.
         stops: Tokens that end a text.
+        banned: Per row the tokens its branches may not begin with.
     """
 
-    def __init__(self, keys: Series[str], width: int, sampling: Sampling, seed: int, stops: torch.Tensor) -> None:
+    def __init__(
+        self,
+        keys: Series[str],
+        width: int,
+        sampling: Sampling,
+        seed: int,
+        stops: torch.Tensor,
+        banned: Series[Series[int]] | None = None,
+    ) -> None:
         shape, device = (len(keys), width), stops.device
         self.sampling = sampling
-        self.stops = stops
+        self.stops, self.banned = stops, banned
         self.tokens = torch.zeros(*shape, sampling.max_new_tokens, dtype=torch.long, device=device)
         self.length = torch.zeros(shape, dtype=torch.long, device=device)
-        self.log_sum = torch.zeros(shape, device=device)
+        self.log_probabilities = torch.zeros(*shape, sampling.max_new_tokens, device=device)
         self.stopped = torch.zeros(shape, dtype=torch.bool, device=device)
         self.draws = None
         if sampling.temperature > 0:
@@ -109,10 +121,31 @@ class Written:
             The tokens, (n, width), and which of the rows still have an open branch, (n,).
         """
         draws = None if self.draws is None else self.draws[rows, :, step]
-        chosen, log_probability = choose_tokens(logits.float(), self.sampling, draws)
+        banned = self._banned(logits) if step == 0 and self.banned else None
+        chosen, log_probability = choose_tokens(logits.float(), self.sampling, draws, banned)
         going = ~self.stopped[rows]
         self.tokens[rows, :, step] = chosen
         self.length[rows] += going
-        self.log_sum[rows] += torch.where(going, log_probability, 0.0)
+        self.log_probabilities[rows, :, step] = log_probability
         self.stopped[rows] |= torch.isin(chosen, self.stops)
         return chosen, ~self.stopped[rows].all(1)
+
+    def _banned(self, logits: torch.Tensor) -> torch.Tensor:
+        """True where a row may not begin; all rows are there at the first step."""
+        banned = torch.zeros(logits.shape, dtype=torch.bool, device=logits.device)
+        for row, tokens in enumerate(self.banned or ()):
+            banned[row, :, list(tokens)] = True
+        return banned
+
+    def texts(self) -> list[list[Text]]:
+        """Per row the text of every branch."""
+        columns = (
+            self.tokens.tolist(),
+            self.log_probabilities.tolist(),
+            self.length.tolist(),
+            self.stopped.tolist(),
+        )
+        return [
+            [Text(tokens[:length], logs[:length], stopped) for tokens, logs, length, stopped in zip(*row, strict=True)]
+            for row in zip(*columns, strict=True)
+        ]

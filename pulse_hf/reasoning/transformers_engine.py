@@ -12,6 +12,7 @@ import logging
 import math
 import time
 from collections.abc import Sequence as Series
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -21,6 +22,8 @@ from pulse_hf.reasoning.branch_cache import ATTENTION, Kept
 from pulse_hf.reasoning.branch_decoding import Row, columns_needed, decode_branches
 from pulse_hf.reasoning.chat_tokens import ChatTokens
 from pulse_hf.reasoning.generator import Generation, Sampling, Usage
+from pulse_hf.reasoning.parsing import loops
+from pulse_hf.reasoning.rewinding import Text, second_copy
 from pulse_hf.reasoning.token_choice import Written
 
 if TYPE_CHECKING:
@@ -152,27 +155,79 @@ class TransformersGenerator:
 
         Seeds belong to rows, so halving changes no text.
         """
-        written = Written([row.key for row in rows], width, sampling, seed, self._stops)
-        places: list[list[Kept]] = [[] for _ in rows]
         try:
-            if columns_needed(rows, width, sampling.max_new_tokens) <= self._window:
-                places = decode_branches(self.model, rows, width, written, self._room)
-                self._room -= sum(
-                    block.num_bytes
-                    for block in {id(kept.block): kept.block for row in places for kept in row}.values()
-                )
-            else:
-                self._decode_plainly(rows, width, written)
+            texts, places = self._decode(rows, width, sampling, seed)
+            self._rewind(rows, texts, places, sampling, seed)
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
             logger.warning("out of memory with %d prompts of width %d; going on with halves", len(rows), width)
             half = len(rows) // 2
             return [*self._batch(rows[:half], width, sampling, seed), *self._batch(rows[half:], width, sampling, seed)]
+        made = [[self._generation(text) for text in branches] for branches in texts]
+        return list(zip(made, places, strict=True))
+
+    def _decode(
+        self, rows: Series[Row], width: int, sampling: Sampling, seed: int, banned: Series[Series[int]] | None = None
+    ) -> tuple[list[list[Text]], list[list[Kept]]]:
+        """Write one batch: per row the texts of its branches and the places of their cache."""
+        written = Written([row.key for row in rows], width, sampling, seed, self._stops, banned)
+        places: list[list[Kept]] = [[] for _ in rows]
+        if columns_needed(rows, width, sampling.max_new_tokens) <= self._window:
+            places = decode_branches(self.model, rows, width, written, self._room)
+            self._room -= sum(
+                block.num_bytes for block in {id(kept.block): kept.block for row in places for kept in row}.values()
+            )
+        else:
+            self._decode_plainly(rows, width, written)
         self.usage.prompt_tokens += sum(row.num_new for row in rows)
         self.usage.reused_tokens += sum(row.reused for row in rows)
         self.usage.generated_tokens += int(written.length.sum())
-        return list(zip(self._texts(written), places, strict=True))
+        return written.texts(), places
+
+    def _rewind(
+        self,
+        rows: Series[Row],
+        texts: list[list[Text]],
+        places: list[list[Kept]],
+        sampling: Sampling,
+        seed: int,
+    ) -> None:
+        """Write looping texts on from before their second copy, each with another token than began it."""
+        room = sampling.max_new_tokens
+        banned: dict[tuple[int, int, int], set[int]] = {}
+        for attempt in range(sampling.rewinds):
+            turns = self._turns_back(rows, texts, places, room, attempt)
+            if not turns:
+                return
+            for row, branch, start in turns:
+                banned.setdefault((row.number, branch, start), set()).add(texts[row.number][branch].tokens[start])
+            tail = replace(sampling, max_new_tokens=room - min(start for _, _, start in turns))
+            forbidden = [sorted(banned[row.number, branch, start]) for row, branch, start in turns]
+            made, kept = self._decode([row for row, _, _ in turns], 1, tail, seed, forbidden)
+            for (row, branch, start), (text,), now_kept in zip(turns, made, kept, strict=True):
+                texts[row.number][branch] = (texts[row.number][branch].up_to(start) + text).up_to(room)
+                if places[row.number] and now_kept:
+                    places[row.number][branch] = now_kept[0]
+
+    def _turns_back(
+        self, rows: Series[Row], texts: list[list[Text]], places: list[list[Kept]], room: int, attempt: int
+    ) -> list[tuple[Row, int, int]]:
+        """What is to be written on: prompt and text before the second copy, the branch, where that copy began.
+
+        A row's number is its place in the batch here. Texts near the end of the model's positions stay as they are.
+        """
+        turns = []
+        for number, row in enumerate(rows):
+            for branch, text in enumerate(texts[number]):
+                start = second_copy(text.tokens) if loops(self.chat.decode(text.tokens)) else None
+                if start is None or len(row.ids) + start + room > self._longest:
+                    continue
+                kept = places[number][branch] if places[number] else None
+                ids = [*row.ids, *text.tokens[:start]]
+                reused = _num_shared(kept.ids, ids) if kept else 0
+                turns.append((Row(number, f"{row.key}~{branch}.{attempt}", ids, kept, reused), branch, start))
+        return sorted(turns, key=lambda turn: (-turn[0].num_new, turn[0].key))
 
     def _decode_plainly(self, rows: Series[Row], width: int, written: Written) -> None:
         """Left-padded batch with the model's own cache and masks; every branch encodes its prompt."""
@@ -200,22 +255,10 @@ class TransformersGenerator:
                 "past_key_values": output.past_key_values,
             }
 
-    def _texts(self, written: Written) -> list[list[Generation]]:
-        columns = (
-            written.tokens.tolist(),
-            written.length.tolist(),
-            written.log_sum.tolist(),
-            written.stopped.tolist(),
-        )
-        return [
-            [
-                Generation(
-                    self.chat.decode(tokens[:length]), log_sum / length, length, "stop" if stopped else "length"
-                )
-                for tokens, length, log_sum, stopped in zip(*row, strict=True)
-            ]
-            for row in zip(*columns, strict=True)
-        ]
+    def _generation(self, text: Text) -> Generation:
+        length = len(text.tokens)
+        likelihood = sum(text.log_probabilities) / length
+        return Generation(self.chat.decode(text.tokens), likelihood, length, "stop" if text.stopped else "length")
 
 
 def _conversation(messages: Series[Message]) -> Conversation:
