@@ -59,7 +59,7 @@ def demo() -> RunSettings:
             max_rationale_tokens=48,
         ),
         thoughts=ThoughtSettings(
-            depth=1, max_new_tokens=44, training_decisions_per_user=1, max_training_users=250, budget=budget
+            depth=1, max_new_tokens=56, training_decisions_per_user=1, max_training_users=250, budget=budget
         ),
         recommender=RecommenderSettings(
             score_events=3, lora_dropout=0.0, epochs=2, patience=2, learning_rate=2e-3, head_learning_rate=1e-2
