@@ -10,7 +10,7 @@ $(READY): pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) (about 2 minutes the first time) =="
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt torch
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,demo,dev]"
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,demo,space,metric,dev]"
 	@touch $(READY)
 
 demo: $(READY)  ## the whole road on the embedded synthetic shop, at most 5 minutes on 2 cores
