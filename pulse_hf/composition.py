@@ -3,20 +3,21 @@
 The folder::
 
     pulse.json                 identities of base and encoder, tree settings, prompt hashes
-    adapter/ score_head.safetensors scorer.json      the tuned scorer (PEFT's own layout)
+    adapter/ score_head.safetensors scorer.json      the tuned scorer (PEFT's own layout; merged/ instead if asked for)
     base/                      the base language model, if it is small enough to include
     thought_space/             both towers with their processor, and the rationales that vote (vectors and items)
     sequential/                SASRec and the pool of anonymous users it compares with
     catalogue/                 items.parquet, item_vectors.safetensors
+    checksums.json             sha256 of all of these
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree
+from shutil import copytree, ignore_patterns, rmtree
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import (
@@ -30,6 +31,7 @@ from pulse_hf.artifacts import (
     write_tensors,
 )
 from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.hub.files import CHECKSUMS, UNSEALED, check_folder, read_seal, seal_folder
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons, load_shared_reasons
 from pulse_hf.schema import Item, Sequence
@@ -45,8 +47,9 @@ if TYPE_CHECKING:
     from pulse_hf.reasoning.examples import PromptShape
     from pulse_hf.reasoning.generator import Generator
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 RECORD = "pulse.json"
+KIND = "recommender"
 BASE = "base"
 MAX_INCLUDED_BASE_BYTES = 64 * 2**20
 
@@ -82,25 +85,36 @@ class Parts:
     folder: Path
 
 
-def save_parts(parts: Parts, folder: Path) -> None:
+def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     """Write everything into one folder; no user of the run is in it.
 
     The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
     64 MiB is included, a larger one is named by id and revision.
+
+    Args:
+        parts: What to keep.
+        folder: Where to; what an earlier save left there is replaced.
+        merge: Keep the language model with the adapter added in instead of the adapter.
+
+    Raises:
+        ArtifactError: The folder holds something else.
     """
-    from pulse_hf.models.embedded import resolve_model
-    from pulse_hf.models.scorer.adapter import ADAPTER, HEAD
+    from pulse_hf.models.scorer.adapter import ADAPTER, HEAD, MERGED, save_merged
     from pulse_hf.models.scorer.adapter import RECORD as SCORER_RECORD
 
-    folder.mkdir(parents=True, exist_ok=True)
-    copytree(parts.folder / ADAPTER, folder / ADAPTER, dirs_exist_ok=True)
+    _clear(folder)
+    if (parts.folder / MERGED).is_dir():
+        copytree(parts.folder / MERGED, folder / MERGED)
+    elif merge:
+        save_merged(_base_of(parts.record, parts.folder), parts.folder, folder / MERGED)
+    else:
+        # Not PEFT's card: the folder has one of its own.
+        copytree(parts.folder / ADAPTER, folder / ADAPTER, ignore=ignore_patterns("README.md"))
     for name in (HEAD, SCORER_RECORD):
         (folder / name).write_bytes((parts.folder / name).read_bytes())
-    included = parts.folder / BASE
-    base = included if included.is_dir() else Path(resolve_model(parts.record["base_model"])[0])
-    size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    if base.is_dir() and size <= MAX_INCLUDED_BASE_BYTES:
-        copytree(base, folder / BASE, dirs_exist_ok=True)
+    base = _small_base(parts)
+    if base is not None:
+        copytree(base, folder / BASE, ignore=ignore_patterns("training.json", "*.py"))
     parts.thought_space.save_pretrained(folder / "thought_space")
     _write_votes(folder / "thought_space" / VECTORS, parts.shared)
     parts.sequential.save_pretrained(folder / "sequential")
@@ -108,17 +122,87 @@ def save_parts(parts: Parts, folder: Path) -> None:
     write_table(folder / "catalogue" / "items.parquet", "items", parts.items.values())
     _write_vectors(folder / "catalogue" / "item_vectors.safetensors", parts.item_vectors)
     write_json(folder / RECORD, dict(parts.record))
+    seal_folder(folder, KIND)
 
 
-def load_parts(folder: Path) -> Parts:
-    """Restore what :func:`save_parts` wrote.
+def _clear(folder: Path) -> None:
+    """Make the folder, or empty it of an earlier save, so that nothing of that is left among the new files."""
+    folder.mkdir(parents=True, exist_ok=True)
+    if (folder / CHECKSUMS).exists():
+        for name in {one.path.split("/")[0] for one in read_seal(folder).files}:
+            rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
+        (folder / CHECKSUMS).unlink()
+    others = sorted(path.name for path in folder.iterdir() if path.name not in UNSEALED and path.name[0] != ".")
+    if others:
+        raise ArtifactError(f"{folder} holds other files ({', '.join(others[:5])}); save into a folder of its own")
+
+
+def _base_of(record: Mapping[str, Any], folder: Path) -> str:
+    """The base model as ``resolve_model`` takes it: included in the folder, or at the commit it was trained on."""
+    from pulse_hf.models.scorer.adapter import read_record
+
+    if (folder / BASE).is_dir():
+        return str(folder / BASE)
+    base = read_record(folder).base
+    return f"{base['id']}@{base['revision']}" if len(base["revision"]) == 40 else str(record["base_model"])
+
+
+def _small_base(parts: Parts) -> Path | None:
+    """The base model's folder, if it is small enough to be included."""
+    from pulse_hf.models.embedded import resolve_model
+
+    base = Path(resolve_model(_base_of(parts.record, parts.folder))[0])
+    size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
+    return base if base.is_dir() and size <= MAX_INCLUDED_BASE_BYTES else None
+
+
+def require_public(parts: Parts) -> None:
+    """Refuse to publish what would only work on this machine.
 
     Raises:
-        ArtifactError: The folder is not one, is damaged, or was made with other prompts or another base model.
+        ArtifactError: The base model, the model that writes reasons or the encoder is a local folder and not included.
+    """
+    included = _small_base(parts) is not None
+    names = {
+        "the base model": None if included else parts.record["base_model"],
+        "the encoder of titles": parts.record["encoder"],
+        "the model that writes reasons": parts.record["thoughts"]["model"],
+    }
+    if included and names["the model that writes reasons"] == parts.record["base_model"]:
+        names["the model that writes reasons"] = None
+    local = [f"{what} ({name})" for what, name in names.items() if name and Path(name).is_dir()]
+    if local:
+        raise ArtifactError(
+            f"not published: {', '.join(local)} is a folder on this machine. Publish it first and name it owner/name "
+            "in the settings, or take one of the Hub."
+        )
+
+
+def load_parts(folder: Path, generator: Generator | None = None) -> Parts:
+    """Restore what :func:`save_parts` wrote.
+
+    Args:
+        folder: Written by :func:`save_parts`; every file is compared with its checksum first.
+        generator: Writes the reasons, instead of the recorded language model.
+
+    Raises:
+        ArtifactError: The folder is not one, is damaged, was made with other prompts or another base model, or its
+            reasons come from a server and no generator is given.
     """
     if not (folder / RECORD).exists():
         raise ArtifactError(f"{folder} is not a saved recommender (no {RECORD})")
+    check_folder(folder)
     record = read_json(folder / RECORD)
+    if record.get("format_version") != FORMAT_VERSION:
+        raise ArtifactError(
+            f"{folder}: format {record.get('format_version')!r}, expected {FORMAT_VERSION}; save it again"
+        )
+    if generator is None and record["thoughts"]["engine"] == "server":
+        # The address is whoever saved it's to choose, and histories would be sent there.
+        raise ArtifactError(
+            f"{folder}: reasons were written by the server model {record['thoughts']['model']!r}; pass generator=, "
+            "for example pulse_hf.reasoning.server_engine.ServerGenerator('NAME@http://HOST/v1')"
+        )
     items = {row["item_id"]: Item(**row) for row in read_table(folder / "catalogue" / "items.parquet").to_pylist()}
     vectors = read_tensors(folder / "catalogue" / "item_vectors.safetensors")["item_vectors"].numpy()
     pool = _unpacked(read_tensors(folder / "sequential" / "pool.safetensors"), list(items))
@@ -128,7 +212,8 @@ def load_parts(folder: Path) -> Parts:
         places = {item_id: place for place, item_id in enumerate(items)}
         return SharedReasons(votes["vectors"].numpy(), votes["item_indices"].long().numpy(), places, space)
 
-    return _load(record, folder, folder / "thought_space", folder / "sequential", items, vectors, pool, voting)
+    folders = (folder / "thought_space", folder / "sequential")
+    return _load(record, folder, *folders, items, vectors, pool, voting, generator)
 
 
 def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
@@ -142,6 +227,7 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
     """
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import read_record
+    from pulse_hf.reasoning.generator import open_generator
 
     sequential, thoughts = (read_manifest(run / name) for name in ("sequential", "thoughts"))
     scorer = run / "recommender" / "pulse"
@@ -158,7 +244,7 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
         "base_model": read_record(scorer).base["id"],
         "encoder": sizes["encoder"],
         "neighbours": {key: sizes[key] for key in ("num_neighbours", "neighbour_items")},
-        "thoughts": _settings_of(thoughts),
+        "thoughts": _without_address(_settings_of(thoughts)),
         "seed": json.loads(thoughts["fingerprint"]["seed"]),
         "prompts": prompt_hashes(),
     }
@@ -168,7 +254,13 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
     def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
         return load_shared_reasons(run, users, list(items), space)
 
-    return _load(record, scorer, *folders, items, vectors, pool, voting), users
+    writing = _settings_of(thoughts)
+    generator = (
+        open_generator("server", writing["model"], batch_size=writing["batch_size"])
+        if writing["engine"] == "server"
+        else None
+    )
+    return _load(record, scorer, *folders, items, vectors, pool, voting, generator), users
 
 
 def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -177,6 +269,12 @@ def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
     return {
         key[len(start) :]: json.loads(value) for key, value in manifest["fingerprint"].items() if key.startswith(start)
     }
+
+
+def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:
+    """The settings without where a server stands."""
+    name = str(thoughts["model"]).split("@http")[0]
+    return {**thoughts, "model": name} if thoughts["engine"] == "server" else thoughts
 
 
 def _load(
@@ -188,6 +286,7 @@ def _load(
     item_vectors: NDArray[np.float32],
     pool: Pool,
     voting: Callable[[PulseThoughtSpaceModel], SharedReasons],
+    generator: Generator | None = None,
 ) -> Parts:
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
@@ -200,18 +299,21 @@ def _load(
         raise ArtifactError(
             f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
         )
-    base = str(scorer / BASE) if (scorer / BASE).is_dir() else record["base_model"]
+    base = _base_of(record, scorer)
     model, processor = load_scorer(base, scorer)
     thoughts = record["thoughts"]
     space = PulseThoughtSpaceModel.from_pretrained(thought_space).eval()
+    sasrec = PulseSASRecModel.from_pretrained(sequential).eval()
+    for name, module in (("scorer", model), ("thought_space", space), ("sequential", sasrec)):
+        _require_finite(scorer, name, module.named_parameters())
     writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
     return Parts(
         scorer=model,
         processor=processor,
         shape=PromptShape.from_dict(read_record(scorer).prompt),
         thought_space=space,
-        sequential=PulseSASRecModel.from_pretrained(sequential).eval(),
-        generator=open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"]),
+        sequential=sasrec,
+        generator=generator or open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"]),
         items=items,
         item_vectors=item_vectors,
         pool=pool,
@@ -219,6 +321,12 @@ def _load(
         record=record,
         folder=scorer,
     )
+
+
+def _require_finite(folder: Path, part: str, weights: Iterable[tuple[str, Any]]) -> None:
+    for name, value in weights:
+        if not value.isfinite().all():
+            raise ArtifactError(f"{folder}: weight {name} of {part} is not finite; the file is damaged or made to be")
 
 
 def _write_votes(path: Path, shared: SharedReasons) -> None:

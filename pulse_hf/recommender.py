@@ -9,7 +9,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pulse_hf.composition import Parts, load_parts, parts_of_run, save_parts
+from pulse_hf.artifacts import ArtifactError
+from pulse_hf.composition import Parts, load_parts, parts_of_run, require_public, save_parts
+from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.schema import Decision, Item, Sequence
@@ -18,6 +20,7 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
     from pulse_hf.reasoning.examples import Thought
+    from pulse_hf.reasoning.generator import Generator
     from pulse_hf.reasoning.tree_of_thought import Tree
 
 NUM_RETRIEVED = 100
@@ -280,18 +283,107 @@ class PulseRecommender:
 
     # -- keeping it ------------------------------------------------------------------------------
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write everything into one folder that :meth:`from_pretrained` restores; no user of the run is in it."""
-        save_parts(self.parts, Path(folder))
+    def save_pretrained(self, folder: str | Path, *, merge: bool = False) -> None:
+        """Write everything into one folder that :meth:`from_pretrained` restores; no user of the run is in it.
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path) -> PulseRecommender:
-        """Restore a recommender from a folder written by :meth:`save_pretrained`.
+        Args:
+            folder: Where to; what an earlier save left there is replaced.
+            merge: Keep the language model with the adapter added in, instead of the adapter.
 
         Raises:
-            ArtifactError: The folder is not one, is damaged, or was made with other prompts or another base model.
+            ArtifactError: The folder holds something else.
         """
-        return cls(load_parts(Path(folder)))
+        save_parts(self.parts, Path(folder), merge=merge)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        merge: bool = False,
+        private: bool | None = None,
+        token: str | None = None,
+        revision: str | None = None,
+        commit_message: str = "Push recommender",
+        card: str | None = None,
+        dry_run: bool = False,
+    ) -> Pushed:
+        """Publish it as one model repo, in one commit.
+
+        Args:
+            repo_id: ``owner/name``; made if absent.
+            merge: See :meth:`save_pretrained`.
+            private: Whether a new repo is private.
+            token: Access token; the one logged in with by default.
+            revision: Branch.
+            commit_message: The commit's message.
+            card: Text of its ``README.md``; a repo's own card stays as it is without one.
+            dry_run: Only say what would be sent.
+
+        Returns:
+            The commit (``None`` if nothing had changed) and what was sent.
+
+        Raises:
+            ArtifactError: A part lies on this machine only, or somebody else changed the repo meanwhile.
+            ConnectionError: The Hub could not be reached or refused.
+        """
+        from tempfile import TemporaryDirectory
+
+        require_public(self.parts)
+        with TemporaryDirectory() as name:
+            folder = Path(name) / "recommender"
+            self.save_pretrained(folder, merge=merge)
+            if card is not None:
+                (folder / "README.md").write_text(card, encoding="utf-8")
+            return push_folder(
+                folder,
+                repo_id,
+                private=private,
+                token=token,
+                revision=revision,
+                message=commit_message,
+                code=True,
+                dry_run=dry_run,
+            )
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        source: str | Path,
+        *,
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+        generator: Generator | None = None,
+    ) -> PulseRecommender:
+        """Restore a recommender from a folder or from a repo of the Hub.
+
+        Only weights, JSON and Parquet are read, each compared with its checksum; code in a repo is never fetched.
+
+        Args:
+            source: A folder written by :meth:`save_pretrained`, or ``owner/name``.
+            revision: Branch, tag or commit of a repo.
+            token: Access token; the one logged in with by default.
+            cache_dir: Cache folder.
+            local_files_only: Use the cache and do not ask the Hub (as ``HF_HUB_OFFLINE=1`` does).
+            generator: Writes the reasons, instead of the language model it was made with.
+
+        Raises:
+            ArtifactError: It is none, is damaged, or was made with other prompts or another base model.
+            ConnectionError: The Hub could not be reached or refused.
+        """
+        folder = Path(source)
+        if not folder.is_dir():
+            if not is_repo_id(str(source)):
+                raise ArtifactError(f"{source} is neither a folder nor owner/name of the Hub")
+            folder = pull(
+                str(source),
+                revision=revision,
+                token=token,
+                cache_dir=cache_dir,
+                local_files_only=local_files_only,
+            )
+        return cls(load_parts(folder, generator))
 
     @classmethod
     def from_run(cls, run: str | Path) -> PulseRecommender:

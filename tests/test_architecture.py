@@ -9,8 +9,8 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pulse_hf"
 # Top to bottom; rooms on one floor never import each other.
 FLOORS = (
     {"cli"},
-    {"hub"},
     {"composition", "pipeline", "presets", "recommender", "settings"},
+    {"hub"},
     {"training", "evaluation"},
     {"retrieval", "reasoning"},
     {"data", "models"},

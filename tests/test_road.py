@@ -8,11 +8,13 @@ from dataclasses import replace
 
 import pytest
 
-from pulse_hf.artifacts import ArtifactError, read_manifest, verify
+from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, verify, write_tensors
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.evaluation.evaluate import SYSTEMS
+from pulse_hf.hub.files import seal_folder
 from pulse_hf.pipeline import ROAD, run_road, token_budget
 from pulse_hf.presets import preset_named
+from pulse_hf.reasoning.generator import ScriptedGenerator
 from pulse_hf.recommender import Event, PulseRecommender
 from pulse_hf.settings import merge, override
 
@@ -179,12 +181,59 @@ def test_a_saved_recommender_is_the_same_and_holds_no_user(recommender, tmp_path
     assert not any(user_id.encode() in text for user_id in recommender.users)
 
 
+def test_a_merged_recommender_scores_the_same_without_an_adapter(recommender, tmp_path):
+    history = recommender.history_of(next(iter(recommender.users)))
+    names = list(recommender.parts.items)[:6]
+    recommender.save_pretrained(tmp_path / "shop", merge=True)
+    assert not (tmp_path / "shop" / "adapter").exists()
+    merged = PulseRecommender.from_pretrained(tmp_path / "shop")
+    assert merged.score(history, names) == pytest.approx(recommender.score(history, names), abs=1e-4)
+    merged.save_pretrained(tmp_path / "again")  # a loaded one can be kept again
+    assert (tmp_path / "again" / "checksums.json").read_text() == (tmp_path / "shop" / "checksums.json").read_text()
+    recommender.save_pretrained(tmp_path / "shop")  # over an earlier save: nothing of that stays
+    assert not (tmp_path / "shop" / "merged").exists()
+    assert (tmp_path / "shop" / "adapter").is_dir()
+    (tmp_path / "full").mkdir()
+    (tmp_path / "full" / "letter.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="holds other files"):
+        recommender.save_pretrained(tmp_path / "full")
+
+
+def test_a_saved_recommender_with_a_planted_weight_or_server_is_refused(recommender, tmp_path):
+    import torch
+
+    recommender.save_pretrained(tmp_path / "shop")
+    head = tmp_path / "shop" / "score_head.safetensors"
+    state = read_tensors(head)
+    write_tensors(head, {name: torch.full_like(value, torch.nan) for name, value in state.items()})
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ArtifactError, match="not finite"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    write_tensors(head, {"score.weight": torch.zeros(1, 3)})
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ArtifactError, match="expected"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    write_tensors(head, state)
+    record = json.loads((tmp_path / "shop" / "pulse.json").read_text())
+    record["thoughts"] |= {"engine": "server", "model": "evil@http://127.0.0.1:9/v1"}
+    (tmp_path / "shop" / "pulse.json").write_text(json.dumps(record))
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ArtifactError, match="pass generator="):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    given = ScriptedGenerator({}, default="Reason: They care about quiet rooms.")
+    loaded = PulseRecommender.from_pretrained(tmp_path / "shop", generator=given)
+    assert loaded.recommend(["a kettle"], k=1)[0].rationale == "They care about quiet rooms."
+
+
 def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender, tmp_path):
     recommender.save_pretrained(tmp_path / "shop")
     record = json.loads((tmp_path / "shop" / "pulse.json").read_text())
     (tmp_path / "shop" / "pulse.json").write_text(
         json.dumps({**record, "prompts": {**record["prompts"], "score": "0" * 64}})
     )
+    with pytest.raises(ArtifactError, match=r"damaged: pulse\.json"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    seal_folder(tmp_path / "shop", "recommender")
     with pytest.raises(ArtifactError, match=r"other prompts \(score\)"):
         PulseRecommender.from_pretrained(tmp_path / "shop")
     (tmp_path / "shop" / "pulse.json").write_text(json.dumps(record))
@@ -192,6 +241,9 @@ def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender,
     data = bytearray(weights.read_bytes())
     data[-1] ^= 1
     weights.write_bytes(bytes(data))
+    with pytest.raises(ArtifactError, match=r"damaged: .*base/model\.safetensors"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    seal_folder(tmp_path / "shop", "recommender")
     with pytest.raises(ArtifactError, match="base model"):
         PulseRecommender.from_pretrained(tmp_path / "shop")
     with pytest.raises(ArtifactError, match="not a saved recommender"):

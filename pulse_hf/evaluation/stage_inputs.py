@@ -349,7 +349,7 @@ def _scorer(folder: Path) -> tuple[PromptShape, Callable[[str], bool]]:
     record = read_record(folder)
     commit = record.base["revision"] if len(record.base["revision"]) == 40 else None
     path = resolve_model(record.base["id"] + (f"@{commit}" if commit else ""))[0]
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=commit)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=commit, trust_remote_code=False)
     processor = PulseScorerProcessor(
         tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
     )

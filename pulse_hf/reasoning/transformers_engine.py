@@ -97,8 +97,11 @@ class TransformersGenerator:
         place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
         on_hub = identity["weights_sha256"] == "by revision"
         pinned: dict[str, Any] = {"revision": identity["revision"]} if on_hub else {}
+        pinned["trust_remote_code"] = False  # not left out: a missing answer is asked for on a terminal
         dtype = torch.bfloat16 if computes_in_bf16(place.type) else torch.float32
-        model = AutoModelForCausalLM.from_pretrained(source, dtype=dtype, **pinned).to(place).eval()
+        model = (
+            AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **pinned).to(place).eval()
+        )
         tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
         return cls(model, tokenizer, model_id=identity["id"], revision=identity["revision"], batch_size=batch_size)
 

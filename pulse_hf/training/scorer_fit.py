@@ -30,7 +30,7 @@ def make_processor(settings: RecommenderSettings) -> PulseScorerProcessor:
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
     path, identity = resolve_model(settings.base_model)
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=_commit(identity))
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=_commit(identity), trust_remote_code=False)
     return PulseScorerProcessor(
         tokenizer,
         settings.judge_text,

@@ -3,6 +3,7 @@
 The folder::
 
     adapter/                   PEFT's own layout; also loads into the plain base language model
+    merged/                    instead of it, where asked for: the base language model with the adapter added in
     score_head.safetensors     the head, and the weights of candidate features where there are any
     scorer.json                which base model, which token budgets, which prompt shape
 """
@@ -24,6 +25,7 @@ if TYPE_CHECKING:
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
 ADAPTER = "adapter"
+MERGED = "merged"
 HEAD = "score_head.safetensors"
 RECORD = "scorer.json"
 _HEAD_MODULES = ("score", "likelihood_score", "feature_score")
@@ -158,8 +160,10 @@ def load_scorer(
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
     record = read_record(folder)
-    path, identity = resolve_model(base_id_or_path)
-    _check_base(folder, record, identity)
+    merged = (folder / MERGED).is_dir()
+    path, identity = resolve_model(str(folder / MERGED) if merged else base_id_or_path)
+    if not merged:
+        _check_base(folder, record, identity)
     revision = identity["revision"] if len(identity["revision"]) == 40 else None
     scorer = PulseScorerModel.from_base(
         path,
@@ -173,20 +177,59 @@ def load_scorer(
     expected = {"vocab_size": record.vocab_size, "hidden_size": record.hidden_size}
     if found != expected:
         raise ArtifactError(f"{folder}: trained on a base model with {expected}, {base_id_or_path} has {found}")
-    scorer.load_state_dict(read_tensors(folder / HEAD), strict=False)
-    adapted = PeftModel.from_pretrained(scorer, str(folder / ADAPTER), config=_adapter_config(folder))
-    model = adapted.merge_and_unload() if merge else adapted.get_base_model()
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision)
+    _load_head(scorer, folder)
+    if not merged:
+        adapted = PeftModel.from_pretrained(scorer, str(folder / ADAPTER), config=_adapter_config(folder))
+        scorer = adapted.merge_and_unload() if merge else adapted.get_base_model()
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     processor = PulseScorerProcessor(
         tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
     )
-    return model.eval(), processor
+    return scorer.eval(), processor
+
+
+def save_merged(base_id_or_path: str, folder: Path, target: Path) -> None:
+    """Write the base language model with the adapter added in, as an ordinary causal language model.
+
+    Args:
+        base_id_or_path: The base model: folder or Hub id.
+        folder: Written by :func:`save_adapter`.
+        target: Where to; weights are float32, so that scores stay what they were.
+
+    Raises:
+        ArtifactError: The base model is not the one the adapter was trained on.
+    """
+    import torch
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    from pulse_hf.models.embedded import resolve_model
+
+    path, identity = resolve_model(base_id_or_path)
+    _check_base(folder, read_record(folder), identity)
+    loading = {"revision": identity["revision"] if len(identity["revision"]) == 40 else None}
+    causal = AutoModelForCausalLM.from_pretrained(
+        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **loading
+    )
+    config = _adapter_config(folder)
+    PeftModel.from_pretrained(causal, str(folder / ADAPTER), config=config).merge_and_unload().save_pretrained(target)
+    AutoTokenizer.from_pretrained(path, trust_remote_code=False, **loading).save_pretrained(target)
+
+
+def _load_head(scorer: PulseScorerModel, folder: Path) -> None:
+    found, expected = read_tensors(folder / HEAD), head_state(scorer)
+    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (found, expected)]
+    if shapes[0] != shapes[1]:
+        raise ArtifactError(f"{folder / HEAD}: holds {shapes[0]}, expected {shapes[1]}")
+    scorer.load_state_dict(found, strict=False)
 
 
 def _adapter_config(folder: Path) -> Any:
     """The adapter's configuration without the task type, which would ask our model to generate text."""
     from peft import PeftConfig
 
+    if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
+        raise ArtifactError(f"{folder / ADAPTER} has no adapter_model.safetensors; only safetensors are loaded")
     config = PeftConfig.from_pretrained(str(folder / ADAPTER))
     config.task_type = None
     return config

@@ -175,7 +175,12 @@ class PulseScorerModel(PreTrainedModel):
             ValueError: The family keeps its inner model under another name, or its attention is unknown here.
         """
         causal = AutoModelForCausalLM.from_pretrained(
-            model_id_or_path, dtype=dtype, attn_implementation=attn_implementation, revision=revision
+            model_id_or_path,
+            dtype=dtype,
+            attn_implementation=attn_implementation,
+            revision=revision,
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         if causal.base_model_prefix != "model":
             raise ValueError(

@@ -1,0 +1,1 @@
+"""What leaves this machine and what comes from others: published files, cards, datasets, push and pull."""

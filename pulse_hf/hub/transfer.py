@@ -1,0 +1,294 @@
+"""Push and pull: one atomic commit up, verified files down.
+
+The client library checks sizes only, so every pulled file is compared with the sha256 of ``checksums.json``; a damaged
+one is fetched once more. Files with code are never fetched, and nothing from a repo is ever run.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import logging
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pulse_hf.artifacts import ArtifactError
+from pulse_hf.hub.files import CHECKSUMS, PublishedFile, damaged_files, list_files, read_seal
+
+if TYPE_CHECKING:
+    from huggingface_hub import HfApi
+
+logger = logging.getLogger(__name__)
+
+RepoType = Literal["model", "dataset", "space"]
+
+
+@dataclass(frozen=True)
+class Pushed:
+    """What a push did.
+
+    Args:
+        repo_id: Where to.
+        commit: The new commit; ``None`` if nothing had changed, or for a dry run.
+        changed: Files written.
+        deleted: Files taken away.
+    """
+
+    repo_id: str
+    commit: str | None
+    changed: tuple[PublishedFile, ...]
+    deleted: tuple[str, ...]
+
+    @property
+    def num_bytes(self) -> int:
+        """Bytes of the files that changed."""
+        return sum(one.size for one in self.changed)
+
+
+def is_repo_id(name: str) -> bool:
+    """Whether a text has the form ``owner/name``.
+
+    Example:
+        >>> is_repo_id("alice/my-shop"), is_repo_id("runs/demo/recommender"), is_repo_id("my shop")
+        (True, False, False)
+    """
+    from huggingface_hub.errors import HFValidationError
+    from huggingface_hub.utils import validate_repo_id
+
+    try:
+        validate_repo_id(name)
+    except HFValidationError:
+        return False
+    return name.count("/") == 1
+
+
+def push_folder(
+    folder: Path,
+    repo_id: str,
+    *,
+    repo_type: RepoType = "model",
+    under: str = "",
+    private: bool | None = None,
+    token: str | None = None,
+    revision: str | None = None,
+    message: str = "Push from pulse_hf",
+    code: bool = False,
+    dry_run: bool = False,
+) -> Pushed:
+    """Bring a repo to the state of a folder, in one commit or in none.
+
+    Files that an earlier push put there (by the ``checksums.json`` in the repo) and that the folder no longer has are
+    taken away; all others of the repo stay. A folder that is there already makes no commit.
+
+    Args:
+        folder: What to publish; all of it.
+        repo_id: ``owner/name``; made if absent.
+        repo_type: ``"model"``, ``"dataset"`` or ``"space"``.
+        under: Folder inside the repo that the files go to; the card goes to the repo's own top.
+        private: Whether a new repo is private; the account's default if not said. Existing repos keep theirs.
+        token: Access token; the one logged in with by default.
+        revision: Branch; ``main`` by default.
+        message: The commit's message.
+        code: Whether source files may be among the files.
+        dry_run: Only say what would be sent; a repo is neither made nor asked.
+
+    Raises:
+        ArtifactError: A file may not be published, or somebody else changed the repo meanwhile.
+        ConnectionError: The Hub could not be reached or refused; the repo is as it was.
+    """
+    from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
+
+    local = {_place(one.path, under): one for one in list_files(folder, code=code)}
+    if dry_run:
+        return Pushed(repo_id, None, tuple(local.values()), ())
+    api = HfApi(token=token)
+    with _plain_errors(repo_id, token):
+        sdk = "gradio" if repo_type == "space" else None
+        api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
+        head, remote = _state(api, repo_id, repo_type, revision)
+        changed = {name: one for name, one in local.items() if not _same(folder / one.path, one, remote.get(name))}
+        gone = sorted(_of_earlier_push(api, repo_id, repo_type, head, under, remote) - local.keys())
+        if not changed and not gone:
+            return Pushed(repo_id, None, (), ())
+        operations: list[Any] = [
+            CommitOperationAdd(path_in_repo=name, path_or_fileobj=folder / one.path) for name, one in changed.items()
+        ]
+        operations += [CommitOperationDelete(path_in_repo=name) for name in gone]
+        made = api.create_commit(
+            repo_id,
+            operations,
+            commit_message=message,
+            repo_type=repo_type,
+            revision=revision,
+            parent_commit=head,
+        )
+    return Pushed(repo_id, str(made.oid), tuple(changed.values()), tuple(gone))
+
+
+def _place(path: str, under: str) -> str:
+    return path if not under or path == "README.md" else f"{under}/{path}"
+
+
+def _state(
+    api: HfApi, repo_id: str, repo_type: RepoType, revision: str | None
+) -> tuple[str | None, dict[str, Mapping[str, Any]]]:
+    """The head commit and, per file, its git blob id and, where there is one, its sha256."""
+    info: Any = api.repo_info(repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
+    files: dict[str, Mapping[str, Any]] = {
+        one.rfilename: {"size": one.size, "blob": one.blob_id, "sha256": one.lfs.sha256 if one.lfs else None}
+        for one in info.siblings or ()
+    }
+    return info.sha, files
+
+
+def _same(path: Path, local: PublishedFile, remote: Mapping[str, Any] | None) -> bool:
+    if remote is None:
+        return False
+    if remote["sha256"]:
+        return bool(remote["sha256"] == local.sha256)
+    return remote["size"] == local.size and remote["blob"] == _git_blob(path)
+
+
+def _git_blob(path: Path) -> str:
+    content = path.read_bytes()
+    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+
+
+def _of_earlier_push(
+    api: HfApi, repo_id: str, repo_type: RepoType, head: str | None, under: str, remote: Mapping[str, Any]
+) -> set[str]:
+    """What an earlier push of the same folder put there."""
+    name = _place(CHECKSUMS, under)
+    if name not in remote:
+        return set()
+    path = Path(api.hf_hub_download(repo_id, name, repo_type=repo_type, revision=head))
+    try:
+        seal = read_seal(path.parent)
+    except ArtifactError as error:
+        logger.warning("%s: nothing is taken away (%s)", repo_id, error)
+        return set()
+    return {_place(one.path, under) for one in seal.files} & remote.keys()
+
+
+def pull(
+    repo_id: str,
+    *,
+    repo_type: RepoType = "model",
+    under: str = "",
+    revision: str | None = None,
+    token: str | bool | None = None,
+    cache_dir: str | Path | None = None,
+    local_files_only: bool = False,
+) -> Path:
+    """Fetch what :func:`push_folder` published into the Hugging Face cache, and verify it.
+
+    Only files named in the repo's ``checksums.json`` are fetched, and of these only data. With ``HF_HUB_OFFLINE`` or
+    ``local_files_only`` the cached files serve, verified likewise.
+
+    Args:
+        repo_id: ``owner/name``.
+        repo_type: ``"model"``, ``"dataset"`` or ``"space"``.
+        under: Folder inside the repo.
+        revision: Branch, tag or commit.
+        token: Access token; the one logged in with by default.
+        cache_dir: Cache folder.
+        local_files_only: Do not ask the Hub.
+
+    Returns:
+        The folder with the files.
+
+    Raises:
+        ArtifactError: The repo is none of ours, names unsafe files, does not fit on the disk, or stays damaged.
+        ConnectionError: The Hub could not be reached or refused.
+    """
+    from huggingface_hub import snapshot_download
+
+    asked: dict[str, Any] = {
+        "repo_type": repo_type,
+        "token": token,
+        "cache_dir": cache_dir,
+        "local_files_only": local_files_only,
+    }
+
+    def fetch(names: Iterable[str], commit: str | None, *, again: bool = False) -> Path:
+        patterns = [_place(name, under) for name in names]
+        with _plain_errors(repo_id, token):
+            root = snapshot_download(repo_id, revision=commit, allow_patterns=patterns, force_download=again, **asked)
+        return Path(root)
+
+    root = fetch([CHECKSUMS], revision)
+    folder, commit = root / under, root.name
+    if not (folder / CHECKSUMS).is_file():
+        raise ArtifactError(
+            f"{repo_id}: no {_place(CHECKSUMS, under)} in it (commit {commit}); it was not published by this package"
+        )
+    seal = read_seal(folder)
+    _check_room(repo_id, folder, seal.data)
+    missing = [one for one in seal.data if not (folder / one.path).is_file()]
+    if missing and not local_files_only:
+        fetch([one.path for one in seal.data], commit)
+    wrong = damaged_files(folder, seal.data)
+    if wrong and not local_files_only:
+        logger.warning("%s: fetching damaged files again: %s", repo_id, ", ".join(wrong))
+        fetch(wrong, commit, again=True)
+        wrong = damaged_files(folder, seal.data)
+    if wrong:
+        raise ArtifactError(
+            f"{repo_id} (commit {commit}): missing or damaged after fetching twice: {', '.join(wrong)}. "
+            "Nothing was loaded; tell its owner, or pin another revision."
+        )
+    return folder
+
+
+def _check_room(repo_id: str, folder: Path, files: Iterable[PublishedFile]) -> None:
+    needed, free = sum(one.size for one in files), shutil.disk_usage(folder).free
+    if needed > free:
+        raise ArtifactError(
+            f"{repo_id}: its files take {needed:,} bytes, {free:,} are free here. Nothing was fetched."
+        )
+
+
+@contextmanager
+def _plain_errors(repo_id: str, token: str | bool | None) -> Iterator[None]:
+    """Errors of the client library as ours: one sentence, no token in it."""
+    try:
+        yield
+    except ArtifactError:
+        raise
+    except Exception as error:
+        from huggingface_hub import errors
+
+        if not isinstance(error, OSError | ValueError | errors.HfHubHTTPError) and not _of_transport(error):
+            raise
+        text = _without_tokens(" ".join(str(error).split()), token)
+        if getattr(getattr(error, "response", None), "status_code", None) == 412:
+            raise ArtifactError(
+                f"{repo_id}: somebody else changed it meanwhile; nothing was pushed. Run the same command again."
+            ) from None
+        sentences = {
+            errors.GatedRepoError: "is gated: ask its owner for access, then log in",
+            errors.RepositoryNotFoundError: "does not exist, or is private and no token that may read it was given",
+            errors.RevisionNotFoundError: "has no such revision",
+            errors.LocalEntryNotFoundError: "is not in the cache, and the Hub is out of reach or was not to be asked",
+        }
+        for kind, sentence in sentences.items():
+            if isinstance(error, kind):
+                raise ConnectionError(f"{repo_id} {sentence}. ({text})") from None
+        raise ConnectionError(f"{repo_id}: {type(error).__name__}: {text}") from None
+
+
+def _of_transport(error: Exception) -> bool:
+    """By module name, since the client library changes its transport."""
+    return type(error).__module__.startswith(("httpx", "httpcore"))
+
+
+def _without_tokens(text: str, token: str | bool | None) -> str:
+    from huggingface_hub import get_token
+
+    for secret in (token, get_token()):
+        if isinstance(secret, str) and secret:
+            text = text.replace(secret, "***")
+    return text
