@@ -1,15 +1,4 @@
-"""What a recommender is composed of, and how one folder keeps it.
-
-The folder::
-
-    pulse.json                 identities of base and encoder, tree settings, prompt hashes
-    adapter/ score_head.safetensors scorer.json      the tuned scorer (PEFT's own layout; merged/ instead if asked for)
-    base/                      the base language model, if it is small enough to include
-    thought_space/             both towers with their processor, and the rationales that vote (vectors and items)
-    sequential/                SASRec and the pool of anonymous users it compares with
-    catalogue/                 items.parquet, item_vectors.safetensors
-    checksums.json             sha256 of all of these
-"""
+"""What a recommender is composed of, and how a finished run becomes one."""
 
 from __future__ import annotations
 
@@ -17,23 +6,12 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from shutil import copytree, ignore_patterns, rmtree
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import (
-    ArtifactError,
-    read_json,
-    read_manifest,
-    read_table,
-    read_tensors,
-    write_json,
-    write_table,
-    write_tensors,
-)
+from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors
 from pulse_hf.data.sequences import load_items, load_sequences
-from pulse_hf.hub.files import CHECKSUMS, UNSEALED, check_folder, read_seal, seal_folder
 from pulse_hf.reasoning.prompts import prompt_hashes
-from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons, load_shared_reasons
+from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
 from pulse_hf.schema import Item, Sequence
 
 if TYPE_CHECKING:
@@ -48,10 +26,7 @@ if TYPE_CHECKING:
     from pulse_hf.reasoning.generator import Generator
 
 FORMAT_VERSION = 2
-RECORD = "pulse.json"
-KIND = "recommender"
 BASE = "base"
-MAX_INCLUDED_BASE_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
@@ -83,137 +58,6 @@ class Parts:
     shared: SharedReasons
     record: Mapping[str, Any]
     folder: Path
-
-
-def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
-    """Write everything into one folder; no user of the run is in it.
-
-    The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
-    64 MiB is included, a larger one is named by id and revision.
-
-    Args:
-        parts: What to keep.
-        folder: Where to; what an earlier save left there is replaced.
-        merge: Keep the language model with the adapter added in instead of the adapter.
-
-    Raises:
-        ArtifactError: The folder holds something else.
-    """
-    from pulse_hf.models.scorer.adapter import ADAPTER, HEAD, MERGED, save_merged
-    from pulse_hf.models.scorer.adapter import RECORD as SCORER_RECORD
-
-    _clear(folder)
-    if (parts.folder / MERGED).is_dir():
-        copytree(parts.folder / MERGED, folder / MERGED)
-    elif merge:
-        save_merged(_base_of(parts.record, parts.folder), parts.folder, folder / MERGED)
-    else:
-        # Not PEFT's card: the folder has one of its own.
-        copytree(parts.folder / ADAPTER, folder / ADAPTER, ignore=ignore_patterns("README.md"))
-    for name in (HEAD, SCORER_RECORD):
-        (folder / name).write_bytes((parts.folder / name).read_bytes())
-    base = _small_base(parts)
-    if base is not None:
-        copytree(base, folder / BASE, ignore=ignore_patterns("training.json", "*.py"))
-    parts.thought_space.save_pretrained(folder / "thought_space")
-    _write_votes(folder / "thought_space" / VECTORS, parts.shared)
-    parts.sequential.save_pretrained(folder / "sequential")
-    write_tensors(folder / "sequential" / "pool.safetensors", _packed(parts.pool, list(parts.items)))
-    write_table(folder / "catalogue" / "items.parquet", "items", parts.items.values())
-    _write_vectors(folder / "catalogue" / "item_vectors.safetensors", parts.item_vectors)
-    write_json(folder / RECORD, dict(parts.record))
-    seal_folder(folder, KIND)
-
-
-def _clear(folder: Path) -> None:
-    """Make the folder, or empty it of an earlier save, so that nothing of that is left among the new files."""
-    folder.mkdir(parents=True, exist_ok=True)
-    if (folder / CHECKSUMS).exists():
-        for name in {one.path.split("/")[0] for one in read_seal(folder).files}:
-            rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
-        (folder / CHECKSUMS).unlink()
-    others = sorted(path.name for path in folder.iterdir() if path.name not in UNSEALED and path.name[0] != ".")
-    if others:
-        raise ArtifactError(f"{folder} holds other files ({', '.join(others[:5])}); save into a folder of its own")
-
-
-def _base_of(record: Mapping[str, Any], folder: Path) -> str:
-    """The base model as ``resolve_model`` takes it: included in the folder, or at the commit it was trained on."""
-    from pulse_hf.models.scorer.adapter import read_record
-
-    if (folder / BASE).is_dir():
-        return str(folder / BASE)
-    base = read_record(folder).base
-    return f"{base['id']}@{base['revision']}" if len(base["revision"]) == 40 else str(record["base_model"])
-
-
-def _small_base(parts: Parts) -> Path | None:
-    """The base model's folder, if it is small enough to be included."""
-    from pulse_hf.models.embedded import resolve_model
-
-    base = Path(resolve_model(_base_of(parts.record, parts.folder))[0])
-    size = sum(path.stat().st_size for path in base.glob("*.safetensors"))
-    return base if base.is_dir() and size <= MAX_INCLUDED_BASE_BYTES else None
-
-
-def require_public(parts: Parts) -> None:
-    """Refuse to publish what would only work on this machine.
-
-    Raises:
-        ArtifactError: The base model, the model that writes reasons or the encoder is a local folder and not included.
-    """
-    included = _small_base(parts) is not None
-    names = {
-        "the base model": None if included else parts.record["base_model"],
-        "the encoder of titles": parts.record["encoder"],
-        "the model that writes reasons": parts.record["thoughts"]["model"],
-    }
-    if included and names["the model that writes reasons"] == parts.record["base_model"]:
-        names["the model that writes reasons"] = None
-    local = [f"{what} ({name})" for what, name in names.items() if name and Path(name).is_dir()]
-    if local:
-        raise ArtifactError(
-            f"not published: {', '.join(local)} is a folder on this machine. Publish it first and name it owner/name "
-            "in the settings, or take one of the Hub."
-        )
-
-
-def load_parts(folder: Path, generator: Generator | None = None) -> Parts:
-    """Restore what :func:`save_parts` wrote.
-
-    Args:
-        folder: Written by :func:`save_parts`; every file is compared with its checksum first.
-        generator: Writes the reasons, instead of the recorded language model.
-
-    Raises:
-        ArtifactError: The folder is not one, is damaged, was made with other prompts or another base model, or its
-            reasons come from a server and no generator is given.
-    """
-    if not (folder / RECORD).exists():
-        raise ArtifactError(f"{folder} is not a saved recommender (no {RECORD})")
-    check_folder(folder)
-    record = read_json(folder / RECORD)
-    if record.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{folder}: format {record.get('format_version')!r}, expected {FORMAT_VERSION}; save it again"
-        )
-    if generator is None and record["thoughts"]["engine"] == "server":
-        # The address is whoever saved it's to choose, and histories would be sent there.
-        raise ArtifactError(
-            f"{folder}: reasons were written by the server model {record['thoughts']['model']!r}; pass generator=, "
-            "for example pulse_hf.reasoning.server_engine.ServerGenerator('NAME@http://HOST/v1')"
-        )
-    items = {row["item_id"]: Item(**row) for row in read_table(folder / "catalogue" / "items.parquet").to_pylist()}
-    vectors = read_tensors(folder / "catalogue" / "item_vectors.safetensors")["item_vectors"].numpy()
-    pool = _unpacked(read_tensors(folder / "sequential" / "pool.safetensors"), list(items))
-    votes = read_tensors(folder / "thought_space" / VECTORS)
-
-    def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
-        places = {item_id: place for place, item_id in enumerate(items)}
-        return SharedReasons(votes["vectors"].numpy(), votes["item_indices"].long().numpy(), places, space)
-
-    folders = (folder / "thought_space", folder / "sequential")
-    return _load(record, folder, *folders, items, vectors, pool, voting, generator)
 
 
 def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
@@ -260,7 +104,7 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
         if writing["engine"] == "server"
         else None
     )
-    return _load(record, scorer, *folders, items, vectors, pool, voting, generator), users
+    return compose(record, scorer, *folders, items, vectors, pool, voting, generator), users
 
 
 def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
@@ -277,7 +121,17 @@ def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:
     return {**thoughts, "model": name} if thoughts["engine"] == "server" else thoughts
 
 
-def _load(
+def base_of(record: Mapping[str, Any], folder: Path) -> str:
+    """The base model as ``resolve_model`` takes it: included in the folder, or at the commit it was trained on."""
+    from pulse_hf.models.scorer.adapter import read_record
+
+    if (folder / BASE).is_dir():
+        return str(folder / BASE)
+    base = read_record(folder).base
+    return f"{base['id']}@{base['revision']}" if len(base["revision"]) == 40 else str(record["base_model"])
+
+
+def compose(
     record: Mapping[str, Any],
     scorer: Path,
     thought_space: Path,
@@ -288,6 +142,22 @@ def _load(
     voting: Callable[[PulseThoughtSpaceModel], SharedReasons],
     generator: Generator | None = None,
 ) -> Parts:
+    """Load the models and put all parts together.
+
+    Args:
+        record: What ``pulse.json`` holds.
+        scorer: Folder of the tuned scorer.
+        thought_space: Folder of the thought space.
+        sequential: Folder of SASRec.
+        items: The catalogue.
+        item_vectors: ``(num_items, dim)`` vectors of the item texts.
+        pool: The users that similar users are sought among.
+        voting: Makes the voting rationales, given the thought space.
+        generator: Writes the reasons, instead of the recorded language model.
+
+    Raises:
+        ArtifactError: It was made with other prompts or another base model, or a weight is not finite.
+    """
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
@@ -299,7 +169,7 @@ def _load(
         raise ArtifactError(
             f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
         )
-    base = _base_of(record, scorer)
+    base = base_of(record, scorer)
     model, processor = load_scorer(base, scorer)
     thoughts = record["thoughts"]
     space = PulseThoughtSpaceModel.from_pretrained(thought_space).eval()
@@ -327,39 +197,3 @@ def _require_finite(folder: Path, part: str, weights: Iterable[tuple[str, Any]])
     for name, value in weights:
         if not value.isfinite().all():
             raise ArtifactError(f"{folder}: weight {name} of {part} is not finite; the file is damaged or made to be")
-
-
-def _write_votes(path: Path, shared: SharedReasons) -> None:
-    """What votes for which item; whose rationale it was is left out."""
-    import torch
-
-    indices = torch.from_numpy(shared.item_indices).int()
-    write_tensors(path, {"vectors": torch.from_numpy(shared.vectors), "item_indices": indices})
-
-
-def _write_vectors(path: Path, vectors: NDArray[np.float32]) -> None:
-    import torch
-
-    write_tensors(path, {"item_vectors": torch.from_numpy(vectors)})
-
-
-def _packed(pool: Pool, catalogue: list[str]) -> dict[str, Any]:
-    """The pool as tensors: vectors, all users' item indices in one row, and where each user's begin."""
-    import torch
-
-    index = {item_id: number for number, item_id in enumerate(catalogue, start=1)}
-    lengths = [len(row) for row in pool.item_ids]
-    return {
-        "vectors": torch.from_numpy(pool.vectors),
-        "item_indices": torch.tensor([index[item_id] for row in pool.item_ids for item_id in row], dtype=torch.int32),
-        "lengths": torch.tensor(lengths, dtype=torch.int32),
-    }
-
-
-def _unpacked(tensors: Mapping[str, Any], item_ids: list[str]) -> Pool:
-    rows, start = [], 0
-    indices = tensors["item_indices"].tolist()
-    for length in tensors["lengths"].tolist():
-        rows.append(tuple(item_ids[index - 1] for index in indices[start : start + length]))
-        start += length
-    return Pool(tensors["vectors"].numpy(), rows)

@@ -10,10 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulse_hf.artifacts import ArtifactError
-from pulse_hf.composition import Parts, load_parts, parts_of_run, require_public, save_parts
+from pulse_hf.composition import Parts, parts_of_run
 from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
+from pulse_hf.saving import load_parts, require_public, save_parts
 from pulse_hf.schema import Decision, Item, Sequence
 
 if TYPE_CHECKING:

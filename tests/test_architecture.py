@@ -9,14 +9,21 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pulse_hf"
 # Top to bottom; rooms on one floor never import each other.
 FLOORS = (
     {"cli"},
-    {"composition", "pipeline", "presets", "recommender", "settings"},
+    {"composition", "pipeline", "presets", "recommender", "saving", "settings"},
     {"hub"},
     {"training", "evaluation"},
     {"retrieval", "reasoning"},
     {"data", "models"},
     {"schema", "artifacts", "metrics"},
 )
-BESIDE = {("pipeline", "settings"), ("presets", "settings"), ("artifacts", "schema"), ("recommender", "composition")}
+BESIDE = {
+    ("pipeline", "settings"),
+    ("presets", "settings"),
+    ("artifacts", "schema"),
+    ("recommender", "composition"),
+    ("recommender", "saving"),
+    ("saving", "composition"),
+}
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py", "manager.py", "handler.py"}
 

@@ -61,8 +61,8 @@ def show_recommendations(folder: Path, *, user: str | None, history: list[str], 
 
 
 def _open(folder: Path) -> PulseRecommender:
-    from pulse_hf.composition import RECORD
     from pulse_hf.recommender import PulseRecommender
+    from pulse_hf.saving import RECORD
 
     if (folder / RECORD).exists():
         return PulseRecommender.from_pretrained(folder)
