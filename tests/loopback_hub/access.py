@@ -5,7 +5,7 @@ from dataclasses import dataclass, field
 
 from starlette.requests import Request
 
-from .refusals import Refusal, no_repo
+from .refusals import RefusedError, no_repo
 from .storage import Repo
 
 
@@ -32,7 +32,7 @@ class Access:
         try:
             return self.tokens[header.removeprefix("Bearer ")]
         except KeyError:
-            raise Refusal(401, "Invalid credentials in Authorization header") from None
+            raise RefusedError(401, "Invalid credentials in Authorization header") from None
 
     def read(self, request: Request, repo: Repo) -> None:
         """A private repo looks missing to everyone but its owner."""
@@ -45,7 +45,7 @@ class Access:
         self.read(request, repo)
         user, _ = self.who(request)
         if repo.gated and user != repo.owner and user not in repo.readers:
-            raise Refusal(
+            raise RefusedError(
                 401 if user is None else 403, f"Access to {repo.type} {repo.id} is restricted.", "GatedRepo"
             )
 
@@ -54,13 +54,13 @@ class Access:
         self.read(request, repo)
         if self.who(request)[0] is None:
             # Over https the clients turn a 401 on a repo into RepositoryNotFoundError; the code does it over http.
-            raise Refusal(401, "Invalid username or password.", "RepoNotFound")
+            raise RefusedError(401, "Invalid username or password.", "RepoNotFound")
         return self.write_to(request, repo.owner)
 
     def write_to(self, request: Request, namespace: str | None) -> str:
         user, role = self.who(request)
         if user is None:
-            raise Refusal(401, "Invalid username or password.")
+            raise RefusedError(401, "Invalid username or password.")
         if role != "write" or namespace not in (None, user):
-            raise Refusal(403, f"You don't have the rights to write under the namespace {namespace or user!r}")
+            raise RefusedError(403, f"You don't have the rights to write under the namespace {namespace or user!r}")
         return user

@@ -11,7 +11,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from . import commit_routes, history_routes, repo_routes, transfer_routes
-from .refusals import Refusal, answer
+from .refusals import RefusedError, answer
 
 if TYPE_CHECKING:
     from .hub import LoopbackHub
@@ -86,7 +86,7 @@ async def unknown(request: Request, error: Exception) -> JSONResponse:
 
 
 def application(hub: "LoopbackHub") -> ASGIApp:
-    app = Starlette(routes=ROUTES, exception_handlers={Refusal: answer, 404: unknown, 405: unknown})
+    app = Starlette(routes=ROUTES, exception_handlers={RefusedError: answer, 404: unknown, 405: unknown})
     app.router.redirect_slashes = False
     app.state.hub = hub
 

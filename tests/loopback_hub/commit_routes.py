@@ -9,7 +9,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from .cards import check_card
-from .refusals import Refusal, no_entry
+from .refusals import RefusedError, no_entry
 from .repo_routes import repo_url, writable_repo
 from .storage import LARGE, Commit, File, Repo, lfs_file
 
@@ -49,7 +49,7 @@ async def commit(request: Request) -> JSONResponse:
     """A commit as lines of JSON: a header, then one operation a line; all of it or nothing."""
     repo, user = writable_repo(request)
     if request.query_params.get("create_pr"):
-        raise Refusal(400, "The loopback Hub has no pull requests: commit to a branch")
+        raise RefusedError(400, "The loopback Hub has no pull requests: commit to a branch")
     header, *operations = [json.loads(line) for line in (await request.body()).splitlines() if line.strip()]
     branch, about = request.path_params["revision"], header["value"]
     with repo.lock:
@@ -75,7 +75,7 @@ def changed_files(
                 changes[path] = request.app.state.hub.repos.blobs.keep_regular(content)
             case "lfsFile":
                 if asked["oid"] not in repo.large:
-                    raise Refusal(400, f"LFS pointer of {path} points to an object that was never uploaded")
+                    raise RefusedError(400, f"LFS pointer of {path} points to an object that was never uploaded")
                 changes[path] = lfs_file(asked["oid"], repo.large[asked["oid"]])
             case "deletedFile":
                 if path not in head.files:
@@ -87,14 +87,14 @@ def changed_files(
                     raise no_entry(f"A folder with this name doesn't exist: {path}")
                 changes |= dict.fromkeys(inside)
             case unknown:
-                raise Refusal(400, f"Unknown operation {unknown!r} in a commit")
+                raise RefusedError(400, f"Unknown operation {unknown!r} in a commit")
     return changes
 
 
 def checked_path(path: str) -> str:
     parts = path.rstrip("/").split("/")
     if not all(parts) or {".", "..", ".git"} & set(parts) or "\0" in path:
-        raise Refusal(400, f"Invalid path in a commit: {path!r}")
+        raise RefusedError(400, f"Invalid path in a commit: {path!r}")
     return path
 
 
@@ -102,4 +102,4 @@ def check_readme(repo: Repo, path: str, content: bytes) -> None:
     if path == "README.md":
         errors, _ = check_card(content.decode(), repo.type)
         if errors:
-            raise Refusal(400, "Invalid metadata in README.md", errors=[{"message": text} for text in errors])
+            raise RefusedError(400, "Invalid metadata in README.md", errors=[{"message": text} for text in errors])

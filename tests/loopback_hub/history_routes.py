@@ -6,7 +6,7 @@ from urllib.parse import parse_qs
 from starlette.requests import Request
 from starlette.responses import JSONResponse
 
-from .refusals import Refusal, no_entry, no_revision
+from .refusals import RefusedError, no_entry, no_revision
 from .repo_routes import readable_repo, writable_repo
 from .storage import Commit, git_oid
 
@@ -92,7 +92,7 @@ async def create_branch(request: Request) -> JSONResponse:
     repo, _ = writable_repo(request)
     branch, asked = request.path_params["revision"], await request.json()
     if branch in repo.branches:
-        raise Refusal(409, f"Reference already exists: {branch}")
+        raise RefusedError(409, f"Reference already exists: {branch}")
     repo.branches[branch] = repo.at(asked.get("startingPoint", "main"))
     return JSONResponse({})
 
@@ -101,7 +101,7 @@ async def delete_branch(request: Request) -> JSONResponse:
     repo, _ = writable_repo(request)
     branch = request.path_params["revision"]
     if branch == "main":
-        raise Refusal(403, "Cannot delete refs/heads/main")
+        raise RefusedError(403, "Cannot delete refs/heads/main")
     if repo.branches.pop(branch, None) is None:
         raise no_revision(branch)
     return JSONResponse({})
@@ -112,7 +112,7 @@ async def create_tag(request: Request) -> JSONResponse:
     tag = (await request.json())["tag"]
     target = repo.at(request.path_params["revision"])
     if tag in repo.tags:
-        raise Refusal(409, f"Tag reference exists already: {tag}")
+        raise RefusedError(409, f"Tag reference exists already: {tag}")
     repo.tags[tag] = target
     return JSONResponse({})
 

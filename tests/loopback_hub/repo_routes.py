@@ -6,7 +6,7 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse
 
 from .cards import check_card, metadata_of
-from .refusals import Refusal, no_repo
+from .refusals import RefusedError, no_repo
 from .storage import Commit, Repo
 
 URL_PREFIX = {"model": "", "dataset": "datasets/", "space": "spaces/"}
@@ -36,11 +36,9 @@ def writable_repo(request: Request) -> tuple[Repo, str]:
 async def whoami(request: Request) -> JSONResponse:
     user, role = request.app.state.hub.access.who(request)
     if user is None:
-        raise Refusal(401, "Invalid username or password.")
+        raise RefusedError(401, "Invalid username or password.")
     token = {"displayName": "loopback", "role": role}
-    return JSONResponse(
-        {"type": "user", "name": user, "fullname": user, "orgs": [], "auth": {"accessToken": token}}
-    )
+    return JSONResponse({"type": "user", "name": user, "fullname": user, "orgs": [], "auth": {"accessToken": token}})
 
 
 async def validate_yaml(request: Request) -> JSONResponse:
@@ -56,9 +54,12 @@ async def create(request: Request) -> JSONResponse:
     repo_type, repo_id = asked.get("type", "model"), f"{asked.get('organization') or user}/{asked['name']}"
     if (repo_type, repo_id) in hub.repos.all:
         url = repo_url(request, hub.repos.find(repo_type, repo_id))
-        raise Refusal(409, f"You already created this {repo_type} repo", url=url)
+        raise RefusedError(409, f"You already created this {repo_type} repo", url=url)
     repo = hub.repos.create(
-        repo_type, repo_id, private=asked.get("visibility") == "private" or bool(asked.get("private")), sdk=asked.get("sdk")
+        repo_type,
+        repo_id,
+        private=asked.get("visibility") == "private" or bool(asked.get("private")),
+        sdk=asked.get("sdk"),
     )
     return JSONResponse({"url": repo_url(request, repo), "name": repo.id})
 
@@ -100,7 +101,10 @@ async def info(request: Request) -> JSONResponse:
 
 def card_metadata(request: Request, commit: Commit) -> dict[str, Any]:
     readme = commit.files.get("README.md")
-    return metadata_of(request.app.state.hub.repos.content(readme).decode()) if readme else {}
+    try:
+        return metadata_of(request.app.state.hub.repos.content(readme).decode()) if readme else {}
+    except ValueError:  # came in without a client, by `LoopbackHub.commit`
+        return {}
 
 
 def description(repo: Repo, commit: Commit, card: dict[str, Any]) -> dict[str, Any]:
@@ -122,7 +126,9 @@ def description(repo: Repo, commit: Commit, card: dict[str, Any]) -> dict[str, A
         "usedStorage": sum(file.size for file in commit.files.values()),
     }
     if repo.type == "model":
-        data |= {"modelId": repo.id} | {key: card[key] for key in ("library_name", "pipeline_tag", "model-index") if key in card}
+        data |= {"modelId": repo.id} | {
+            key: card[key] for key in ("library_name", "pipeline_tag", "model-index") if key in card
+        }
     if repo.type == "space":
         data |= {"sdk": repo.sdk}
     return data

@@ -12,7 +12,7 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Literal
 
-from .refusals import Refusal, no_repo, no_revision
+from .refusals import RefusedError, no_repo, no_revision
 
 RepoType = Literal["model", "dataset", "space"]
 LARGE = 10 * 1024 * 1024  # bytes; a file at least this large goes to LFS whatever its name
@@ -144,14 +144,14 @@ class Repo:
         """Move a branch by one commit, all of it or nothing; None as a file removes it.
 
         Raises:
-            Refusal: 404 for a missing branch, 412 when the branch is no longer at `expected_head`.
+            RefusedError: 404 for a missing branch, 412 when the branch is no longer at `expected_head`.
         """
         with self.lock:
             if branch not in self.branches:
                 raise no_revision(branch)
             head = self.branches[branch]
             if expected_head not in (None, head.sha):
-                raise Refusal(412, "A commit has happened since. Please refresh and try again.")
+                raise RefusedError(412, "A commit has happened since. Please refresh and try again.")
             files = {**head.files, **changes}
             commit = commit_of(head, {p: f for p, f in files.items() if f is not None}, title, message, author)
             self.commits[commit.sha] = self.branches[branch] = commit
@@ -166,7 +166,7 @@ class Repos:
         self.all: dict[tuple[RepoType, str], Repo] = {}
 
     def find(self, repo_type: RepoType, repo_id: str) -> Repo:
-        """Raises Refusal 404 when there is none."""
+        """Raises RefusedError 404 when there is none."""
         try:
             return self.all[repo_type, repo_id]
         except KeyError:
@@ -176,7 +176,9 @@ class Repos:
         """A repository with the Hub's first commit (its `.gitattributes`); the id must be free."""
         owner, _, name = repo_id.partition("/")
         if not (REPO_NAME.fullmatch(owner) and REPO_NAME.fullmatch(name)):
-            raise Refusal(400, f"Invalid repo id {repo_id!r}: expected user/name of letters, digits, '-', '_', '.'")
+            raise RefusedError(
+                400, f"Invalid repo id {repo_id!r}: expected user/name of letters, digits, '-', '_', '.'"
+            )
         repo = Repo(repo_id, repo_type, **settings)
         first = commit_of(None, {".gitattributes": self.blobs.keep_regular(GITATTRIBUTES.encode())}, *FIRST_COMMIT)
         repo.branches["main"] = repo.commits[first.sha] = first

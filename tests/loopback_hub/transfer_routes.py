@@ -12,7 +12,7 @@ from urllib.parse import quote
 from starlette.requests import Request
 from starlette.responses import FileResponse, JSONResponse, RedirectResponse, Response
 
-from .refusals import Refusal, no_entry
+from .refusals import RefusedError, no_entry
 from .repo_routes import named_repo, writable_repo
 
 
@@ -29,7 +29,7 @@ def signature(request: Request, verb: str, sha256: str) -> str:
 def signed(request: Request, verb: str) -> str:
     sha256 = request.path_params["sha256"]
     if not hmac.compare_digest(request.path_params["signature"], signature(request, verb, sha256)):
-        raise Refusal(403, "Access denied: the link is not signed by this Hub")
+        raise RefusedError(403, "Access denied: the link is not signed by this Hub")
     return sha256
 
 
@@ -59,7 +59,7 @@ async def lfs_batch(request: Request) -> JSONResponse:
     repo, _ = writable_repo(request)
     asked = await request.json()
     if asked["operation"] != "upload":
-        raise Refusal(400, "The loopback Hub serves LFS downloads by /resolve only")
+        raise RefusedError(400, "The loopback Hub serves LFS downloads by /resolve only")
     answers = []
     for item in asked["objects"]:
         answer = {"oid": item["oid"], "size": item["size"]}
@@ -78,7 +78,7 @@ async def lfs_verify(request: Request) -> JSONResponse:
     asked = await request.json()
     path = request.app.state.hub.repos.blobs.path(asked["oid"])
     if not path.exists() or path.stat().st_size != asked["size"]:
-        raise Refusal(404, f"Object {asked['oid']} of {asked['size']} bytes was not uploaded")
+        raise RefusedError(404, f"Object {asked['oid']} of {asked['size']} bytes was not uploaded")
     repo.large[asked["oid"]] = asked["size"]
     return JSONResponse({})
 
@@ -93,7 +93,7 @@ async def upload(request: Request) -> Response:
                 digest.update(chunk)
                 file.write(chunk)
         if digest.hexdigest() != sha256:
-            raise Refusal(400, f"The content has the hash {digest.hexdigest()}, the link is for {sha256}")
+            raise RefusedError(400, f"The content has the hash {digest.hexdigest()}, the link is for {sha256}")
         arriving.replace(blobs.path(sha256))
     finally:
         arriving.unlink(missing_ok=True)
