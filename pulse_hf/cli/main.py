@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 
 import typer
 
+from pulse_hf.cli import hub
+
 if TYPE_CHECKING:
     from pulse_hf.settings import RunSettings
 
@@ -143,6 +145,8 @@ def audit(run: Run) -> None:
 
 for _word, _purpose in _WORDS.items():
     _stage_command(_word, _purpose)
+for _command in (hub.push, hub.pull, hub.space):
+    app.command()(_command)
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:

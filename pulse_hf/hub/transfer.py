@@ -243,6 +243,18 @@ def pull(
     return folder
 
 
+def card_of(repo_id: str, repo_type: RepoType, *, revision: str | None = None, token: str | None = None) -> str:
+    """The text of a repo's ``README.md``; ``""`` if there is no repo or no card yet."""
+    from huggingface_hub import errors, hf_hub_download
+
+    try:
+        with _plain_errors(repo_id, token, passing=(errors.EntryNotFoundError, errors.RepositoryNotFoundError)):
+            path = hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=revision, token=token)
+    except (errors.EntryNotFoundError, errors.RepositoryNotFoundError):
+        return ""
+    return Path(path).read_text(encoding="utf-8")
+
+
 def _check_room(repo_id: str, folder: Path, files: Iterable[PublishedFile]) -> None:
     needed, free = sum(one.size for one in files), shutil.disk_usage(folder).free
     if needed > free:
@@ -252,15 +264,15 @@ def _check_room(repo_id: str, folder: Path, files: Iterable[PublishedFile]) -> N
 
 
 @contextmanager
-def _plain_errors(repo_id: str, token: str | bool | None) -> Iterator[None]:
+def _plain_errors(repo_id: str, token: str | bool | None, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """Errors of the client library as ours: one sentence, no token in it."""
     try:
         yield
-    except ArtifactError:
-        raise
     except Exception as error:
         from huggingface_hub import errors
 
+        if isinstance(error, (ArtifactError, *passing)):
+            raise
         if not isinstance(error, OSError | ValueError | errors.HfHubHTTPError) and not _of_transport(error):
             raise
         text = _without_tokens(" ".join(str(error).split()), token)

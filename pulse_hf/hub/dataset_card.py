@@ -1,0 +1,116 @@
+"""The card of a dataset repo: one section per artefact, so that another push adds to what is there."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Mapping
+from typing import Any
+
+from pulse_hf.hub.cards import plain, render
+from pulse_hf.hub.rationale_datasets import Exported
+
+_PURPOSE = {
+    "rationales": "Why people chose training items, written with the choice in sight.",
+    "thoughts": "Reasons drafted before a choice is known (`reason`), how well each agrees with the person's "
+    "behaviour in Thought Space (`agreement`), and the tree each was chosen from (`parent` is the node it refines).",
+    "sequences": "Who chose what in which order, and the catalogue; `split` says whose target an event is.",
+    "candidates": "The frozen sets that every system ranks: one target, the other items drawn with a stored seed.",
+}
+_ANY_SECTION = re.compile(r"<!-- pulse:(\S+) -->.*?<!-- /pulse:\1 -->", re.DOTALL)
+
+
+def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str | None, synthetic: bool) -> str:
+    """The card of a repo after an artefact was put into it.
+
+    Args:
+        made: The artefact.
+        repo_id: ``owner/name``.
+        before: The repo's card as it is, ``""`` if there is none.
+        license_id: The Hub's name of a licence; what the card says already is kept if ``None``.
+        synthetic: Whether the data is the embedded world's.
+    """
+    import yaml
+
+    old = _metadata(before)
+    parts = {name: match for name, match in _sections(before).items() if name != made.under}
+    parts[made.under] = _part(made)
+    configs = {one["config_name"]: one for one in old.get("configs", [])}
+    infos = {one["config_name"]: one for one in _listed(old.get("dataset_info", []))}
+    for table in made.rows:
+        configs[made.config_name(table)] = _config(made, table)
+        infos[made.config_name(table)] = _info(made, table)
+    first = next((name for name, one in sorted(configs.items()) if one.get("default")), min(configs))
+    stated = license_id or old.get("license")
+    data = {
+        **({"license": stated} if stated else {}),
+        "language": ["en"],
+        "tags": sorted({*old.get("tags", ()), "recommender-systems", "rationales", *(["synthetic-data"] * synthetic)}),
+        "pretty_name": plain(repo_id.split("/")[1]),
+        "configs": [configs[name] for name in sorted(configs)],
+        "dataset_info": [infos[name] for name in sorted(infos)],
+    }
+    where = "a **synthetic** shop whose people have known motives" if synthetic else "real interactions"
+    return render(
+        "dataset",
+        metadata=yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip(),
+        name=plain(repo_id.split("/")[1]),
+        introduction=f"Reasons for choices, and what they were made from ({where}). Made with pulse_hf.",
+        repo_id=repo_id,
+        first_config=first,
+        first_folder=f"{made.config}/{made.word}",
+        parts=[parts[name] for name in sorted(parts)],
+        reviews=made.reviews or "**People's reviews are included**" in before,
+        license=stated,
+    )
+
+
+def _sections(card: str) -> dict[str, str]:
+    return {match.group(1): match.group(0) for match in _ANY_SECTION.finditer(card)}
+
+
+def _part(made: Exported) -> str:
+    facts = {key: json.loads(value) for key, value in made.facts.items()}
+    prompts = [
+        f"`{key.split('.', 1)[1]}` {value}" for key, value in sorted(facts.items()) if key.startswith("prompts.")
+    ]
+    return render(
+        "dataset_part",
+        under=made.under,
+        purpose=_PURPOSE[made.word],
+        engine=plain(str(facts.get("settings.engine", "none"))),
+        model=plain(f"{facts.get('model.id', 'none')} at {facts.get('model.revision', 'none')}"),
+        prompts=", ".join(prompts) or "none",
+        rows=[
+            {"config": made.config_name(table), "split": split, "rows": count}
+            for table, splits in made.rows.items()
+            for split, count in splits.items()
+        ],
+        left_out=dict(made.left_out),
+    ).strip()
+
+
+def _config(made: Exported, table: str) -> dict[str, Any]:
+    files = [{"split": split, "path": f"{made.under}/{made.place(table, split)}"} for split in made.rows[table]]
+    return {"config_name": made.config_name(table), "data_files": files}
+
+
+def _info(made: Exported, table: str) -> dict[str, Any]:
+    from datasets import Features
+
+    return {
+        "config_name": made.config_name(table),
+        "features": Features.from_arrow_schema(made.features[table])._to_yaml_list(),
+        "splits": [{"name": split, "num_examples": count} for split, count in made.rows[table].items()],
+    }
+
+
+def _metadata(card: str) -> Mapping[str, Any]:
+    import yaml
+
+    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    return (yaml.safe_load(match.group(1)) or {}) if match else {}
+
+
+def _listed(value: Any) -> list[Any]:
+    return value if isinstance(value, list) else [value]

@@ -1,0 +1,115 @@
+"""A published dataset back into a run, as the artefact that the next stages read."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from pulse_hf import artifacts
+from pulse_hf.artifacts import ArtifactError
+from pulse_hf.hub.files import Seal, read_seal
+from pulse_hf.hub.rationale_datasets import HISTORY, WORDS
+from pulse_hf.schema import SPLITS, table_schema
+
+
+def place_dataset(folder: Path, run: Path, *, source: str, force: bool = False) -> Path:
+    """Write a pulled dataset into a run.
+
+    Args:
+        folder: The verified files of one artefact, as :func:`pulse_hf.hub.transfer.pull` gives them.
+        run: The run's folder.
+        source: Where they came from, ``owner/name@commit``; kept in the manifest.
+        force: Replace another version of the artefact.
+
+    Returns:
+        The artefact's folder.
+
+    Raises:
+        ArtifactError: The folder holds no dataset of ours, its rows contradict each other, or another version of the
+            artefact is in the run.
+    """
+    seal = read_seal(folder)
+    if seal.kind not in WORDS:
+        raise ArtifactError(f"{source} holds {seal.kind!r}; expected one of {', '.join(WORDS)}")
+    fingerprint = artifacts.Fingerprint(
+        stage=seal.kind,
+        settings={"pulled_from": source} | _settings(seal.about["made_by"]),
+        seed=int(json.loads(seal.about["made_by"].get("seed", "0"))),
+        parents={one.path: one.sha256 for one in seal.data},
+    )
+    make = _sequences if seal.kind == "sequences" else _rows
+    artifacts.build(run / seal.kind, fingerprint, lambda work: make(folder, seal, work), force=force)
+    return run / seal.kind
+
+
+def _settings(made_by: Mapping[str, str]) -> dict[str, Any]:
+    start = "settings."
+    return {key[len(start) :]: json.loads(value) for key, value in made_by.items() if key.startswith(start)}
+
+
+def _read(folder: Path, seal: Seal, under: str = "") -> list[dict[str, Any]]:
+    """All rows of one table, split after split."""
+    order = {f"{split}.parquet": place for place, split in enumerate((*SPLITS, HISTORY))}
+    names = sorted(
+        (
+            one.path
+            for one in seal.data
+            if one.path.endswith(".parquet") and str(Path(one.path).parent) == (under or ".")
+        ),
+        key=lambda name: order.get(Path(name).name, len(order)),
+    )
+    return [row for name in names for row in artifacts.read_table(folder / name).to_pylist()]
+
+
+def _rows(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
+    """Tables with rows per decision; columns added for readers go."""
+    counts = {}
+    for table in (seal.kind, *(("trees",) if seal.kind == "thoughts" else ())):
+        names = table_schema(table).names
+        rows = _read(folder, seal, "" if table == seal.kind else table)
+        artifacts.write_table(work / f"{table}.parquet", table, [{name: row[name] for name in names} for row in rows])
+        counts[table] = len(rows)
+    return {"rows": {"read": counts[seal.kind], "kept": counts[seal.kind], "dropped": {}}}
+
+
+def _sequences(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
+    """Events back into one row per user, the catalogue beside them."""
+    events: dict[str, list[dict[str, Any]]] = {}
+    for row in _read(folder, seal):
+        events.setdefault(row["user_id"], []).append(row)
+    settings = _settings(seal.about["made_by"])
+    by_time = settings.get("split") == "global-time"
+    rows = [
+        _user(user, sorted(mine, key=lambda row: row["position"]), by_time=by_time) for user, mine in events.items()
+    ]
+    artifacts.write_table(work / "sequences.parquet", "sequences", rows)
+    items = _read(folder, seal, "items")
+    known = {row["item_id"] for row in items}
+    unknown = sorted({item for row in rows for item in row["item_ids"]} - known)
+    if unknown:
+        raise ArtifactError(
+            f"{folder}: {len(unknown)} items of the events are not in the catalogue, first {unknown[0]!r}"
+        )
+    artifacts.write_table(work / "items.parquet", "items", items)
+    total = sum(len(row["item_ids"]) for row in rows)
+    return {"rows": {"read": total, "kept": total, "dropped": {}}}
+
+
+def _user(user: str, rows: list[dict[str, Any]], *, by_time: bool) -> dict[str, Any]:
+    if [row["position"] for row in rows] != list(range(len(rows))):
+        raise ArtifactError(f"user {user}: positions {[row['position'] for row in rows][:10]}; expected 0, 1, 2, ...")
+    splits = [row["split"] for row in rows]
+    return {
+        "user_id": user,
+        "item_ids": [row["item_id"] for row in rows],
+        "timestamps": [row["timestamp"] for row in rows] if rows[0]["timestamp"] is not None else [],
+        "ratings": [row["rating"] for row in rows],
+        "reviews": [row["review"] for row in rows],
+        "cut": [splits.count("train"), _find(splits, "validation"), _find(splits, "test")] if by_time else None,
+    }
+
+
+def _find(splits: list[str], wanted: str) -> int:
+    return splits.index(wanted) if wanted in splits else -1

@@ -1,0 +1,221 @@
+"""Artefacts of a run as datasets of the Hub: Parquet by split, people under other names, reviews left out.
+
+A dataset repo holds one folder per artefact::
+
+    <config>/rationales/train.parquet checksums.json       config "<config>"
+    <config>/thoughts/{train,validation,test}.parquet      config "<config>-thoughts"
+                      trees/{train,...}.parquet            config "<config>-trees"
+    <config>/sequences/{train,...}.parquet                 config "<config>-sequences", one row per event
+                       items/train.parquet                 config "<config>-items", the catalogue
+    <config>/candidates/{train,...}.parquet                config "<config>-candidates"
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pulse_hf.artifacts import ArtifactError, read_manifest, read_table
+from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.hub.files import seal_folder
+from pulse_hf.hub.privacy import Quotes, pseudonyms, without_folders
+from pulse_hf.schema import Item, Sequence, table_schema
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+WORDS = ("rationales", "thoughts", "sequences", "candidates")
+HISTORY = "history"
+_TEXTS = ("text", "raw", "reason", "base_reason")
+
+
+@dataclass
+class Exported:
+    """One artefact made ready for a dataset repo.
+
+    Args:
+        word: Which artefact.
+        config: Name of the configuration.
+        folder: Where its files lie.
+        rows: Per table and split the number of rows.
+        left_out: Rows left out, by reason.
+        features: Per table the Arrow schema.
+        facts: What made it: settings, seed, model, prompts, as the manifest has them.
+        reviews: Whether reviews are in it.
+    """
+
+    word: str
+    config: str
+    folder: Path
+    rows: dict[str, dict[str, int]] = field(default_factory=dict)
+    left_out: Counter[str] = field(default_factory=Counter)
+    features: dict[str, pa.Schema] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
+    reviews: bool = False
+
+    @property
+    def under(self) -> str:
+        """Its folder inside the repo."""
+        return f"{self.config}/{self.word}"
+
+    def config_name(self, table: str) -> str:
+        """What ``load_dataset`` calls one of its tables."""
+        return self.config if table == "rationales" else f"{self.config}-{table}"
+
+    def place(self, table: str, split: str) -> str:
+        """A table's file of one split, inside its folder."""
+        return f"{split}.parquet" if table == self.word else f"{table}/{split}.parquet"
+
+
+def export_dataset(run: Path, word: str, folder: Path, *, config: str, include_reviews: bool = False) -> Exported:
+    """Write an artefact of a run as files of a dataset repo.
+
+    Args:
+        run: The run's folder.
+        word: One of :data:`WORDS`.
+        folder: An empty folder for the files.
+        config: Name of the configuration, for example ``"luxury-beauty"``.
+        include_reviews: Keep people's reviews, and texts that quote them (six words in a row).
+
+    Raises:
+        ValueError: There is no such artefact, or the name of the configuration is no plain word.
+        ArtifactError: The artefact is missing or damaged.
+    """
+    if word not in WORDS:
+        raise ValueError(f"{word!r} is no dataset; expected one of {', '.join(WORDS)}")
+    if not config.replace("-", "").replace("_", "").replace(".", "").isalnum():
+        raise ValueError(f"config is {config!r}; expected letters, digits, '-', '_' and '.', like luxury-beauty")
+    manifest = read_manifest(run / word)
+    facts = {key: _public(value) for key, value in manifest["fingerprint"].items()}
+    made = Exported(word, config, folder, facts=facts, reviews=include_reviews)
+    source = _Source(run, include_reviews)
+    tables: dict[str, Callable[[_Source, Exported], pa.Table]] = {
+        "rationales": _rationales,
+        "thoughts": _thoughts,
+        "trees": _trees,
+        "sequences": _events,
+        "items": _items,
+        "candidates": _candidates,
+    }
+    for table in {"thoughts": ("thoughts", "trees"), "sequences": ("sequences", "items")}.get(word, (word,)):
+        _write(made, table, tables[table](source, made))
+    seal_folder(folder, word, {"config": config, "rows": made.rows, "made_by": made.facts, "reviews": include_reviews})
+    return made
+
+
+def _public(value: str) -> str:
+    """A fact of a fingerprint (JSON text) without folders of this machine."""
+    plain = json.loads(value)
+    return json.dumps(without_folders(plain)) if isinstance(plain, str) else value
+
+
+class _Source:
+    """What every table needs of a run, read once."""
+
+    def __init__(self, run: Path, include_reviews: bool) -> None:
+        self.run, self.include_reviews = run, include_reviews
+        self.sequences: dict[str, Sequence] = {one.user_id: one for one in load_sequences(run)}
+        self.items: dict[str, Item] = {one.item_id: one for one in load_items(run)}
+        self.names = pseudonyms(run)
+        self.quotes = Quotes({} if include_reviews else {user: one.reviews for user, one in self.sequences.items()})
+
+    def decisions(self, table: str, file: str, made: Exported) -> list[dict[str, Any]]:
+        """The rows of a table that has one or more rows per decision, people renamed, quoting rows left out."""
+        rows = []
+        for row in read_table(self.run / made.word / file).to_pylist():
+            user = row["user_id"]
+            if any(self.quotes.found(user, row[name]) for name in _TEXTS if row.get(name)):
+                made.left_out[f"{table}: quotes a review"] += 1
+                continue
+            name = self.names[user]
+            row |= {"user_id": name, "decision_id": f"{name}#{row['position']}"}
+            rows.append(row | ({"model_id": without_folders(row["model_id"])} if "model_id" in row else {}))
+        return rows
+
+
+def _rationales(source: _Source, made: Exported) -> pa.Table:
+    """With the item that is explained beside each rationale, which is what a reader wants to know first."""
+    import pyarrow as pa
+
+    users = {name: user for user, name in source.names.items()}
+    rows = source.decisions("rationales", "rationales.parquet", made)
+    for row in rows:
+        item_id = source.sequences[users[row["user_id"]]].item_ids[row["position"]]
+        row |= {"item_id": item_id, "title": source.items[item_id].title}
+    fields = [*table_schema("rationales"), pa.field("item_id", pa.string()), pa.field("title", pa.string())]
+    return pa.Table.from_pylist(rows, schema=pa.schema(fields))
+
+
+def _thoughts(source: _Source, made: Exported) -> pa.Table:
+    return _table("thoughts", source.decisions("thoughts", "thoughts.parquet", made))
+
+
+def _trees(source: _Source, made: Exported) -> pa.Table:
+    return _table("trees", source.decisions("trees", "trees.parquet", made))
+
+
+def _candidates(source: _Source, made: Exported) -> pa.Table:
+    return _table("candidates", source.decisions("candidates", "candidates.parquet", made))
+
+
+def _items(source: _Source, made: Exported) -> pa.Table:
+    import pyarrow as pa
+
+    rows = [{"item_id": one.item_id, "title": one.title, "item_text": one.item_text} for one in source.items.values()]
+    return pa.Table.from_pylist(rows, schema=table_schema("items"))
+
+
+def _events(source: _Source, made: Exported) -> pa.Table:
+    """One row per event; its split says as whose target it serves."""
+    import pyarrow as pa
+
+    schema = [
+        ("user_id", pa.string()),
+        ("position", pa.int32()),
+        ("split", pa.string()),
+        ("item_id", pa.string()),
+        ("timestamp", pa.int64()),
+        ("rating", pa.float32()),
+        ("review", pa.string()),
+    ]
+    rows = [
+        {
+            "user_id": source.names[one.user_id],
+            "position": position,
+            "split": one.split_of(position) or HISTORY,
+            "item_id": item_id,
+            "timestamp": one.timestamps[position] if one.timestamps else None,
+            "rating": one.ratings[position],
+            "review": one.reviews[position] if source.include_reviews else "",
+        }
+        for one in source.sequences.values()
+        for position, item_id in enumerate(one.item_ids)
+    ]
+    return pa.Table.from_pylist(rows, schema=pa.schema(schema))
+
+
+def _table(name: str, rows: Iterable[Mapping[str, Any]]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist(list(rows), schema=table_schema(name))
+
+
+def _write(made: Exported, table: str, rows: pa.Table) -> None:
+    import pyarrow.compute as pc
+    import pyarrow.parquet as pq
+
+    made.features[table] = rows.schema
+    splits = list(dict.fromkeys(rows["split"].to_pylist())) if "split" in rows.column_names else ["train"]
+    made.rows[table] = {}
+    for split in splits:
+        part = rows.filter(pc.equal(rows["split"], split)) if "split" in rows.column_names else rows
+        path = made.folder / made.place(table, split)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        pq.write_table(part, path, compression="zstd")
+        made.rows[table][split] = part.num_rows
+    if not made.rows[table]:
+        raise ArtifactError(f"{made.word}: no row of {table} may be published (all quote reviews); --include-reviews?")
