@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import (
@@ -71,6 +72,15 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
             positions = getattr(config, "max_position_embeddings", None)  # encoders with relative positions have none
             limits.append(limit if positions is None else min(limit, positions))
         return cls(*tokenizers, *limits)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Save both tokenizers, the limits, and the code that loads them where this package is not installed."""
+        for tokenizer in (self.history_tokenizer, self.rationale_tokenizer):
+            if tokenizer.is_fast:  # its file would tell how the last text was cut: other bytes for the same tokenizer
+                tokenizer.backend_tokenizer.no_truncation()
+                tokenizer.backend_tokenizer.no_padding()
+        saved: list[str] = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        return saved
 
     def token_ids(self, side: str, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, cut to the side's limit; cuts are counted in ``truncated``.
