@@ -76,9 +76,7 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save both tokenizers, the limits, and the code that loads them where this package is not installed."""
         for tokenizer in (self.history_tokenizer, self.rationale_tokenizer):
-            if tokenizer.is_fast:  # its file would tell how the last text was cut: other bytes for the same tokenizer
-                tokenizer.backend_tokenizer.no_truncation()
-                tokenizer.backend_tokenizer.no_padding()
+            forget_use(tokenizer)
         saved: list[str] = super().save_pretrained(save_directory, push_to_hub, **kwargs)
         return saved
 
@@ -147,6 +145,15 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs."""
         return [f"{side}_{name}" for side in ("history", "rationale") for name in ("input_ids", "attention_mask")]
+
+
+def forget_use(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take out of a tokenizer what its file would tell about its use: the same tokenizer, the same bytes."""
+    for name in ("is_local", "local_files_only"):  # how it was loaded
+        tokenizer.init_kwargs.pop(name, None)
+    if tokenizer.is_fast:  # how the last text was cut
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
 
 
 AutoProcessor.register(PulseThoughtSpaceConfig, PulseThoughtSpaceProcessor, exist_ok=True)
