@@ -11,6 +11,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     BatchEncoding,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
@@ -72,6 +73,13 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
             positions = getattr(config, "max_position_embeddings", None)  # encoders with relative positions have none
             limits.append(limit if positions is None else min(limit, positions))
         return cls(*tokenizers, *limits)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load from a folder or the Hub; takes what ``ProcessorMixin.from_pretrained`` takes."""
+        # Without a configuration one would be looked for beside each tokenizer, and none is there: online that is a
+        # question for nothing, offline an error.
+        return super().from_pretrained(pretrained_model_name_or_path, config=PreTrainedConfig(), **kwargs)
 
     def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
         """Save both tokenizers, the limits, and the code that loads them where this package is not installed."""

@@ -107,7 +107,9 @@ def _tower(model: PulseThoughtSpaceModel, side: str, towers: Path) -> Transforme
 
 def _tokenizer(model: PulseThoughtSpaceModel, side: str) -> PreTrainedTokenizerBase:
     """A copy that cuts and pads as our processor does, and that needs no class of ours."""
-    tokenizer = deepcopy(model.processor.history_tokenizer if side == "history" else model.processor.rationale_tokenizer)
+    tokenizer = deepcopy(
+        model.processor.history_tokenizer if side == "history" else model.processor.rationale_tokenizer
+    )
     forget_use(tokenizer)
     tokenizer._set_processor_class(None)
     for name in ("auto_map", "processor_class"):
@@ -130,7 +132,9 @@ def _head(model: PulseThoughtSpaceModel, side: str) -> list[Module]:
     if model.config.projection_dim:
         projection = model.history_projection if side == "history" else model.rationale_projection
         weight = projection.weight.detach().cpu().clone()
-        dense = Dense(width, model.config.projection_dim, bias=False, activation_function=Identity(), init_weight=weight)
+        dense = Dense(
+            width, model.config.projection_dim, bias=False, activation_function=Identity(), init_weight=weight
+        )
         modules.insert(1, dense)
     return modules
 
