@@ -12,8 +12,8 @@ if TYPE_CHECKING:
 
 # Written out, not taken from pulse_hf.publish: help must start without importing it.
 _WHAT = (
-    "recommender, thought-space, sequential, sentence-transformer (models); rationales, thoughts, sequences, candidates "
-    "(datasets); metric, space (Spaces)."
+    "recommender, thought-space, sequential, sentence-transformer (models); rationales, thoughts, sequences, "
+    "candidates (datasets); metric, space (Spaces)."
 )
 
 
@@ -59,11 +59,15 @@ def _show_pushed(pushed: Pushed, *, dry_run: bool) -> None:
     for name in pushed.deleted:
         typer.echo(f"        deleted  {name}")
     if dry_run:
-        typer.echo(f"{len(pushed.changed)} files, {pushed.num_bytes:,} bytes would go to {pushed.repo_id}; nothing was sent")
+        typer.echo(
+            f"{len(pushed.changed)} files, {pushed.num_bytes:,} bytes would go to {pushed.repo_id}; nothing was sent"
+        )
     elif pushed.commit is None:
         typer.echo(f"{pushed.repo_id} has all of this already; no commit was made")
     else:
-        typer.echo(f"{pushed.repo_id}: commit {pushed.commit}, {len(pushed.changed)} files, {pushed.num_bytes:,} bytes")
+        typer.echo(
+            f"{pushed.repo_id}: commit {pushed.commit}, {len(pushed.changed)} files, {pushed.num_bytes:,} bytes"
+        )
 
 
 def pull(

@@ -36,3 +36,6 @@ class PulseSASRecConfig(PreTrainedConfig):
     loss: str = "ce"
     gbce_t: float = 0.75
     initializer_range: float = 0.02
+
+
+PulseSASRecConfig.register_for_auto_class()

@@ -11,13 +11,14 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 import torch.nn.functional as F  # noqa: N812 (its usual name)
 from torch import Tensor, nn
 from transformers import PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, ModelOutput, has_file
 
 from .configuration_sasrec import PulseSASRecConfig
 
@@ -111,6 +112,24 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
             self.register_buffer("text_features", torch.zeros(config.num_items + 1, config.text_dim))
             self.text_projection = nn.Linear(config.text_dim, config.dim, bias=False)
         self.post_init()
+
+    @classmethod
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, use_safetensors: bool | None = True, **kwargs: Any
+    ) -> Any:
+        """Load from a folder or the Hub; takes what ``PreTrainedModel.from_pretrained`` takes.
+
+        Raises:
+            OSError: There is no such model, or its weights are no safetensors.
+            ValueError: ``use_safetensors=False`` is asked for.
+        """
+        if use_safetensors is False:
+            raise ValueError("use_safetensors=False asks for pickled weights, which can run code; leave it out.")
+        try:
+            return super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+        except OSError:
+            _refuse_pickle(pretrained_model_name_or_path, kwargs)
+            raise
 
     def get_input_embeddings(self) -> nn.Module:
         """The table of id embeddings."""
@@ -262,6 +281,17 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
         return scores
 
 
+def _refuse_pickle(name: Any, where: dict[str, Any]) -> None:
+    """Say so where a pickle is why nothing was found; called when loading safetensors has failed."""
+    asked = {key: where[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in where}
+    folder = f"{where['subfolder']}/" if where.get("subfolder") else ""
+    if any(has_file(str(name), folder + file, **asked) for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        raise OSError(
+            f"{name} holds its weights as a pickle only ({WEIGHTS_NAME}), which can run code when it is read; "
+            "safetensors are expected. Ask its owner for model.safetensors, or take another revision."
+        )
+
+
 def _check(config: PulseSASRecConfig) -> None:
     if config.num_items < 1:
         raise ValueError(f"num_items is {config.num_items}; a catalogue needs at least one item")
@@ -300,3 +330,6 @@ def sampled_loss(positive: Tensor, negative: Tensor, *, num_items: int, t: float
     beta = 1.0 - t * (1.0 - sampling_rate)
     terms = beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(-1)
     return -terms.mean() / (1 + negative.shape[1])
+
+
+PulseSASRecModel.register_for_auto_class("AutoModel")

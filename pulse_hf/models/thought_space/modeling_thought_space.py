@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from transformers import AutoModel, AutoProcessor, PreTrainedModel
 from transformers import initialization as init
-from transformers.utils import ModelOutput
+from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, ModelOutput, has_file
 
 from .configuration_thought_space import PulseThoughtSpaceConfig
 
@@ -125,30 +125,61 @@ class PulseThoughtSpaceModel(PreTrainedModel):
         return model.eval()
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: Any, *args: Any, **kwargs: Any) -> Any:
-        """Load weights and, where the folder has one, the processor."""
-        loaded = super().from_pretrained(pretrained_model_name_or_path, *args, **kwargs)
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: Any, *args: Any, use_safetensors: bool | None = True, **kwargs: Any
+    ) -> Any:
+        """Load weights and processor from a folder or the Hub; takes what ``PreTrainedModel.from_pretrained`` takes.
+
+        Raises:
+            OSError: There is no such model, or its weights are no safetensors.
+            ValueError: ``use_safetensors=False`` is asked for.
+        """
+        if use_safetensors is False:
+            raise ValueError("use_safetensors=False asks for pickled weights, which can run code; leave it out.")
+        names = ("subfolder", "revision", "token", "cache_dir", "local_files_only", "force_download", "proxies")
+        where = {name: kwargs[name] for name in names if name in kwargs}
+        try:
+            loaded = super().from_pretrained(pretrained_model_name_or_path, *args, use_safetensors=True, **kwargs)
+        except OSError:
+            _refuse_pickle(pretrained_model_name_or_path, where)
+            raise
         model = loaded[0] if isinstance(loaded, tuple) else loaded
-        where = {
-            name: kwargs[name]
-            for name in ("subfolder", "revision", "token", "cache_dir", "local_files_only")
-            if name in kwargs
-        }
         # Code that came from the repository was trusted to get here; its processor is the same repository's.
-        trusted = cls.__module__.startswith("transformers_modules") or None
+        trusted = cls.__module__.startswith("transformers_modules")
         model.processor = AutoProcessor.from_pretrained(
             pretrained_model_name_or_path, trust_remote_code=trusted, **where
         )
         return loaded
 
-    def save_pretrained(self, save_directory: Any, *args: Any, **kwargs: Any) -> None:
-        """Save weights, configuration and the attached processor in one folder."""
+    def save_pretrained(
+        self, save_directory: Any, is_main_process: bool = True, *, push_to_hub: bool = False, **kwargs: Any
+    ) -> None:
+        """Save weights, configuration, processor, and the code that loads them where this package is not installed.
+
+        Args:
+            save_directory: Folder, made if needed.
+            is_main_process: Of several processes only the main one writes.
+            push_to_hub: Send the folder's content to the Hub as well, see :meth:`push_to_hub`.
+            kwargs: Passed to ``PreTrainedModel.save_pretrained``; with ``push_to_hub`` also ``repo_id`` (the
+                folder's name if left out), ``commit_message``, ``private``, ``token``, ``revision``, ``create_pr``.
+
+        Raises:
+            ValueError: No processor is attached.
+        """
         if self.processor is None:
             raise ValueError(
                 "The model has no processor: set model.processor before saving, or nobody can encode texts with it."
             )
-        self.processor.save_pretrained(save_directory)
-        super().save_pretrained(save_directory, *args, **kwargs)
+        names = ("repo_id", "commit_message", "private", "token", "revision", "create_pr")
+        upload = {name: kwargs.pop(name) for name in names if name in kwargs}
+        for side in ("history_config", "rationale_config"):
+            if getattr(self.config, side) is not None:
+                getattr(self.config, side).name_or_path = ""  # a path of the machine that trained it
+        if is_main_process:
+            self.processor.save_pretrained(save_directory)
+        super().save_pretrained(save_directory, is_main_process, **kwargs)
+        if push_to_hub and is_main_process:
+            self.push_to_hub(upload.pop("repo_id", str(save_directory).rstrip("/").rpartition("/")[2]), **upload)
 
     def get_input_embeddings(self) -> nn.Module:
         """The history tower's word embeddings."""
@@ -249,6 +280,17 @@ def _without_pooler(tower: PreTrainedModel) -> PreTrainedModel:
     if getattr(tower, "pooler", None) is not None:
         tower.pooler = None
     return tower
+
+
+def _refuse_pickle(name: Any, where: dict[str, Any]) -> None:
+    """Say so where a pickle is why nothing was found; called when loading safetensors has failed."""
+    asked = {key: where[key] for key in ("revision", "token", "cache_dir", "local_files_only") if key in where}
+    folder = f"{where['subfolder']}/" if where.get("subfolder") else ""
+    if any(has_file(str(name), folder + file, **asked) for file in (WEIGHTS_NAME, WEIGHTS_INDEX_NAME)):
+        raise OSError(
+            f"{name} holds its weights as a pickle only ({WEIGHTS_NAME}), which can run code when it is read; "
+            "safetensors are expected. Ask its owner for model.safetensors, or take another revision."
+        )
 
 
 AutoModel.register(PulseThoughtSpaceConfig, PulseThoughtSpaceModel, exist_ok=True)

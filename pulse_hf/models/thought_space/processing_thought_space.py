@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from transformers import (
@@ -10,6 +11,7 @@ from transformers import (
     AutoProcessor,
     AutoTokenizer,
     BatchEncoding,
+    PreTrainedConfig,
     PreTrainedTokenizerBase,
     ProcessorMixin,
 )
@@ -71,6 +73,20 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
             positions = getattr(config, "max_position_embeddings", None)  # encoders with relative positions have none
             limits.append(limit if positions is None else min(limit, positions))
         return cls(*tokenizers, *limits)
+
+    @classmethod
+    def from_pretrained(cls, pretrained_model_name_or_path: Any, **kwargs: Any) -> Any:
+        """Load from a folder or the Hub; takes what ``ProcessorMixin.from_pretrained`` takes."""
+        # Without a configuration one would be looked for beside each tokenizer, and none is there: online that is a
+        # question for nothing, offline an error.
+        return super().from_pretrained(pretrained_model_name_or_path, config=PreTrainedConfig(), **kwargs)
+
+    def save_pretrained(self, save_directory: Any, push_to_hub: bool = False, **kwargs: Any) -> list[str]:
+        """Save both tokenizers, the limits, and the code that loads them where this package is not installed."""
+        for tokenizer in (self.history_tokenizer, self.rationale_tokenizer):
+            forget_use(tokenizer)
+        saved: list[str] = super().save_pretrained(save_directory, push_to_hub, **kwargs)
+        return saved
 
     def token_ids(self, side: str, texts: Sequence[str]) -> list[list[int]]:
         """Token ids of each text, cut to the side's limit; cuts are counted in ``truncated``.
@@ -137,6 +153,15 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs."""
         return [f"{side}_{name}" for side in ("history", "rationale") for name in ("input_ids", "attention_mask")]
+
+
+def forget_use(tokenizer: PreTrainedTokenizerBase) -> None:
+    """Take out of a tokenizer what its file would tell about its use: the same tokenizer, the same bytes."""
+    for name in ("is_local", "local_files_only"):  # how it was loaded
+        tokenizer.init_kwargs.pop(name, None)
+    if tokenizer.is_fast:  # how the last text was cut
+        tokenizer.backend_tokenizer.no_truncation()
+        tokenizer.backend_tokenizer.no_padding()
 
 
 AutoProcessor.register(PulseThoughtSpaceConfig, PulseThoughtSpaceProcessor, exist_ok=True)
