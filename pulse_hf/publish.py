@@ -211,8 +211,10 @@ def _recommender(run: Path, folder: Path, how: Publication) -> None:
 
 
 def _thought_space(run: Path, folder: Path, how: Publication) -> None:
+    from pulse_hf.models.thought_space import PulseThoughtSpaceModel
+
     verify(run / "thought_space")
-    copytree(run / "thought_space" / "model", folder, dirs_exist_ok=True)
+    PulseThoughtSpaceModel.from_pretrained(run / "thought_space" / "model").save_pretrained(folder)
     (folder / "README.md").write_text(
         _thought_space_card(run, how, library="transformers", tags=["rationales", "contrastive-learning"]),
         encoding="utf-8",
@@ -298,7 +300,7 @@ def _sequential(run: Path, folder: Path, how: Publication) -> None:
 def _metric(run: Path, folder: Path, how: Publication) -> None:
     """``evaluate.load("owner/name")`` looks for ``name.py``."""
     copytree(shipped("hub_cards") / "metric", folder, dirs_exist_ok=True, ignore=ignore_patterns("__pycache__"))
-    (folder / "metric.py").rename(folder / f"{how.name.replace('-', '_')}.py")
+    (folder / "metric.py").rename(folder / f"{how.name}.py")
 
 
 def _space(run: Path, folder: Path, how: Publication) -> None:

@@ -3,6 +3,7 @@ from pathlib import Path
 
 import pytest
 from loopback_hub import LoopbackHub
+from small_road import small_settings
 
 
 @pytest.fixture
@@ -10,3 +11,11 @@ def hub(tmp_path: Path) -> Iterator[LoopbackHub]:
     """A Hub of its own for one test."""
     with LoopbackHub(tmp_path / "hub") as running:
         yield running
+
+
+@pytest.fixture(scope="session")
+def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of a small embedded world; tests read it and leave it as it is."""
+    from pulse_hf.pipeline import run_road
+
+    return run_road(tmp_path_factory.mktemp("runs") / "small", small_settings())

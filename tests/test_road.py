@@ -4,12 +4,11 @@ import json
 import math
 import subprocess
 import sys
-from dataclasses import replace
 
 import pytest
+from small_road import small_settings
 
 from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, verify, write_tensors
-from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.pipeline import ROAD, run_road, token_budget
@@ -21,22 +20,9 @@ from pulse_hf.settings import merge, override
 FOLDERS = ("world", "sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
 
 
-def small_settings():
-    demo = preset_named("demo")
-    return replace(
-        demo,
-        world=WorldSettings(num_users=80, items_per_kind=2),
-        sequential=replace(demo.sequential, epochs=2),
-        candidates=replace(demo.candidates, max_test_users=40, max_validation_users=24),
-        thoughts=replace(demo.thoughts, depth=1, width=2),
-        recommender=replace(demo.recommender, epochs=1),
-        evaluate=replace(demo.evaluate, audit_users=2),
-    )
-
-
 @pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return run_road(tmp_path_factory.mktemp("runs") / "small", small_settings())
+def run(small_run):
+    return small_run
 
 
 @pytest.fixture(scope="module")

@@ -1,0 +1,244 @@
+"""A run published and loaded again, every step in a process of its own, over the loopback Hub."""
+
+import json
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from loopback_hub import LoopbackHub, run_client
+
+from pulse_hf.artifacts import read_table
+from pulse_hf.hub.cards import render
+from pulse_hf.recommender import PulseRecommender
+
+HISTORY = ["a cork tray", "a bamboo kettle that is not in the catalogue"]
+LOAD = """
+    import sys
+    from dataclasses import astuple
+    from pulse_hf.recommender import PulseRecommender
+    recommender = PulseRecommender.from_pretrained(sys.argv[1])
+    print(repr([astuple(one) for one in recommender.recommend(sys.argv[2:], k=4)]))
+"""
+
+
+@pytest.fixture(scope="module")
+def hub(tmp_path_factory):
+    with LoopbackHub(tmp_path_factory.mktemp("hub")) as running:
+        yield running
+
+
+def pulse(env: dict[str, str], *arguments: object) -> str:
+    command = [sys.executable, "-m", "pulse_hf.cli.main", *map(str, arguments)]
+    done = subprocess.run(command, env=env, capture_output=True, text=True, timeout=600, check=False)
+    if done.returncode:
+        raise RuntimeError(f"{done.returncode}: {done.stdout[-1500:]}{done.stderr[-3000:]}")
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def alice(hub, tmp_path_factory):
+    return hub.environment(tmp_path_factory.mktemp("alice"), "alice")
+
+
+@pytest.fixture(scope="module")
+def shop(hub, alice, small_run):
+    """The recommender, published."""
+    return pulse(alice, "push", "recommender", "alice/shop", "--run", small_run, "--dataset", "alice/reasons")
+
+
+@pytest.fixture(scope="module")
+def ranked(small_run):
+    recommender = PulseRecommender.from_run(small_run)
+    return [
+        (one.item_id, one.title, one.score, one.rationale, one.agreement)
+        for one in recommender.recommend(HISTORY, k=4)
+    ]
+
+
+def last_line(text: str) -> str:
+    return text.strip().splitlines()[-1]
+
+
+def test_a_recommender_gives_the_same_to_the_last_digit_and_offline(hub, alice, shop, ranked, small_run, tmp_path):
+    assert "commit" in shop
+    commits = len(hub.commits("alice/shop"))
+    again = pulse(alice, "push", "recommender", "alice/shop", "--run", small_run, "--dataset", "alice/reasons")
+    assert "no commit was made" in again
+    assert len(hub.commits("alice/shop")) == commits
+    fresh = hub.environment(tmp_path / "fresh")
+    assert last_line(run_client(LOAD, fresh, "alice/shop", *HISTORY)) == repr(ranked)
+    start = len(hub.requests)
+    offline = fresh | {"HF_HUB_OFFLINE": "1"}
+    assert last_line(run_client(LOAD, offline, "alice/shop", *HISTORY)) == repr(ranked)
+    assert len(hub.requests) == start
+
+
+def test_the_adapter_alone_loads_with_peft_and_changes_the_logits_as_ours_does(hub, shop, small_run, tmp_path):
+    code = """
+        import json, sys, torch
+        from peft import PeftModel
+        from transformers import AutoModelForCausalLM
+        base = AutoModelForCausalLM.from_pretrained("alice/shop", subfolder="base", dtype=torch.float32)
+        ids = torch.arange(20, 60)[None]
+        with torch.no_grad():
+            plain = base(ids).logits
+            tuned = PeftModel.from_pretrained(base, "alice/shop", subfolder="adapter")(ids).logits
+        torch.save([plain, tuned], sys.argv[1])
+    """
+    import torch
+
+    run_client(code, hub.environment(tmp_path / "cache"), tmp_path / "logits.pt")
+    plain, tuned = torch.load(tmp_path / "logits.pt")
+    assert (plain - tuned).abs().max() > 1e-4
+    scorer = PulseRecommender.from_run(small_run).parts.scorer
+    ids = torch.arange(20, 60)[None]
+    with torch.no_grad():
+        ours = scorer.lm_head(scorer.model(ids).last_hidden_state)
+    torch.testing.assert_close(tuned, ours, atol=1e-4, rtol=1e-4)
+
+
+def test_cards_are_valid_and_hold_no_number_that_the_report_does_not(hub, shop, small_run):
+    from huggingface_hub import ModelCard
+
+    card = hub.files("alice/shop")["README.md"].decode()
+    data = ModelCard(card, ignore_metadata_errors=False).data
+    assert data.base_model == "pulse-hf/pulse-nano"
+    assert {one.metric_type for one in data.eval_results} == {"hr@1", "ndcg@10", "mrr"}
+    assert ".eval_results/pulse.yaml" in hub.files("alice/shop")
+    report = json.loads((small_run / "report.json").read_text())
+    known = {f"{value:.{digits}f}" for value in numbers_of(report) for digits in (0, 3, 4)}
+    recommender = PulseRecommender.from_run(small_run)
+    known |= {str(len(recommender.parts.items)), str(len(recommender.parts.pool.item_ids))}
+    body = re.sub(r"```.*?```", "", card.split("---\n", 2)[2], flags=re.DOTALL)
+    body = re.sub(r"HR@\d+|NDCG@\d+", "", body)
+    found = re.findall(r"(?<![\w.])\d[\d,]*(?:\.\d+)?", body)
+    assert len(found) > 20
+    assert [one for one in found if one.replace(",", "") not in known] == []
+
+
+def numbers_of(value):
+    if isinstance(value, bool) or value is None or isinstance(value, str):
+        return []
+    if isinstance(value, int | float):
+        return [value, abs(value)]
+    return [n for one in (value.values() if isinstance(value, dict) else value) for n in numbers_of(one)]
+
+
+def test_a_card_with_a_field_unfilled_does_not_render():
+    from pulse_hf.artifacts import ArtifactError
+
+    with pytest.raises(ArtifactError, match="nothing is published without it"):
+        render("sequential", metadata="", name="x", repo_id="a/b")
+
+
+def test_datasets_load_stream_and_feed_the_road_again(hub, alice, small_run, tmp_path):
+    for word in ("rationales", "thoughts", "sequences", "candidates"):
+        pulse(alice, "push", word, "alice/reasons", "--run", small_run, "--config", "tiny-shop")
+    commits = len(hub.commits("alice/reasons", repo_type="dataset"))
+    again = pulse(alice, "push", "thoughts", "alice/reasons", "--run", small_run, "--config", "tiny-shop")
+    assert "no commit was made" in again
+    assert len(hub.commits("alice/reasons", repo_type="dataset")) == commits
+    code = """
+        import json
+        from datasets import get_dataset_config_names, load_dataset
+        repo = "alice/reasons"
+        whole = load_dataset(repo, "tiny-shop")
+        streamed = next(iter(load_dataset(repo, "tiny-shop", split="train", streaming=True)))
+        assert streamed == whole["train"][0]
+        rows = {name: {split: len(part) for split, part in load_dataset(repo, name).items()}
+                for name in get_dataset_config_names(repo)}
+        users, all_users = (
+            set(load_dataset(repo, name, split="train")["user_id"]) for name in ("tiny-shop", "tiny-shop-sequences")
+        )
+        print(json.dumps([rows, streamed, users <= all_users]))
+    """
+    out = run_client(code, hub.environment(tmp_path / "reader"))
+    rows, first, joined = json.loads(last_line(out))
+    assert set(rows) == {"tiny-shop"} | {
+        f"tiny-shop-{table}" for table in ("thoughts", "trees", "sequences", "items", "candidates")
+    }
+    assert set(rows["tiny-shop"]) == {"train"}  # rationales are written for training targets only
+    assert set(rows["tiny-shop-thoughts"]) == {"train", "validation", "test"}
+    assert joined
+    assert {"prompt_sha256", "model_id", "revision", "seed", "engine", "item_id", "title"} <= set(first)
+    stored = read_table(small_run / "rationales" / "rationales.parquet").num_rows
+    assert 0 < rows["tiny-shop"]["train"] <= stored
+
+    published = b"".join(hub.files("alice/reasons", repo_type="dataset").values())
+    sequences = read_table(small_run / "sequences" / "sequences.parquet").to_pydict()
+    assert not any(user.encode() in published for user in sequences["user_id"])
+
+    run = tmp_path / "mine"
+    reader = hub.environment(tmp_path / "reader")
+    for word in ("sequences", "rationales", "candidates", "thoughts"):
+        pulse(reader, "pull", "alice/reasons", "--config", f"tiny-shop/{word}", "--run", run)
+    mine = read_table(run / "sequences" / "sequences.parquet").to_pydict()
+    assert mine["item_ids"] == sequences["item_ids"]
+    assert mine["timestamps"] == sequences["timestamps"]
+    assert mine["cut"] == sequences["cut"]
+    assert {review for reviews in mine["reviews"] for review in reviews} == {""}
+    pulse(reader, "thought-space", "--run", run, "--preset", "demo", "--set", "thought_space.epochs=1")
+    assert (run / "thought_space" / "model" / "model.safetensors").exists()
+
+
+def test_reviews_travel_only_when_asked_for(hub, alice, small_run):
+    pulse(alice, "push", "sequences", "alice/open", "--run", small_run, "--config", "tiny", "--include-reviews")
+    files = hub.files("alice/open", repo_type="dataset")
+    assert b"People's reviews are included" in files["README.md"]
+    import io
+
+    import pyarrow.parquet as pq
+
+    reviews = pq.read_table(io.BytesIO(files["tiny/sequences/train.parquet"]))["review"].to_pylist()
+    assert any(reviews)
+
+
+def test_metric_and_models_load_from_their_repos(hub, alice, small_run, tmp_path):
+    pulse(alice, "push", "metric", "alice/tie-aware-ranking")
+    for word in ("thought-space", "sequential", "sentence-transformer"):
+        pulse(alice, "push", word, f"alice/{word}", "--run", small_run)
+        assert f"alice/{word}" in hub.files(f"alice/{word}")["README.md"].decode()
+    code = """
+        import json
+        import evaluate
+        metric = evaluate.load("alice/tie-aware-ranking")
+        found = metric.compute(predictions=[[0.2, 0.9, 0.1]], references=[1])["hr@1"]
+        from sentence_transformers import SentenceTransformer
+        from pulse_hf.models.sasrec import PulseSASRecModel
+        from pulse_hf.models.thought_space import PulseThoughtSpaceModel
+        space = PulseThoughtSpaceModel.from_pretrained("alice/thought-space")
+        other = SentenceTransformer("alice/sentence-transformer")
+        difference = abs(space.encode_rationales(["quiet rooms"]).numpy() - other.encode_document(["quiet rooms"])).max()
+        scores = PulseSASRecModel.from_pretrained("alice/sequential").eval().scores([[1, 2]])
+        print(json.dumps([found, float(difference), list(scores.shape)]))
+    """
+    found, difference, shape = json.loads(last_line(run_client(code, hub.environment(tmp_path / "cache"))))
+    assert found == 1.0
+    assert difference < 1e-5
+    assert shape == [1, 1 + read_table(small_run / "sequences" / "items.parquet").num_rows]
+
+
+def test_mistakes_at_the_command_line_are_sentences(hub, alice, small_run, tmp_path):
+    for arguments, code, message in (
+        (("push", "everything", "alice/x", "--run", small_run), 2, "cannot be published"),
+        (("push", "recommender", "alice/x", "--run", tmp_path), 6, "manifest.json"),
+        (("pull", "alice/nothing"), 5, "does not exist, or is private"),
+        (("pull", "alice/shop", "--config", "a/b"), 2, "a dataset needs both"),
+    ):
+        command = [sys.executable, "-m", "pulse_hf.cli.main", *map(str, arguments)]
+        done = subprocess.run(command, env=alice, capture_output=True, text=True, timeout=300, check=False)
+        assert done.returncode == code, done.stderr
+        assert message in done.stderr
+        assert "Traceback" not in done.stderr
+        assert alice["HF_TOKEN"] not in done.stderr
+
+
+def test_a_dry_run_asks_nobody(small_run, tmp_path):
+    environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
+    done = pulse(environment, "push", "rationales", "alice/x", "--run", small_run, "--dry-run")
+    assert "nothing was sent" in done
+    assert re.search(r"[\d,]+  train\.parquet", done)
+    assert Path(small_run / "rationales" / "manifest.json").exists()
