@@ -288,8 +288,8 @@ def test_metadata_is_checked_before_the_upload_and_again_at_the_commit(hub, env)
     assert {kind: len(hub.commits("alice/x", kind)) for kind in wrong} == {"model": 3, "dataset": 2, "space": 2}
 
 
-def fetch(url: str, **headers: str):
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers))  # noqa: S310
+def fetch(url: str, data: bytes | None = None, method: str | None = None, **headers: str):
+    return urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method))
 
 
 def test_ranges_and_signed_links(hub, env):
@@ -330,3 +330,35 @@ def test_gitignore_keeps_files_out(hub, env, tmp_path):
         tmp_path / "project",
     )
     assert set(hub.files("alice/x")) == {".gitignore", "a.txt"}
+
+
+def test_what_a_broken_client_sends_is_refused(hub):
+    before = [hub.create_repo("alice/x", {"a.txt": b"1"})]
+    login = {"Authorization": f"Bearer {hub.token('alice')}"}
+
+    def commit(*operations: dict):
+        lines = [{"key": "header", "value": {"summary": "x"}}, *operations]
+        body = "\n".join(map(json.dumps, lines)).encode()
+        return fetch(f"{hub.endpoint}/api/models/alice/x/commit/main", body, **login)
+
+    def regular(path: str):
+        return {"key": "file", "value": {"path": path, "content": "Mg==", "encoding": "base64"}}
+
+    never_uploaded = {"path": "b.bin", "algo": "sha256", "oid": "0" * 64, "size": 3}
+    for broken in [
+        {"key": "lfsFile", "value": never_uploaded},
+        *(regular(path) for path in ("../b", "a//b", ".git/config", "/etc/b")),
+        {"key": "rename", "value": {"path": "a.txt"}},
+    ]:
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            commit(regular("good.txt"), broken)
+    wish = {"operation": "upload", "objects": [{"oid": "0" * 64, "size": 3}]}
+    batch = fetch(f"{hub.endpoint}/alice/x.git/info/lfs/objects/batch", json.dumps(wish).encode(), **login)
+    actions = json.load(batch)["objects"][0]["actions"]
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        fetch(actions["upload"]["href"], b"abc", "PUT")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        fetch(actions["verify"]["href"], json.dumps(wish["objects"][0]).encode(), **login)
+    assert hub.commits("alice/x")[:-1] == before
+    assert commit(regular("good.txt")).status == 200
+    assert hub.files("alice/x") == {"a.txt": b"1", "good.txt": b"2"}
