@@ -37,6 +37,7 @@ def test_a_folder_goes_up_in_one_commit_and_comes_down_unchanged(hub, env, folde
         """
         import json, sys
         from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.utils.sha import git_hash
         api, (folder,) = HfApi(), sys.argv[1:]
         assert api.whoami()["name"] == "alice"
         url = api.create_repo("alice/x", private=True)
@@ -47,6 +48,11 @@ def test_a_folder_goes_up_in_one_commit_and_comes_down_unchanged(hub, env, folde
         same = api.upload_folder(repo_id="alice/x", folder_path=folder, commit_message="again")
         info = api.model_info("alice/x", files_metadata=True)
         assert info.private and info.sha == commit.oid == same.oid
+        pointer = "version https://git-lfs.github.com/spec/v1\\noid sha256:%s\\nsize %d\\n"
+        for sibling in info.siblings:
+            if sibling.lfs:
+                content = (pointer % (sibling.lfs.sha256, sibling.size)).encode()
+                assert (sibling.blob_id, sibling.lfs.pointer_size) == (git_hash(content), len(content))
         check_at = snapshot_download("alice/x")
         check = api.verify_repo_checksums("alice/x")
         print(json.dumps(dict(
@@ -285,6 +291,8 @@ def test_metadata_is_checked_before_the_upload_and_again_at_the_commit(hub, env)
         json.dumps(wrong),
         json.dumps(right),
     )
+    refused = [r.path.split("/")[-1] for r in hub.requests if r.status == 400]
+    assert sorted(refused) == ["main"] * 16 + ["validate-yaml"] * 16
     assert {kind: len(hub.commits("alice/x", kind)) for kind in wrong} == {"model": 3, "dataset": 2, "space": 2}
 
 
