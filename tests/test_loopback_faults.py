@@ -60,7 +60,7 @@ def test_a_hub_that_dies_at_any_request_of_a_push_shows_all_of_it_or_nothing(hub
 
 def test_statuses_are_retried_where_the_client_retries(hub, env, pushed):
     busy = hub.faults.add(Status(503, retry_after=0), path="/tree/", times=2)
-    slow = hub.faults.add(Status(429, retry_after=0), path="/objects/")
+    slow = hub.faults.add(Status(429, retry_after=0), path="/downloads/")
     down = hub.faults.add(Status(500), path="/api/models/alice/x$")
     run_client(
         """
@@ -81,14 +81,14 @@ def test_statuses_are_retried_where_the_client_retries(hub, env, pushed):
 
 
 def test_a_truncated_body_is_noticed_and_a_flipped_byte_is_not(hub, env, pushed, tmp_path):
-    fault = hub.faults.add(Truncate(1000), path="/objects/")
+    fault = hub.faults.add(Truncate(1000), path="/downloads/")
     run_client(GET, env, patient=False)
     assert fault.hits == 1
-    hub.faults.add(Truncate(0), path="/objects/", times=None)
+    hub.faults.add(Truncate(0), path="/downloads/", times=None)
     with pytest.raises(RuntimeError, match="RemoteProtocolError"):
         run_client(GET, hub.environment(tmp_path / "cache-2", "alice"), patient=False)
     hub.faults.clear()
-    hub.faults.add(FlipByte(300), path="/objects/")
+    hub.faults.add(FlipByte(300), path="/downloads/")
     run_client(
         """
         from huggingface_hub import HfApi, snapshot_download

@@ -318,7 +318,7 @@ def test_ranges_and_signed_links(hub, env):
     assert answer.url.startswith(hub.storage)
     assert (answer.status, answer.read()) == (206, BIG[16380:])
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        fetch(answer.url.replace("/objects/", "/objects/f"))
+        fetch(answer.url.replace("/downloads/", "/downloads/f"))
     with pytest.raises(urllib.error.HTTPError, match="416"):
         fetch(f"{hub.endpoint}/alice/x/resolve/main/a.txt", Range="bytes=100-")
 
