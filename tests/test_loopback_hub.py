@@ -37,6 +37,7 @@ def test_a_folder_goes_up_in_one_commit_and_comes_down_unchanged(hub, env, folde
         """
         import json, sys
         from huggingface_hub import HfApi, snapshot_download
+        from huggingface_hub.utils.sha import git_hash
         api, (folder,) = HfApi(), sys.argv[1:]
         assert api.whoami()["name"] == "alice"
         url = api.create_repo("alice/x", private=True)
@@ -47,6 +48,11 @@ def test_a_folder_goes_up_in_one_commit_and_comes_down_unchanged(hub, env, folde
         same = api.upload_folder(repo_id="alice/x", folder_path=folder, commit_message="again")
         info = api.model_info("alice/x", files_metadata=True)
         assert info.private and info.sha == commit.oid == same.oid
+        pointer = "version https://git-lfs.github.com/spec/v1\\noid sha256:%s\\nsize %d\\n"
+        for sibling in info.siblings:
+            if sibling.lfs:
+                content = (pointer % (sibling.lfs.sha256, sibling.size)).encode()
+                assert (sibling.blob_id, sibling.lfs.pointer_size) == (git_hash(content), len(content))
         check_at = snapshot_download("alice/x")
         check = api.verify_repo_checksums("alice/x")
         print(json.dumps(dict(
@@ -285,11 +291,13 @@ def test_metadata_is_checked_before_the_upload_and_again_at_the_commit(hub, env)
         json.dumps(wrong),
         json.dumps(right),
     )
+    refused = [r.path.split("/")[-1] for r in hub.requests if r.status == 400]
+    assert sorted(refused) == ["main"] * 16 + ["validate-yaml"] * 16
     assert {kind: len(hub.commits("alice/x", kind)) for kind in wrong} == {"model": 3, "dataset": 2, "space": 2}
 
 
-def fetch(url: str, **headers: str):
-    return urllib.request.urlopen(urllib.request.Request(url, headers=headers))  # noqa: S310
+def fetch(url: str, data: bytes | None = None, method: str | None = None, **headers: str):
+    return urllib.request.urlopen(urllib.request.Request(url, data, headers, method=method))
 
 
 def test_ranges_and_signed_links(hub, env):
@@ -310,7 +318,7 @@ def test_ranges_and_signed_links(hub, env):
     assert answer.url.startswith(hub.storage)
     assert (answer.status, answer.read()) == (206, BIG[16380:])
     with pytest.raises(urllib.error.HTTPError, match="403"):
-        fetch(answer.url.replace("/objects/", "/objects/f"))
+        fetch(answer.url.replace("/downloads/", "/downloads/f"))
     with pytest.raises(urllib.error.HTTPError, match="416"):
         fetch(f"{hub.endpoint}/alice/x/resolve/main/a.txt", Range="bytes=100-")
 
@@ -330,3 +338,35 @@ def test_gitignore_keeps_files_out(hub, env, tmp_path):
         tmp_path / "project",
     )
     assert set(hub.files("alice/x")) == {".gitignore", "a.txt"}
+
+
+def test_what_a_broken_client_sends_is_refused(hub):
+    before = [hub.create_repo("alice/x", {"a.txt": b"1"})]
+    login = {"Authorization": f"Bearer {hub.token('alice')}"}
+
+    def commit(*operations: dict):
+        lines = [{"key": "header", "value": {"summary": "x"}}, *operations]
+        body = "\n".join(map(json.dumps, lines)).encode()
+        return fetch(f"{hub.endpoint}/api/models/alice/x/commit/main", body, **login)
+
+    def regular(path: str):
+        return {"key": "file", "value": {"path": path, "content": "Mg==", "encoding": "base64"}}
+
+    never_uploaded = {"path": "b.bin", "algo": "sha256", "oid": "0" * 64, "size": 3}
+    for broken in [
+        {"key": "lfsFile", "value": never_uploaded},
+        *(regular(path) for path in ("../b", "a//b", ".git/config", "/etc/b")),
+        {"key": "rename", "value": {"path": "a.txt"}},
+    ]:
+        with pytest.raises(urllib.error.HTTPError, match="400"):
+            commit(regular("good.txt"), broken)
+    wish = {"operation": "upload", "objects": [{"oid": "0" * 64, "size": 3}]}
+    batch = fetch(f"{hub.endpoint}/alice/x.git/info/lfs/objects/batch", json.dumps(wish).encode(), **login)
+    actions = json.load(batch)["objects"][0]["actions"]
+    with pytest.raises(urllib.error.HTTPError, match="400"):
+        fetch(actions["upload"]["href"], b"abc", "PUT")
+    with pytest.raises(urllib.error.HTTPError, match="404"):
+        fetch(actions["verify"]["href"], json.dumps(wish["objects"][0]).encode(), **login)
+    assert hub.commits("alice/x")[:-1] == before
+    assert commit(regular("good.txt")).status == 200
+    assert hub.files("alice/x") == {"a.txt": b"1", "good.txt": b"2"}

@@ -75,7 +75,7 @@ ROUTES = [
     Route(LFS + "/objects/batch", transfer_routes.lfs_batch, methods=["POST"]),
     Route(LFS + "/verify", transfer_routes.lfs_verify, methods=["POST"]),
     Route("/uploads" + STORED, transfer_routes.upload, methods=["PUT"]),
-    Route("/objects" + STORED, transfer_routes.stored_object),
+    Route("/downloads" + STORED, transfer_routes.stored_object),
     Route("/{type:prefix}{user:part}/{name:part}" + FILE, transfer_routes.resolve),
     Route("/{name:part}" + FILE, repo_routes.without_namespace),
 ]

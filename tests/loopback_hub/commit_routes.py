@@ -82,7 +82,7 @@ def changed_files(
                     raise no_entry(f"A file with this name doesn't exist: {path}")
                 changes[path] = None
             case "deletedFolder":
-                inside = [name for name in head.files if name.startswith(path.rstrip("/") + "/")]
+                inside = [name for name in head.files if name.startswith(path + "/")]
                 if not inside:
                     raise no_entry(f"A folder with this name doesn't exist: {path}")
                 changes |= dict.fromkeys(inside)
@@ -92,7 +92,8 @@ def changed_files(
 
 
 def checked_path(path: str) -> str:
-    parts = path.rstrip("/").split("/")
+    path = path.removesuffix("/")  # of a folder to delete
+    parts = path.split("/")
     if not all(parts) or {".", "..", ".git"} & set(parts) or "\0" in path:
         raise RefusedError(400, f"Invalid path in a commit: {path!r}")
     return path

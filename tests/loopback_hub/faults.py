@@ -175,7 +175,7 @@ class Faults:
             effect: `Status`, `DropBefore`, `DropAfter`, `Truncate`, `FlipByte` or `Meanwhile`.
             method: regular expression for the whole method, such as "GET|HEAD".
             path: regular expression searched for in the path as sent, without the query. Large files travel under
-                `/uploads/` and `/objects/`, commits under `/commit/`.
+                `/uploads/` and `/downloads/`, commits under `/commit/`.
             nth: the first matching request from now on that is hit, counted from 1.
             times: how many in a row are hit; None for all that follow, a Hub that stays away.
 

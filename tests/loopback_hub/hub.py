@@ -40,9 +40,8 @@ class LoopbackHub:
 
     def __enter__(self) -> "LoopbackHub":
         app = Watched(application(self), self.faults, self.requests)
-        config = uvicorn.Config(app, http=Connection, ws="none", lifespan="off", log_config=None, access_log=False)
-        config.timeout_graceful_shutdown = 1
-        self.server = uvicorn.Server(config)
+        quiet = {"log_config": None, "access_log": False, "lifespan": "off", "ws": "none"}
+        self.server = uvicorn.Server(uvicorn.Config(app, http=Connection, timeout_graceful_shutdown=1, **quiet))
         self.thread = threading.Thread(target=lambda: asyncio.run(self.server.serve(self.sockets)), daemon=True)
         self.thread.start()
         return self

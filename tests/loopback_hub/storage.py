@@ -3,7 +3,6 @@
 import hashlib
 import json
 import re
-import shutil
 import threading
 import uuid
 from collections.abc import Iterator, Mapping
@@ -180,7 +179,9 @@ class Repos:
                 400, f"Invalid repo id {repo_id!r}: expected user/name of letters, digits, '-', '_', '.'"
             )
         repo = Repo(repo_id, repo_type, **settings)
-        first = commit_of(None, {".gitattributes": self.blobs.keep_regular(GITATTRIBUTES.encode())}, *FIRST_COMMIT)
+        first = commit_of(
+            None, {".gitattributes": self.blobs.keep_regular(GITATTRIBUTES.encode())}, "initial commit", "", "system"
+        )
         repo.branches["main"] = repo.commits[first.sha] = first
         self.all[repo_type, repo_id] = repo
         return repo
@@ -190,10 +191,3 @@ class Repos:
 
     def content(self, file: File) -> bytes:
         return self.blobs.path(file.sha256).read_bytes()
-
-    def take(self, uploaded: Path, sha256: str) -> None:
-        """Keep an uploaded file whose hash has been checked."""
-        shutil.move(uploaded, self.blobs.path(sha256))
-
-
-FIRST_COMMIT = ("initial commit", "", "system")

@@ -51,7 +51,7 @@ async def resolve(request: Request) -> Response:
             content_disposition_type="inline",
         )
     headers |= {"X-Linked-Etag": f'"{file.sha256}"', "X-Linked-Size": str(file.size), "ETag": f'"{file.oid}"'}
-    return RedirectResponse(link(request, "objects", file.sha256, name), 302, headers)
+    return RedirectResponse(link(request, "downloads", file.sha256, name), 302, headers)
 
 
 async def lfs_batch(request: Request) -> JSONResponse:
@@ -101,6 +101,6 @@ async def upload(request: Request) -> Response:
 
 
 async def stored_object(request: Request) -> Response:
-    sha256 = signed(request, "objects")
+    sha256 = signed(request, "downloads")
     path = request.app.state.hub.repos.blobs.path(sha256)
     return FileResponse(path, headers={"ETag": f'"{sha256}"'}, filename=request.path_params["filename"])
