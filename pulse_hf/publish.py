@@ -13,7 +13,7 @@ from typing import Any
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, verify
 from pulse_hf.data.sequences import load_items
 from pulse_hf.hub import cards
-from pulse_hf.hub.files import seal_folder
+from pulse_hf.hub.files import EVAL_RESULTS, seal_folder
 from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
 from pulse_hf.hub.shipped import shipped
 from pulse_hf.hub.transfer import Pushed, RepoType, card_of, push_folder
@@ -204,9 +204,9 @@ def _recommender(run: Path, folder: Path, how: Publication) -> None:
     )
     (folder / "README.md").write_text(card, encoding="utf-8")
     if how.dataset:
-        (folder / ".eval_results").mkdir()
+        (folder / EVAL_RESULTS).mkdir()
         text = cards.eval_results_file(_report(run), "pulse", how.dataset)
-        (folder / ".eval_results" / "pulse.yaml").write_text(text, encoding="utf-8")
+        (folder / EVAL_RESULTS / "pulse.yaml").write_text(text, encoding="utf-8")
         seal_folder(folder, "recommender")
 
 

@@ -20,6 +20,8 @@ def hub(tmp_path: Path) -> "Iterator[LoopbackHub]":
 @pytest.fixture(scope="session")
 def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of a small embedded world; tests read it and leave it as it is."""
+    from small_road import small_settings
+
     from pulse_hf.pipeline import run_road
 
     return run_road(tmp_path_factory.mktemp("runs") / "small", small_settings())

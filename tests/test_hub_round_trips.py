@@ -211,7 +211,8 @@ def test_metric_and_models_load_from_their_repos(hub, alice, small_run, tmp_path
         from pulse_hf.models.thought_space import PulseThoughtSpaceModel
         space = PulseThoughtSpaceModel.from_pretrained("alice/thought-space")
         other = SentenceTransformer("alice/sentence-transformer")
-        difference = abs(space.encode_rationales(["quiet rooms"]).numpy() - other.encode_document(["quiet rooms"])).max()
+        ours, theirs = space.encode_rationales(["quiet rooms"]).numpy(), other.encode_document(["quiet rooms"])
+        difference = abs(ours - theirs).max()
         scores = PulseSASRecModel.from_pretrained("alice/sequential").eval().scores([[1, 2]])
         print(json.dumps([found, float(difference), list(scores.shape)]))
     """

@@ -47,12 +47,13 @@ def render(template: str, **fields: Any) -> str:
     folder = jinja2.FileSystemLoader(shipped("hub_cards"))
     # Markdown, not HTML: what comes from data is made plain instead of escaped.
     environment = jinja2.Environment(  # noqa: S701
-        loader=folder, undefined=jinja2.StrictUndefined, keep_trailing_newline=True, trim_blocks=True
+        loader=folder, undefined=jinja2.StrictUndefined, keep_trailing_newline=True
     )
     try:
-        return environment.get_template(f"{template}.md").render(citation=CITATION, **fields)
+        text = environment.get_template(f"{template}.md").render(citation=CITATION, **fields)
     except jinja2.UndefinedError as error:
         raise ArtifactError(f"card {template}: {error}; nothing is published without it") from error
+    return re.sub(r"\n{3,}", "\n\n", text)
 
 
 def _number(value: float | None, *, sign: bool = False) -> str:
@@ -96,7 +97,9 @@ def against_the_strongest(report: Mapping[str, Any]) -> list[dict[str, str]]:
     others = [name for name in report["systems"] if name not in _OURS]
     strongest = max(others, key=lambda name: report["systems"][name]["hr@1"]["value"])
     return _differences(
-        row for row in report["comparisons"] if row["baseline"] == strongest and row["system"] in _OURS
+        row
+        for row in report["comparisons"]
+        if row["baseline"] == strongest and row["system"] in _OURS and row["metric"] == "hr@1"
     )
 
 

@@ -19,6 +19,7 @@ CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
 CARD = "README.md"
 # In a folder but of no concern to its content.
+EVAL_RESULTS = ".eval_results"  # the Hub's own name for a folder of figures
 UNSEALED = (CARD, CHECKSUMS, ".gitattributes")
 
 _SUFFIXES = (".safetensors", ".json", ".jsonl", ".parquet", ".md", ".png", ".txt", ".jinja", ".yaml", ".yml")
@@ -63,7 +64,7 @@ def is_safe_path(path: str) -> bool:
         [True, False, False, False, False]
     """
     parts = path.split("/")
-    hidden = any(part.startswith(".") for part in parts[:-1])
+    hidden = any(part.startswith(".") and part != EVAL_RESULTS for part in parts[:-1])
     return bool(_SAFE_PATH.fullmatch(path)) and not hidden and not {".", ".."} & set(parts)
 
 
