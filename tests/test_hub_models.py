@@ -8,7 +8,6 @@ import pytest
 import torch
 from loopback_hub import run_client
 from safetensors.torch import load_file
-from sentence_transformers import SentenceTransformer
 from test_modeling_sasrec import build
 from test_modeling_thought_space import TEXTS, WORDS, encoders, space, tokenizer  # noqa: F401 (a fixture)
 from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
@@ -249,9 +248,9 @@ from huggingface_hub import HfApi
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 space, sasrec, st, out = sys.argv[1:]
-model, recommender, api = PulseThoughtSpaceModel.from_pretrained(space), PulseSASRecModel.from_pretrained(sasrec), HfApi()
+api, model = HfApi(), PulseThoughtSpaceModel.from_pretrained(space)
 model.push_to_hub("alice/space")
-recommender.push_to_hub("alice/sasrec", private=True)
+PulseSASRecModel.from_pretrained(sasrec).push_to_hub("alice/sasrec", private=True)
 api.create_repo("alice/st", private=True)
 api.upload_folder(repo_id="alice/st", folder_path=st)
 for name in ("alice/space", "alice/sasrec", "alice/st"):

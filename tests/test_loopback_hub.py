@@ -53,7 +53,6 @@ def test_a_folder_goes_up_in_one_commit_and_comes_down_unchanged(hub, env, tmp_p
     assert len(hub.commits("alice/x")) == 2
     assert seen["commits"] == ["first", "initial commit"]
     from pathlib import Path
-
     assert {path: (Path(seen["down"]) / path).read_bytes() for path in sent} == sent
     assert {path: [len(content), path.startswith("adapter/")] for path, content in sent.items()} == {
         path: known for path, known in seen["siblings"].items() if path != ".gitattributes"

@@ -45,7 +45,9 @@ class Access:
         self.read(request, repo)
         user, _ = self.who(request)
         if repo.gated and user != repo.owner and user not in repo.readers:
-            raise Refusal(401 if user is None else 403, f"Access to {repo.type} {repo.id} is restricted.", "GatedRepo")
+            raise Refusal(
+                401 if user is None else 403, f"Access to {repo.type} {repo.id} is restricted.", "GatedRepo"
+            )
 
     def write(self, request: Request, repo: Repo) -> str:
         """The user, when it is the owner with a token that may write."""

@@ -38,7 +38,9 @@ async def whoami(request: Request) -> JSONResponse:
     if user is None:
         raise Refusal(401, "Invalid username or password.")
     token = {"displayName": "loopback", "role": role}
-    return JSONResponse({"type": "user", "name": user, "fullname": user, "orgs": [], "auth": {"accessToken": token}})
+    return JSONResponse(
+        {"type": "user", "name": user, "fullname": user, "orgs": [], "auth": {"accessToken": token}}
+    )
 
 
 async def validate_yaml(request: Request) -> JSONResponse:
@@ -56,10 +58,7 @@ async def create(request: Request) -> JSONResponse:
         url = repo_url(request, hub.repos.find(repo_type, repo_id))
         raise Refusal(409, f"You already created this {repo_type} repo", url=url)
     repo = hub.repos.create(
-        repo_type,
-        repo_id,
-        private=asked.get("visibility") == "private" or bool(asked.get("private")),
-        sdk=asked.get("sdk"),
+        repo_type, repo_id, private=asked.get("visibility") == "private" or bool(asked.get("private")), sdk=asked.get("sdk")
     )
     return JSONResponse({"url": repo_url(request, repo), "name": repo.id})
 
@@ -123,9 +122,7 @@ def description(repo: Repo, commit: Commit, card: dict[str, Any]) -> dict[str, A
         "usedStorage": sum(file.size for file in commit.files.values()),
     }
     if repo.type == "model":
-        data |= {"modelId": repo.id} | {
-            key: card[key] for key in ("library_name", "pipeline_tag", "model-index") if key in card
-        }
+        data |= {"modelId": repo.id} | {key: card[key] for key in ("library_name", "pipeline_tag", "model-index") if key in card}
     if repo.type == "space":
         data |= {"sdk": repo.sdk}
     return data
