@@ -10,7 +10,7 @@ from loopback_hub import run_client
 from safetensors.torch import load_file
 from test_modeling_sasrec import build
 from test_modeling_thought_space import TEXTS, WORDS, encoders, space, tokenizer  # noqa: F401 (a fixture)
-from transformers import AutoModel, AutoTokenizer, LlamaConfig, LlamaModel
+from transformers import AutoModel, AutoTokenizer, GPT2Config, GPT2Model
 
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel
@@ -166,13 +166,14 @@ def test_dtype_and_device_are_taken(saved):
     assert (whole * half).sum(-1).min() > 0.99
 
 
-def llama_folder(folder):
-    """A causal tower whose tokenizer pads on the left and knows no padding token."""
+def gpt_folder(folder):
+    """A causal tower with absolute positions, whose tokenizer pads on the left and knows no padding token."""
     torch.manual_seed(3)
-    sizes = {"num_hidden_layers": 2, "num_attention_heads": 2, "intermediate_size": 32, "initializer_range": 0.3}
-    LlamaModel(LlamaConfig(vocab_size=44, hidden_size=16, pad_token_id=None, **sizes)).save_pretrained(folder)
+    sizes = {"n_layer": 2, "n_head": 2, "n_embd": 16, "n_positions": 32, "initializer_range": 0.3}
+    GPT2Model(GPT2Config(vocab_size=44, bos_token_id=2, eos_token_id=3, **sizes)).save_pretrained(folder)
     tokens = tokenizer()
-    tokens.pad_token, tokens.padding_side = None, "left"
+    tokens.pad_token = None
+    tokens.padding_side = tokens.init_kwargs["padding_side"] = "left"  # saved only if it is in the latter
     tokens.chat_template = "{{ messages[0]['content'] }} w1 w1 w1"
     tokens.save_pretrained(folder)
     return str(folder)
@@ -184,7 +185,7 @@ def test_a_sentence_transformer_gives_the_same_vectors(encoders, tmp_path):  # n
         "shared": space(encoders, **limits),
         "projected": space(encoders, projection_dim=8, **limits),
         "mixed": mixed_space(encoders),
-        "causal": space([llama_folder(tmp_path / "llama")], **limits),
+        "causal": space([gpt_folder(tmp_path / "gpt")], **limits),
     }
     for name, model in models.items():
         export_sentence_transformer(model, tmp_path / name)
@@ -248,10 +249,9 @@ from huggingface_hub import HfApi
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 space, sasrec, st, out = sys.argv[1:]
-model, api = PulseThoughtSpaceModel.from_pretrained(space), HfApi()
-recommender = PulseSASRecModel.from_pretrained(sasrec)
+api, model = HfApi(), PulseThoughtSpaceModel.from_pretrained(space)
 model.push_to_hub("alice/space")
-recommender.push_to_hub("alice/sasrec", private=True)
+PulseSASRecModel.from_pretrained(sasrec).push_to_hub("alice/sasrec", private=True)
 api.create_repo("alice/st", private=True)
 api.upload_folder(repo_id="alice/st", folder_path=st)
 for name in ("alice/space", "alice/sasrec", "alice/st"):

@@ -114,7 +114,7 @@ def _tokenizer(model: PulseThoughtSpaceModel, side: str) -> PreTrainedTokenizerB
     tokenizer._set_processor_class(None)
     for name in ("auto_map", "processor_class"):
         tokenizer.init_kwargs.pop(name, None)
-    tokenizer.padding_side = "right"
+    tokenizer.padding_side = tokenizer.init_kwargs["padding_side"] = "right"  # only what is in the latter is saved
     tokenizer.model_max_length = model.processor.max_rationale_tokens  # what plain encode takes
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.convert_ids_to_tokens(0)
