@@ -8,7 +8,7 @@ from dataclasses import replace
 
 import pytest
 
-from pulse_hf.artifacts import ArtifactError, read_manifest, verify
+from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, verify, write_tensors
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.pipeline import ROAD, run_road, token_budget
@@ -196,6 +196,23 @@ def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender,
         PulseRecommender.from_pretrained(tmp_path / "shop")
     with pytest.raises(ArtifactError, match="not a saved recommender"):
         PulseRecommender.from_pretrained(tmp_path)
+
+
+def test_parts_of_different_shops_are_refused_with_their_sizes(recommender, tmp_path):
+    recommender.save_pretrained(tmp_path / "shop")
+    vectors = tmp_path / "shop" / "catalogue" / "item_vectors.safetensors"
+    whole = read_tensors(vectors)["item_vectors"]
+    n = len(whole)
+    write_tensors(vectors, {"item_vectors": whole[:-1]})
+    with pytest.raises(ArtifactError, match=rf"catalogue {n}, item vectors {n - 1}, sequential model {n}"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    write_tensors(vectors, {"item_vectors": whole})
+    reasons = tmp_path / "shop" / "thought_space" / "reasons.safetensors"
+    stored = read_tensors(reasons)
+    width = stored["vectors"].shape[1]
+    write_tensors(reasons, stored | {"vectors": stored["vectors"][:, :-1]})
+    with pytest.raises(ArtifactError, match=rf"rationales have {width - 1} numbers, the thought space gives {width}"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
 
 
 def pulse(*arguments):
