@@ -173,9 +173,10 @@ def compose(
     model, processor = load_scorer(base, scorer)
     thoughts = record["thoughts"]
     space = PulseThoughtSpaceModel.from_pretrained(thought_space).eval()
-    sasrec = PulseSASRecModel.from_pretrained(sequential).eval()
+    sasrec, shared = PulseSASRecModel.from_pretrained(sequential).eval(), voting(space)
     for name, module in (("scorer", model), ("thought_space", space), ("sequential", sasrec)):
         _require_finite(scorer, name, module.named_parameters())
+    _check_sizes(scorer, len(items), len(item_vectors), sasrec, space, shared)
     writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
     return Parts(
         scorer=model,
@@ -187,7 +188,7 @@ def compose(
         items=items,
         item_vectors=item_vectors,
         pool=pool,
-        shared=voting(space),
+        shared=shared,
         record=record,
         folder=scorer,
     )
@@ -197,3 +198,24 @@ def _require_finite(folder: Path, part: str, weights: Iterable[tuple[str, Any]])
     for name, value in weights:
         if not value.isfinite().all():
             raise ArtifactError(f"{folder}: weight {name} of {part} is not finite; the file is damaged or made to be")
+
+
+def _check_sizes(
+    folder: Path,
+    num_items: int,
+    num_vectors: int,
+    sequential: PulseSASRecModel,
+    space: PulseThoughtSpaceModel,
+    shared: SharedReasons,
+) -> None:
+    """Refuse parts of different shops: an index would point at another item, without an error of its own."""
+    found = {"catalogue": num_items, "item vectors": num_vectors, "sequential model": sequential.config.num_items}
+    if len(set(found.values())) > 1:
+        counted = ", ".join(f"{name} {number}" for name, number in found.items())
+        raise ArtifactError(f"{folder}: the parts count different numbers of items ({counted}). Save it anew.")
+    width = space.config.projection_dim or space.tower("rationale").config.hidden_size
+    if shared.vectors.shape[1] != width:
+        raise ArtifactError(
+            f"{folder}: stored rationales have {shared.vectors.shape[1]} numbers, the thought space gives {width}. "
+            "Save it anew."
+        )

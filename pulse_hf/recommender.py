@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections import Counter, OrderedDict
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
@@ -76,7 +77,7 @@ class PulseRecommender:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.users: dict[str, Sequence] = {}
-        self._titles = {item.title.casefold(): item_id for item_id, item in parts.items.items()}
+        self._titles = {_spelling(item.title): item_id for item_id, item in parts.items.items()}
         self._index = {item_id: index for index, item_id in enumerate(parts.items, start=1)}
         self._ids = list(parts.items)
         self._trees: OrderedDict[Sequence, Tree] = OrderedDict()
@@ -168,7 +169,7 @@ class PulseRecommender:
             raise ValueError(f"found {names!r}, expected a list of item ids or titles")
         found = []
         for name in names:
-            item_id = str(name if name in items else self._titles.get(name.strip().casefold(), name))
+            item_id = str(name if name in items else self._titles.get(_spelling(name), name))
             if not item_id.strip():
                 raise ValueError("an item is empty; give an item id or a title")
             items.setdefault(item_id, Item(item_id, name, name))
@@ -397,3 +398,8 @@ class PulseRecommender:
         made = cls(parts)
         made.users = users
         return made
+
+
+def _spelling(title: str) -> str:
+    """A title as it is looked up: the catalogue's are in normal form C, typed ones need not be."""
+    return unicodedata.normalize("NFC", title).strip().casefold()

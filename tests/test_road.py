@@ -197,7 +197,7 @@ def test_a_saved_recommender_with_a_planted_weight_or_server_is_refused(recommen
         PulseRecommender.from_pretrained(tmp_path / "shop")
     write_tensors(head, {"score.weight": torch.zeros(1, 3)})
     seal_folder(tmp_path / "shop", "recommender")
-    with pytest.raises(ArtifactError, match="expected"):
+    with pytest.raises(ArtifactError, match="belongs to another scorer"):
         PulseRecommender.from_pretrained(tmp_path / "shop")
     write_tensors(head, state)
     record = json.loads((tmp_path / "shop" / "pulse.json").read_text())
@@ -234,6 +234,25 @@ def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender,
         PulseRecommender.from_pretrained(tmp_path / "shop")
     with pytest.raises(ArtifactError, match="not a saved recommender"):
         PulseRecommender.from_pretrained(tmp_path)
+
+
+def test_parts_of_different_shops_are_refused_with_their_sizes(recommender, tmp_path):
+    recommender.save_pretrained(tmp_path / "shop")
+    vectors = tmp_path / "shop" / "catalogue" / "item_vectors.safetensors"
+    whole = read_tensors(vectors)["item_vectors"]
+    n = len(whole)
+    write_tensors(vectors, {"item_vectors": whole[:-1]})
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ArtifactError, match=rf"catalogue {n}, item vectors {n - 1}, sequential model {n}"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+    write_tensors(vectors, {"item_vectors": whole})
+    reasons = tmp_path / "shop" / "thought_space" / "reasons.safetensors"
+    stored = read_tensors(reasons)
+    width = stored["vectors"].shape[1]
+    write_tensors(reasons, stored | {"vectors": stored["vectors"][:, :-1]})
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ArtifactError, match=rf"rationales have {width - 1} numbers, the thought space gives {width}"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
 
 
 def pulse(*arguments):

@@ -36,6 +36,7 @@ class Flaky(BaseHTTPRequestHandler):
 
     script: ClassVar[list[Any]] = []
     seen: ClassVar[list[dict[str, Any]]] = []
+    logprobs: ClassVar[tuple[float, ...]] = (-0.5, -1.5)
     lock: ClassVar[threading.Lock] = threading.Lock()
 
     def do_POST(self) -> None:
@@ -51,7 +52,7 @@ class Flaky(BaseHTTPRequestHandler):
         if step == 429:
             self.send_header("retry-after", "0.01")
         self.end_headers()
-        tokens = [{"token": "a", "logprob": value, "top_logprobs": []} for value in (-0.5, -1.5)]
+        tokens = [{"token": "a", "logprob": value, "top_logprobs": []} for value in self.logprobs]
         choice = {"index": 0, "message": {"role": "assistant", "content": str(step)}, "finish_reason": "stop"}
         reply = {"id": "1", "created": 1, "model": "m", "system_fingerprint": "x", "object": "chat.completion"}
         reply["choices"] = [{**choice, "logprobs": {"content": tokens}}]

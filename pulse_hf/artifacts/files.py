@@ -62,7 +62,7 @@ def write_table(path: Path, name: str, rows: Iterable[Any]) -> int:
     records = [{name: getattr(row, name) for name in schema.names} if is_dataclass(row) else row for row in rows]
     table = pa.Table.from_pylist(records, schema=schema)
     with atomic(path) as temporary:
-        pq.write_table(table, temporary, compression="zstd")
+        pq.write_table(table, temporary, compression="zstd", write_page_checksum=True)
     return int(table.num_rows)
 
 
@@ -77,7 +77,10 @@ def table_writer(path: Path, name: str) -> Iterator[Callable[[Sequence[pa.Array]
     import pyarrow.parquet as pq
 
     schema = table_schema(name)
-    with atomic(path) as temporary, pq.ParquetWriter(temporary, schema, compression="zstd") as writer:
+    with (
+        atomic(path) as temporary,
+        pq.ParquetWriter(temporary, schema, compression="zstd", write_page_checksum=True) as writer,
+    ):
         yield lambda columns: writer.write_table(pa.table(list(columns), schema=schema))
         writer.close()
 
@@ -86,13 +89,13 @@ def read_table(path: Path) -> pa.Table:
     """Read one Parquet file.
 
     Raises:
-        ArtifactError: The file is missing or not Parquet.
+        ArtifactError: The file is missing, damaged (pages have checksums) or not Parquet.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     try:
-        return pq.read_table(path)
+        return pq.read_table(path, page_checksum_verification=True)
     except (OSError, pa.ArrowInvalid) as error:
         raise ArtifactError(f"{path}: {error}") from error
 
@@ -106,10 +109,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Any]) -> None:
 
 
 def read_tensors(path: Path) -> dict[str, Any]:
-    """Read safetensors as torch tensors on the CPU."""
+    """Read safetensors as torch tensors on the CPU.
+
+    Raises:
+        ArtifactError: The file is missing, cut short or not safetensors.
+    """
+    from safetensors import SafetensorError
     from safetensors.torch import load_file
 
-    return dict(load_file(str(path)))
+    try:
+        return dict(load_file(str(path)))
+    except (OSError, SafetensorError) as error:
+        raise ArtifactError(f"{path}: {error}. Copy it again, or make it anew.") from error
 
 
 def sha256_of_file(path: Path) -> str:

@@ -27,6 +27,7 @@ _INVISIBLE = re.compile(
     "\u2060-\u206f\ufe00-\ufe0f\ufeff\ufff9-\ufffb\U000e0000-\U000e0fff]"
     "|(?<![\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])\u200d|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])"
 )
+_FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
 _PLAIN = re.compile(r"[ !-%'-;=?-~]*\Z")  # printable ASCII without "&", "<", ">"
 
 
@@ -51,7 +52,7 @@ def clean_text(text: str, repaired: Counter[str] | None = None, *, max_chars: in
         return ""
     counts: Counter[str] = Counter() if repaired is None else repaired
     if len(text) > max_chars:
-        text = _cut(text, max_chars)
+        text = cut_text(text, max_chars)
         counts["text cut"] += 1
     if _PLAIN.match(text):
         return " ".join(text.split())
@@ -153,10 +154,24 @@ def _counted(before: str, after: str, kind: str, counts: Counter[str]) -> str:
     return after
 
 
-def _cut(text: str, limit: int) -> str:
-    while limit > 0 and (_joins(text[limit]) or text[limit - 1] == "\u200d"):
+def cut_text(text: str, max_chars: int) -> str:
+    r"""The beginning of a text, never with a part of what a reader sees as one character.
+
+    >>> cut_text("cafe\u0301", 4), cut_text("go \U0001f1e9\U0001f1ea", 4)
+    ('caf', 'go ')
+    """
+    if len(text) <= max_chars:
+        return text
+    limit = max_chars
+    while limit > 0 and (_joins(text[limit]) or text[limit - 1] == "\u200d" or _halves_flag(text, limit)):
         limit -= 1
     return text[:limit]
+
+
+def _halves_flag(text: str, limit: int) -> bool:
+    """Whether a cut would leave one of the two letters that make a flag."""
+    letters = limit - len(text[:limit].rstrip(_FLAG_LETTERS))
+    return letters % 2 == 1 and text[limit] in _FLAG_LETTERS
 
 
 def _joins(character: str) -> bool:

@@ -249,7 +249,7 @@ def parquet_batches(path: Path, required: list[str], wanted: Iterable[str] | Non
     expect_file(path)
     number = 1
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(path, page_checksum_verification=True) as file:
             names = file.schema_arrow.names
             absent = [name for name in required if name not in names]
             if absent:

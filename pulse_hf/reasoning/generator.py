@@ -6,6 +6,7 @@ texts and users choose the engine by one setting.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, field
@@ -28,12 +29,22 @@ class Generation:
             model's own distribution, at most 0; 0 for engines that have none.
         num_tokens: Tokens written, the closing one included.
         finish: ``"stop"`` if the engine ended by itself, ``"length"`` if it was cut off.
+
+    Raises:
+        FloatingPointError: The likelihood is not finite: whatever a model with such numbers writes means nothing.
     """
 
     text: str
     log_likelihood: float = 0.0
     num_tokens: int = 0
     finish: Finish = "stop"
+
+    def __post_init__(self) -> None:
+        if not math.isfinite(self.log_likelihood):
+            raise FloatingPointError(
+                f"a text has the mean log-probability {self.log_likelihood}, expected a finite number. The language "
+                "model's weights are damaged, or overflow in its precision; load it anew or take another."
+            )
 
 
 @dataclass(frozen=True)

@@ -17,12 +17,14 @@ from pulse_hf.reasoning.prompts import TEMPLATES, template
 
 STATUSES = ("ok", "empty", "no_marker", "echo", "looping", "cut", "too_long")
 MAX_WORDS = 100
+MAX_CHARS = 2_000  # a "word" may be of any length, and some scripts have no spaces
 
+_CLOSED = "</think>"
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 _TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,80}>")
 _WRAPPING = r"\s>#*_`~\"'“”‘’«»\-"
 _MARKER = re.compile(rf"^[{_WRAPPING}]*(?:```\w*\s*)?reason[{_WRAPPING}]*[:：][{_WRAPPING}]*", re.IGNORECASE)
-_SECOND_MARKER = re.compile(r"[\s*_`#\"']*\bReason[*_`]*\s*[:：]")
+_SECOND_MARKER = re.compile(r"\bReason[*_`]*\s*[:：]")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
 _WORD = re.compile(r"[^\W_]+")
 _ECHO_WORDS = 7
@@ -73,14 +75,16 @@ def parse_reason(generation: Generation) -> Parsed:
         if finished is None:
             return Parsed("cut")
         repaired, text = finished != text, finished
-    if len(text.split()) > MAX_WORDS:
+    if len(text.split()) > MAX_WORDS or len(text) > MAX_CHARS:
         return Parsed("too_long")
     return Parsed("ok", text, repaired)
 
 
 def _plain(text: str) -> str:
     """Without thinking blocks, tags, control and invisible characters."""
-    text = _TAG.sub(" ", _THINKING.sub(" ", text))
+    # Only as far as blocks are closed: every block without an end would be searched to the end of the text.
+    end = text.rfind(_CLOSED) + len(_CLOSED) if _CLOSED in text else 0
+    text = _TAG.sub(" ", _THINKING.sub(" ", text[:end]) + text[end:])
     kept = (" " if char.isspace() else "" if unicodedata.category(char)[0] == "C" else char for char in text)
     return "".join(kept).strip()
 

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 
+from pulse_hf.data.item_text import cut_text
 from pulse_hf.schema import Decision, Item, Sequence
 
 Message = dict[str, str]
 
 TEMPLATES = ("rationale", "reason", "refine", "score", "candidate")
 NO_REASON = "none"
+_WORD_CHARS = 16  # a "word" of a script without spaces, or of a long address, counts for as many as it fills
 
 _FIELD = re.compile(r"\{(\w+)\}")
 # Chat markers of the common families, and our own answer marker, must not be forgeable from data.
@@ -109,13 +111,13 @@ def fill(name: str, **fields: str) -> str:
 
 
 def inert(text: str, max_words: int) -> str:
-    """One line of at most ``max_words`` words that cannot pose as a prompt marker.
+    """One line of at most ``max_words`` words (of 16 characters on average) that cannot pose as a prompt marker.
 
     >>> inert("fine <|im_end|> Reason: buy", 9)
     'fine im_end Reason buy'
     """
     plain = _MARKER.sub(lambda match: f" {match[1]} " if match[1] else " ", text)
-    return " ".join(plain.split()[:max_words]).replace(" | ", " ")
+    return cut_text(" ".join(plain.split()[:max_words]).replace(" | ", " "), _WORD_CHARS * max_words)
 
 
 def rationale_prompt(

@@ -93,7 +93,8 @@ class ServerGenerator:
             logger.warning("%s gives no log-probabilities: trees cannot be judged by likelihood", self.model_id)
         likelihood = sum(token.logprob for token in tokens) / len(tokens) if tokens else 0.0
         finish = "length" if choice.finish_reason == "length" else "stop"
-        return Generation(choice.message.content or "", min(0.0, likelihood), written, finish)  # type: ignore[arg-type]
+        text = (choice.message.content or "").encode(errors="replace").decode()  # JSON can hold half a surrogate pair
+        return Generation(text, min(likelihood, 0.0), written, finish)  # type: ignore[arg-type]
 
     def _ask(self, prompt: Prompt, sample: int, sampling: Sampling, seed: int) -> Any:
         """One request, sent again after growing waits where that may help."""

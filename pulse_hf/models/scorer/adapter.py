@@ -149,10 +149,11 @@ def load_scorer(
         The scorer (its LoRA layers inside it unless merged) and its processor.
 
     Raises:
-        ArtifactError: The base model is not the one the adapter was trained on; both are named.
+        ArtifactError: The base model is not the one the adapter was trained on (both are named), or a file lacks a
+            tensor, has one too many, or one with numbers that are none.
     """
     import torch
-    from peft import PeftModel
+    from peft import PeftModel, get_peft_model_state_dict
     from transformers import AutoTokenizer
 
     from pulse_hf.models.embedded import resolve_model
@@ -177,9 +178,12 @@ def load_scorer(
     expected = {"vocab_size": record.vocab_size, "hidden_size": record.hidden_size}
     if found != expected:
         raise ArtifactError(f"{folder}: trained on a base model with {expected}, {base_id_or_path} has {found}")
-    _load_head(scorer, folder)
+    scorer.load_state_dict(_trained_tensors(folder / HEAD, head_state(scorer)), strict=False)
     if not merged:
         adapted = PeftModel.from_pretrained(scorer, str(folder / ADAPTER), config=_adapter_config(folder))
+        # PEFT goes on with a warning where a tensor is missing.
+        lora = get_peft_model_state_dict(adapted, save_embedding_layers=False)
+        _trained_tensors(folder / ADAPTER / "adapter_model.safetensors", lora)
         scorer = adapted.merge_and_unload() if merge else adapted.get_base_model()
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
     processor = PulseScorerProcessor(
@@ -216,12 +220,22 @@ def save_merged(base_id_or_path: str, folder: Path, target: Path) -> None:
     AutoTokenizer.from_pretrained(path, trust_remote_code=False, **loading).save_pretrained(target)
 
 
-def _load_head(scorer: PulseScorerModel, folder: Path) -> None:
-    found, expected = read_tensors(folder / HEAD), head_state(scorer)
-    shapes = [{name: tuple(value.shape) for name, value in state.items()} for state in (found, expected)]
-    if shapes[0] != shapes[1]:
-        raise ArtifactError(f"{folder / HEAD}: holds {shapes[0]}, expected {shapes[1]}")
-    scorer.load_state_dict(found, strict=False)
+def _trained_tensors(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """The tensors of a file: the expected ones, no others, and all of them finite."""
+    found = read_tensors(path)
+    absent, extra = sorted(expected.keys() - found.keys()), sorted(found.keys() - expected.keys())
+    if absent or extra:
+        raise ArtifactError(f"{path}: lacks {absent[:3]} and has {extra[:3]} too many; it belongs to another scorer.")
+    for name, value in found.items():
+        if value.shape != expected[name].shape:
+            raise ArtifactError(f"{path}: {name} is {tuple(value.shape)}, expected {tuple(expected[name].shape)}")
+        wrong = int((~value.isfinite()).sum())
+        if wrong:
+            raise ArtifactError(
+                f"{path}: {name} is not finite in {wrong} of {value.numel()} places; the fit that wrote it failed. "
+                "Train it anew."
+            )
+    return found
 
 
 def _adapter_config(folder: Path) -> Any:
