@@ -37,6 +37,10 @@ bench: $(READY)  ## speed: each a ratio in one run, beside its arithmetic limit
 	@test -e runs/demo/report.json || $(MAKE) demo
 	$(BIN)/python scripts/bench_scoring.py
 	$(BIN)/python scripts/bench_scoring.py --candidates 100
+	$(BIN)/python scripts/bench_scoring.py --candidates 1000 --repeats 1
+	$(BIN)/python scripts/bench_scoring.py --train
+	$(BIN)/python scripts/bench_scoring.py --train --candidates 100
+	$(BIN)/python scripts/bench_ranking.py
 	$(BIN)/python scripts/bench_trees.py
 	$(BIN)/python scripts/bench_prepare.py
 	$(BIN)/python scripts/bench_thought_space.py

@@ -58,7 +58,8 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
         introduction=f"Reasons for choices, and what they were made from ({where}). Made with pulse_hf.",
         repo_id=repo_id,
         first_config=first,
-        first_folder=f"{made.config}/{made.word}",
+        # Not the artefact at hand: the same repo has the same card whatever was pushed last.
+        first_folder=min(parts, key=lambda name: (not name.endswith("/rationales"), name)),
         parts=[parts[name] for name in sorted(parts)],
         reviews=made.reviews or "**People's reviews are included**" in before,
         license=stated,
