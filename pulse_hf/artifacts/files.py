@@ -44,7 +44,7 @@ def read_json(path: Path) -> Any:
     """Read JSON; an error names the file."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise ArtifactError(f"{path}: {error}") from error
 
 

@@ -48,14 +48,25 @@ class ChatTokens:
         return text
 
     def text(self, messages: Series[Message]) -> str:
-        """The conversation as the model reads it, up to where its reply begins."""
+        """The conversation as the model reads it, up to where its reply begins.
+
+        Raises:
+            ValueError: The tokenizer's chat template is broken, or does what templates may not.
+        """
+        from jinja2 import TemplateError
+
         safe: Any = [{"role": message["role"], "content": self.inert(message["content"])} for message in messages]
         if self.tokenizer.chat_template is None:
             return "\n".join(message["content"] for message in safe) + "\n"
         # Families that can think aloud first are asked not to; the other templates ignore the word.
-        return str(
-            self.tokenizer.apply_chat_template(safe, tokenize=False, add_generation_prompt=True, enable_thinking=False)
-        )
+        try:
+            written = self.tokenizer.apply_chat_template(
+                safe, tokenize=False, add_generation_prompt=True, enable_thinking=False
+            )
+        except TemplateError as error:
+            name = self.tokenizer.name_or_path
+            raise ValueError(f"the chat template of {name} fails: {error}; take a model with a sound one") from error
+        return str(written)
 
     def encode(self, conversations: Series[Series[Message]]) -> list[list[int]]:
         """Token ids of every conversation."""
