@@ -222,6 +222,34 @@ def test_metric_and_models_load_from_their_repos(hub, alice, small_run, tmp_path
     assert shape == [1, 1 + read_table(small_run / "sequences" / "items.parquet").num_rows]
 
 
+def test_the_snippets_of_the_cards_and_of_readme_run_as_they_stand(hub, alice, shop, small_run, tmp_path):
+    for word in ("thought-space", "sequential", "sentence-transformer", "rationales"):
+        pulse(alice, "push", word, f"alice/snippets-{word}", "--run", small_run)
+    pulse(alice, "push", "rationales", "owner/my-reasons", "--run", small_run, "--config", "my-shop", "--dry-run")
+    cards = [
+        hub.files("alice/shop")["README.md"],
+        *(hub.files(f"alice/snippets-{word}")["README.md"] for word in ("thought-space", "sequential")),
+        hub.files("alice/snippets-sentence-transformer")["README.md"],
+        hub.files("alice/snippets-rationales", repo_type="dataset")["README.md"],
+    ]
+    snippets = [code for card in cards for code in re.findall(r"```python\n(.*?)```", card.decode(), re.DOTALL)]
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text()
+    snippets += [code for code in re.findall(r"```python\n(.*?)```", readme, re.DOTALL) if "runs/demo" in code]
+    assert len(snippets) == 7
+    (tmp_path / "runs").mkdir()
+    (tmp_path / "runs" / "demo").symlink_to(small_run)
+    code = """
+        import json, os, sys
+        os.chdir(sys.argv[1])
+        for snippet in json.load(open("snippets.json")):
+            exec(compile(snippet, snippet, "exec"), {})
+    """
+    (tmp_path / "snippets.json").write_text(json.dumps(snippets))
+    printed = run_client(code, hub.environment(tmp_path / "cache"), tmp_path)
+    assert "because: " in printed
+    assert (tmp_path / "my-shop" / "checksums.json").exists()
+
+
 def test_mistakes_at_the_command_line_are_sentences(hub, alice, small_run, tmp_path):
     for arguments, code, message in (
         (("push", "everything", "alice/x", "--run", small_run), 2, "cannot be published"),

@@ -163,6 +163,10 @@ def test_what_cannot_work_is_refused(encoders):
         model.encode_histories("w1 w2")
     with pytest.raises(ValueError, match="expected pairs"):
         model.agreement(TEXTS, TEXTS[:2])
+    with pytest.raises(ValueError, match="expected a list of rationales"):
+        model.agreement(TEXTS, TEXTS[0])
+    one = model.agreement(TEXTS[0], TEXTS)
+    torch.testing.assert_close(one, model.agreement([TEXTS[0]] * len(TEXTS), TEXTS), atol=1e-6, rtol=0)
     towers = {"history_config": bert(hidden=8).config, "rationale_config": bert().config}
     unequal = PulseThoughtSpaceConfig(**towers, shared_towers=False)
     with pytest.raises(ValueError, match="projection_dim"):

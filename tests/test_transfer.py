@@ -42,7 +42,7 @@ def shop(folder: Path, number: int = 1) -> Path:
 
 
 def push(hub, folder, cache, user="alice"):
-    return json.loads(run_client(PUSH, hub.environment(cache, user), folder))
+    return json.loads(run_client(PUSH, hub.environment(cache, user), folder, patient=False))
 
 
 def contents(folder: Path) -> dict[str, bytes]:
@@ -88,7 +88,6 @@ def test_a_change_by_somebody_else_is_refused(hub, folder, tmp_path):
     assert b'"number": 2' in in_hub(hub)["pulse.json"]
 
 
-@pytest.mark.slow
 def test_a_push_cut_at_any_request_leaves_the_old_repo_or_the_new_one(hub, folder, tmp_path):
     push(hub, folder, tmp_path / "a")
     old = in_hub(hub)
@@ -114,22 +113,24 @@ def test_a_push_cut_at_any_request_leaves_the_old_repo_or_the_new_one(hub, folde
 
 def test_files_come_back_whole_and_damage_on_the_way_is_mended_once_and_then_refused(hub, folder, tmp_path):
     push(hub, folder, tmp_path / "a")
-    pulled = Path(run_client(PULL, hub.environment(tmp_path / "b")).strip())
+    pulled = Path(run_client(PULL, patient=False, env=hub.environment(tmp_path / "b")).strip())
     assert {name: (pulled / name).read_bytes() for name in contents(folder) if name != "README.md"} == {
         name: data for name, data in contents(folder).items() if name != "README.md"
     }
     offline = hub.environment(tmp_path / "b") | {"HF_HUB_OFFLINE": "1"}
     start = len(hub.requests)
-    assert run_client(PULL, offline).strip() == str(pulled)
+    assert run_client(PULL, patient=False, env=offline).strip() == str(pulled)
     assert len(hub.requests) == start
-    assert "not in the cache" in run_client(PULL, hub.environment(tmp_path / "none") | {"HF_HUB_OFFLINE": "1"})
+    assert "not in the cache" in run_client(
+        PULL, patient=False, env=hub.environment(tmp_path / "none") | {"HF_HUB_OFFLINE": "1"}
+    )
     for number, effect in enumerate((FlipByte(), Truncate(keep=100))):
         hub.faults.add(effect, method="GET", path="weights|/lfs|/objects|/storage|/cdn", times=1)
-        done = run_client(PULL, hub.environment(tmp_path / f"once{number}"))
+        done = run_client(PULL, patient=False, env=hub.environment(tmp_path / f"once{number}"))
         assert "Error" not in done, f"{effect}: {done}"
         hub.faults.clear()
     hub.faults.add(FlipByte(), method="GET", path="pulse.json", times=None)
-    refused = run_client(PULL, hub.environment(tmp_path / "always"))
+    refused = run_client(PULL, patient=False, env=hub.environment(tmp_path / "always"))
     assert "ArtifactError" in refused
     assert "missing or damaged after fetching twice: pulse.json" in refused
 
@@ -137,12 +138,12 @@ def test_files_come_back_whole_and_damage_on_the_way_is_mended_once_and_then_ref
 def test_private_and_gated_repos_and_an_unknown_one_are_told_apart_and_no_token_is_shown(hub, folder, tmp_path):
     push(hub, folder, tmp_path / "a")
     hub.repo("alice/shop").private = True
-    assert "is private and no token" in run_client(PULL, hub.environment(tmp_path / "b"))
-    assert "is private and no token" in run_client(PULL, hub.environment(tmp_path / "b", "bob"))
-    assert "Error" not in run_client(PULL, hub.environment(tmp_path / "b", "alice"))
+    assert "is private and no token" in run_client(PULL, patient=False, env=hub.environment(tmp_path / "b"))
+    assert "is private and no token" in run_client(PULL, patient=False, env=hub.environment(tmp_path / "b", "bob"))
+    assert "Error" not in run_client(PULL, patient=False, env=hub.environment(tmp_path / "b", "alice"))
     hub.repo("alice/shop").private = False
     hub.repo("alice/shop").gated = "auto"
-    gated = run_client(PULL, hub.environment(tmp_path / "c", "bob"))
+    gated = run_client(PULL, patient=False, env=hub.environment(tmp_path / "c", "bob"))
     assert "is gated: ask its owner" in gated
     with pytest.raises(RuntimeError) as refused:
         push(hub, shop(folder, 5), tmp_path / "a", user="bob")
@@ -196,7 +197,7 @@ def test_huge_sizes_and_repos_of_others_are_refused_before_anything_is_fetched(h
     record = json.loads((folder / CHECKSUMS).read_text())
     record["files"]["weights.safetensors"]["size"] = 10**15
     hub.create_repo("alice/shop", contents(folder) | {CHECKSUMS: json.dumps(record).encode()})
-    assert "Nothing was fetched" in run_client(PULL, hub.environment(tmp_path / "a"))
+    assert "Nothing was fetched" in run_client(PULL, patient=False, env=hub.environment(tmp_path / "a"))
     assert not any("weights" in str(one.path) and one.method == "GET" for one in hub.requests)
     hub.create_repo("alice/other", {"model.bin": b"x"})
     other = run_client(PULL.replace("alice/shop", "alice/other"), hub.environment(tmp_path / "a"))
@@ -206,7 +207,7 @@ def test_huge_sizes_and_repos_of_others_are_refused_before_anything_is_fetched(h
 def test_code_and_pickles_are_never_fetched(hub, folder, tmp_path):
     planted = {"modeling_evil.py": b"raise SystemExit('ran')", "weights.bin": b"\x80\x04evil", "setup.cfg": b"x"}
     hub.create_repo("alice/shop", contents(folder) | planted)
-    pulled = Path(run_client(PULL, hub.environment(tmp_path / "a")).strip())
+    pulled = Path(run_client(PULL, patient=False, env=hub.environment(tmp_path / "a")).strip())
     assert not set(planted) & {path.name for path in pulled.rglob("*")}
 
 

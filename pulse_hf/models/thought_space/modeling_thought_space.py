@@ -238,15 +238,28 @@ class PulseThoughtSpaceModel(PreTrainedModel):
         """Rationales to unit vectors (n, dim), float32 on the CPU, in the order given."""
         return self._encode("rationale", texts, batch_size)
 
-    def agreement(self, history_texts: Sequence[str], rationale_texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """How well each rationale fits the history beside it (s of Eq. 2).
+    def agreement(
+        self, history_texts: str | Sequence[str], rationale_texts: Sequence[str], batch_size: int = 64
+    ) -> Tensor:
+        """How well rationales fit one history, or each rationale the history beside it (s of Eq. 2).
+
+        Args:
+            history_texts: One history for all rationales, or one for each.
+            rationale_texts: n rationales.
+            batch_size: Texts encoded at once.
 
         Returns:
             (n,) cosines in [-1, 1].
 
         Raises:
-            ValueError: The two lists differ in length.
+            ValueError: Rationales are no list, or the two lists differ in length.
         """
+        if isinstance(rationale_texts, str):
+            raise ValueError(f"Found the text {rationale_texts[:80]!r}, expected a list of rationales.")
+        if isinstance(history_texts, str):
+            history_texts = [history_texts]
+            rationales = self.encode_rationales(rationale_texts, batch_size)
+            return (rationales @ self.encode_histories(history_texts, batch_size)[0]).clamp(-1, 1)
         if len(history_texts) != len(rationale_texts):
             raise ValueError(
                 f"Found {len(history_texts)} histories and {len(rationale_texts)} rationales, expected pairs."
