@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Literal, Protocol
 if TYPE_CHECKING:
     from pulse_hf.reasoning.prompts import Prompt
 
-Engine = Literal["transformers", "server", "extractive"]
+Engine = Literal["transformers", "vllm", "server", "extractive"]
 Finish = Literal["stop", "length"]
 
 
@@ -186,7 +186,7 @@ def engine_identity(engine: Engine, model: str) -> dict[str, str]:
         from pulse_hf.reasoning.extractive import ExtractiveGenerator
 
         return {"id": ExtractiveGenerator.model_id, "revision": ExtractiveGenerator.revision, "weights_sha256": "none"}
-    if engine == "transformers":
+    if engine in ("transformers", "vllm"):
         from pulse_hf.models.embedded import resolve_model
 
         return resolve_model(model)[1]
@@ -195,7 +195,7 @@ def engine_identity(engine: Engine, model: str) -> dict[str, str]:
 
         # The address is no part of it: the same model may be served elsewhere tomorrow.
         return {"id": split_address(model)[0], "revision": ServerGenerator.revision, "weights_sha256": "unknown"}
-    raise ValueError(f"engine is {engine!r}; expected 'transformers', 'server' or 'extractive'")
+    raise ValueError(f"engine is {engine!r}; expected 'transformers', 'vllm', 'server' or 'extractive'")
 
 
 def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:
@@ -204,7 +204,7 @@ def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:
     Args:
         engine: The engine's word.
         model: Model id or folder; ``NAME@http://HOST:PORT/v1`` for a server; the extractive engine ignores it.
-        batch_size: Texts written at once.
+        batch_size: Texts written at once; vLLM has a scheduler of its own.
     """
     if engine == "server":
         from pulse_hf.reasoning.server_engine import ServerGenerator
@@ -214,6 +214,10 @@ def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:
         from pulse_hf.reasoning.extractive import ExtractiveGenerator
 
         return ExtractiveGenerator()
+    if engine == "vllm":
+        from pulse_hf.reasoning.vllm_engine import VllmGenerator
+
+        return VllmGenerator.from_pretrained(model)
     from pulse_hf.reasoning.transformers_engine import TransformersGenerator
 
     return TransformersGenerator.from_pretrained(model, batch_size=batch_size)

@@ -33,8 +33,8 @@ class RationaleSettings:
     """Settings of the stage; "ours" where the paper gives no value.
 
     Args:
-        engine: ``"transformers"``, ``"server"`` (any OpenAI-compatible one, ``model`` names it and its address) or
-            ``"extractive"``, which needs no language model (ours).
+        engine: ``"transformers"``, ``"vllm"`` (in this process, on GPUs), ``"server"`` (any OpenAI-compatible one,
+            ``model`` names it and its address) or ``"extractive"``, which needs no language model (ours).
         model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
         rewinds: How often a text that goes in circles is cut back and written on another way (ours).
         max_new_tokens: Longest rationale in tokens (ours).

@@ -38,8 +38,8 @@ class ThoughtSettings:
     """Settings of the stage; "ours" where the paper gives no value.
 
     Args:
-        engine: ``"transformers"``, ``"server"`` (any OpenAI-compatible one, ``model`` names it and its address) or
-            ``"extractive"``, which needs no language model (ours).
+        engine: ``"transformers"``, ``"vllm"`` (in this process, on GPUs), ``"server"`` (any OpenAI-compatible one,
+            ``model`` names it and its address) or ``"extractive"``, which needs no language model (ours).
         model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
         depth: Levels of refinement under the base reason (paper: 2).
         width: Refinements of every node (ours).
