@@ -1,0 +1,299 @@
+"""The page: what is where, and what happens when something is touched. It keeps one visitor's state per visit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import gradio as gr
+from answers import Answer, moves
+from api import answers_of, endpoints, guarded
+from inputs import MAX_EVENTS, MAX_REASON_CHARS, MAX_TITLE_CHARS, MAX_WORDS_CHARS, Refused, one_text, read_reason
+from panels import agreement_panel, empty, map_panel, notice, ranking_panel, rationales_panel, tree_panel
+from source import Source
+
+from pulse_hf.recommender import Event
+
+CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
+THEME = gr.themes.Base(
+    primary_hue=gr.themes.colors.teal,
+    neutral_hue=gr.themes.colors.slate,
+    radius_size=gr.themes.sizes.radius_lg,
+    font=["ui-sans-serif", "system-ui", "Segoe UI", "Noto Sans", "sans-serif"],
+    font_mono=["ui-monospace", "Consolas", "monospace"],
+)
+MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
+LIGHT = {"concurrency_id": "light", "concurrency_limit": 4}
+MAX_SESSIONS = 300
+SESSION_S = 3600
+START = "Pick a person or an example, or type what someone liked."
+TITLE = "PULSE: recommendation that knows why"
+
+
+@dataclass(frozen=True)
+class Visit:
+    """What one visitor has on the page.
+
+    Args:
+        events: The history, oldest first, dropped ones included.
+        kept: Places of the events that count.
+        own: The visitor's own reason, ``None`` for the drafted one.
+        answer: The last answer.
+        before: The one before it, to compare with.
+    """
+
+    events: tuple[Event, ...] = ()
+    kept: tuple[int, ...] = ()
+    own: str | None = None
+    answer: Answer | None = None
+    before: Answer | None = field(default=None, repr=False)
+
+
+def build(source: Source) -> gr.Blocks:
+    """The page for a source, with its endpoints.
+
+    Args:
+        source: Ready, or opened in the background meanwhile.
+    """
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False) as page:
+        header = gr.HTML(_header(source), js_on_load=None)
+        waiting = gr.HTML(_waiting(source), visible=not source.ready, js_on_load=None, elem_id="pulse-waiting")
+        timer = gr.Timer(1.5, active=not source.ready)
+        with gr.Tabs(visible=source.ready, elem_id="pulse-tabs") as tabs:
+            with gr.Tab("Recommend", id="recommend"):
+                people = _recommend_tab(source)
+            with gr.Tab("Rationales", id="rationales"):
+                shown = _rationales_tab(source)
+            with gr.Tab("About", id="about"):
+                gr.HTML(_about(), js_on_load=None)
+
+        def look() -> list[Any]:
+            """Show how far the source is; the page itself once it is ready."""
+            return [
+                _header(source),
+                gr.HTML(_waiting(source), visible=not source.ready),
+                gr.Timer(active=not source.ready),
+                gr.Tabs(visible=source.ready),
+                _people(source),
+                _first_rationales(source),
+            ]
+
+        parts = [header, waiting, timer, tabs, people, shown]
+        for start in (page.load, timer.tick):
+            start(look, None, parts, show_progress="hidden", api_visibility="private", **LIGHT)
+        for work in endpoints(source):
+            kind = LIGHT if work.__name__ in ("search_catalogue", "browse_rationales") else MODEL
+            gr.api(guarded(work), api_name=work.__name__, **kind)
+    return page.queue(max_size=32, default_concurrency_limit=1, api_open=False)
+
+
+# -- the tab that recommends -------------------------------------------------------------------------
+
+
+def _recommend_tab(source: Source) -> gr.Dropdown:
+    visit = gr.State(Visit(), time_to_live=SESSION_S)
+    with gr.Row(elem_id="pulse-columns"):
+        with gr.Column(scale=4, min_width=320, elem_id="pulse-history"):
+            gr.HTML('<h2 class="pulse-h2">History</h2>', js_on_load=None)
+            people = _people(source)
+            with gr.Row(elem_classes="pulse-examples"):
+                examples = [
+                    gr.Button(f"Example {number}", size="sm", elem_id=f"pulse-example-{number}") for number in (1, 2, 3)
+                ]
+                clear = gr.Button("Clear", size="sm", variant="secondary", elem_id="pulse-clear")
+            title = gr.Dropdown(
+                [], value=None, label="Add a title", allow_custom_value=True, elem_id="pulse-title",
+                info="Search the catalogue, or type any title and press Enter.",
+            )  # fmt: skip
+            words = gr.Textbox(
+                label="What did they say about it? (optional)", max_length=MAX_WORDS_CHARS, lines=1, max_lines=4,
+                placeholder="Reasons are drawn from these words.", elem_id="pulse-words",
+            )  # fmt: skip
+            add = gr.Button("Add to the history", elem_id="pulse-add")
+            kept = gr.CheckboxGroup([], label="Choices so far, oldest first", visible=False, elem_id="pulse-kept",
+                info="Untick one to drop it and see the ranking move.",
+            )  # fmt: skip
+        with gr.Column(scale=7, min_width=320, elem_id="pulse-results"):
+            gr.HTML('<h2 class="pulse-h2">Why, and what next</h2>', js_on_load=None)
+            with gr.Group(elem_id="pulse-why"):
+                reason = gr.Textbox(
+                    label="The reason", lines=2, max_lines=6, max_length=MAX_REASON_CHARS, elem_id="pulse-reason",
+                    placeholder="A reason is drafted from the history. Edit it to steer the ranking.",
+                )  # fmt: skip
+                agreement = gr.HTML("", js_on_load=None, elem_id="pulse-agreement")
+            with gr.Row():
+                by_own = gr.Button("Rank by this reason", variant="primary", elem_id="pulse-steer")
+                by_drafted = gr.Button("Back to the drafted reason", elem_id="pulse-back")
+            with gr.Tabs(elem_id="pulse-views"):
+                with gr.Tab("Ranking"):
+                    ranking = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-ranking", min_height=120)
+                with gr.Tab("Tree of thoughts"):
+                    tree = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-tree", min_height=120)
+                with gr.Tab("Thought Space map"):
+                    space = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-space", min_height=120)
+
+    outputs = [visit, kept, reason, agreement, ranking, tree, space]
+    options: dict[str, Any] = {
+        "outputs": outputs, "show_progress": "full", "show_progress_on": [ranking], "api_visibility": "private", **MODEL
+    }  # fmt: skip
+
+    @guarded
+    def pick(person: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        history = [] if person in (None, "") else answers_of(source).history_of(person)
+        return _show(source, _started(history), progress)
+
+    @guarded
+    def example(number: int, progress: gr.Progress) -> list[Any]:
+        made = answers_of(source).examples
+        if number > len(made):
+            raise Refused("The catalogue is too small for this example.")
+        return _show(source, _started(made[number - 1]), progress)
+
+    @guarded
+    def add_title(now: Visit, name: object, said: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        text, comment = one_text(name, "The title", MAX_TITLE_CHARS), one_text(said, "The comment", MAX_WORDS_CHARS)
+        if not text:
+            raise Refused("Give a title first: search the catalogue, or type any.")
+        if len(now.events) >= MAX_EVENTS:
+            raise Refused(f"The history holds {MAX_EVENTS} choices already; clear it to begin anew.")
+        events = (*now.events, Event(text, review=comment))
+        changed = replace(now, events=events, kept=(*now.kept, len(events) - 1))
+        return [*_show(source, changed, progress), None, ""]
+
+    @guarded
+    def keep(now: Visit, ticked: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        known = {str(place) for place in range(len(now.events))}
+        if not isinstance(ticked, list) or not {*ticked} <= known:
+            raise Refused("The history has changed meanwhile; please try again.")
+        return _show(source, replace(now, kept=tuple(sorted(int(place) for place in ticked))), progress)
+
+    @guarded
+    def steer(now: Visit, text: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        if not now.kept:
+            raise Refused("Give a history first; then its ranking can be steered by a reason.")
+        return _show(source, replace(now, own=read_reason(text)), progress)
+
+    @guarded
+    def back(now: Visit, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
+        return _show(source, replace(now, own=None), progress)
+
+    @guarded
+    def match(typed: gr.KeyUpData) -> gr.Dropdown:
+        return gr.Dropdown(choices=[title for _, title in answers_of(source).search(typed.input_value)])
+
+    people.input(pick, people, **options)
+    for number, button in enumerate(examples, start=1):
+
+        def run(progress: gr.Progress = gr.Progress(), number: int = number) -> list[Any]:  # noqa: B008
+            return list(example(number, progress))
+
+        button.click(run, None, **options)
+    clear.click(lambda: _show(source, Visit(), None), None, **options)
+    added = {**options, "outputs": [*outputs, title, words]}
+    for trigger in (add.click, words.submit):
+        trigger(add_title, [visit, title, words], **added)
+    kept.input(keep, [visit, kept], **options)
+    for trigger in (by_own.click, reason.submit):
+        trigger(steer, [visit, reason], **options)
+    by_drafted.click(back, visit, **options)
+    title.key_up(
+        match, None, title, show_progress="hidden", trigger_mode="always_last", api_visibility="private", **LIGHT
+    )
+    return people
+
+
+def _started(history: list[Event]) -> Visit:
+    return Visit(tuple(history), tuple(range(len(history))))
+
+
+def _show(source: Source, visit: Visit, progress: gr.Progress | None) -> list[Any]:
+    """Answer for what is kept of the history, and everything the page shows of it."""
+    answers = answers_of(source)
+    labels = [(answers.title(event.item), str(place)) for place, event in enumerate(visit.events)]
+    boxes = gr.CheckboxGroup(labels, value=[str(place) for place in visit.kept], visible=bool(labels))
+    if not visit.kept:
+        nothing = empty("Every choice is dropped; tick one to go on." if labels else START)
+        return [replace(visit, answer=None, before=None, own=None), boxes, "", "", nothing, nothing, nothing]
+    if progress is not None:
+        progress(0.2, desc="Thinking about why")
+    answer = answers.answer([visit.events[place] for place in visit.kept], visit.own, visit.answer)
+    if progress is not None:
+        progress(0.9, desc="Drawing")
+    compared = visit.answer is not None
+    now = replace(visit, answer=answer, before=visit.answer)
+    return [
+        now,
+        boxes,
+        answer.reason,
+        agreement_panel(answer),
+        ranking_panel(moves(now.before, answer), compared),
+        tree_panel(answer),
+        map_panel(answers, answer),
+    ]
+
+
+def _people(source: Source) -> gr.Dropdown:
+    names = source.answers.people if source.answers is not None else []
+    return gr.Dropdown(
+        names, value=None, label="A person", visible=bool(names), elem_id="pulse-people", allow_custom_value=False,
+        info="People of the shop, with what they chose and said.",
+    )  # fmt: skip
+
+
+# -- the other tabs ----------------------------------------------------------------------------------
+
+
+def _rationales_tab(source: Source) -> gr.HTML:
+    number = gr.State(1, time_to_live=SESSION_S)
+    with gr.Row(elem_classes="pulse-search"):
+        query = gr.Textbox(
+            label="Search the rationales", max_length=200, scale=5, elem_id="pulse-query",
+            placeholder="Words of a title or a reason",
+        )  # fmt: skip
+    shown = gr.HTML(_first_rationales(source), js_on_load=None, elem_id="pulse-rationales", min_height=120)
+    with gr.Row(elem_classes="pulse-pages"):
+        earlier = gr.Button("Previous page", size="sm", elem_id="pulse-earlier")
+        later = gr.Button("Next page", size="sm", elem_id="pulse-later")
+
+    @guarded
+    def turn(text: object, page: int) -> tuple[str, int]:
+        rationales = answers_of(source).rationales
+        if rationales is None:
+            return _first_rationales(source), 1
+        found = rationales.page(text, max(1, page))
+        return rationales_panel(found, rationales.source), found.page
+
+    options: dict[str, Any] = {"outputs": [shown, number], "api_visibility": "private", **LIGHT}
+    query.submit(lambda text: turn(text, 1), query, **options)
+    query.change(lambda text: turn(text, 1), query, trigger_mode="always_last", **options)
+    earlier.click(lambda text, page: turn(text, page - 1), [query, number], **options)
+    later.click(lambda text, page: turn(text, page + 1), [query, number], **options)
+    return shown
+
+
+def _first_rationales(source: Source) -> str:
+    if source.answers is None:
+        return ""
+    if source.answers.rationales is None:
+        return empty("No rationale dataset is shown here; its owner can name one in PULSE_DATASET_ID.")
+    return rationales_panel(source.answers.rationales.page(), source.answers.rationales.source)
+
+
+def _header(source: Source) -> str:
+    subject = source.answers.subject if source.answers is not None else ""
+    from markup import inert
+
+    return (
+        '<header class="pulse-header"><h1>PULSE</h1><p class="line">Recommendation that knows why</p>'
+        f'<p class="subject">{inert(subject)}</p></header>'
+    )
+
+
+def _waiting(source: Source) -> str:
+    status = source.status
+    return notice(status.heading, status.sentence, status.fraction)
+
+
+def _about() -> str:
+    return (Path(__file__).parent / "about.html").read_text(encoding="utf-8")
