@@ -142,6 +142,10 @@ class Answers:
         """Users of the run that can be picked; a published recommender holds none."""
         return sorted(self.recommender.users)[:SHOWN_PEOPLE]
 
+    def choices(self, user_id: str) -> int:
+        """How many choices a known user made."""
+        return len(self.recommender.users[user_id])
+
     def history_of(self, user_id: object) -> list[Event]:
         """A known user's history.
 

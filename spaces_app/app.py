@@ -39,12 +39,13 @@ def launch(source: Source, rate: Rate | None = None, **options: Any) -> gr.Block
             "max_file_size": 1,
             "state_session_capacity": MAX_SESSIONS,
             "show_error": False,
+            "quiet": True,
             "ssr_mode": False,
             "share": False,
             "mcp_server": True,
             "theme": THEME,
             "css": CSS,
-            "footer_links": ["api", "settings"],
+            "footer_links": ["api"],
             **options,
         }
     )

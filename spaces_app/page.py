@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field, replace
 from pathlib import Path
+from textwrap import shorten
 from typing import Any
 
 import gradio as gr
 from answers import Answer, moves
 from api import answers_of, endpoints, guarded
 from inputs import MAX_EVENTS, MAX_REASON_CHARS, MAX_TITLE_CHARS, MAX_WORDS_CHARS, Refused, one_text, read_reason
+from markup import inert
 from panels import agreement_panel, empty, map_panel, notice, ranking_panel, rationales_panel, tree_panel
 from source import Source
 
@@ -22,11 +24,45 @@ THEME = gr.themes.Base(
     radius_size=gr.themes.sizes.radius_lg,
     font=["ui-sans-serif", "system-ui", "Segoe UI", "Noto Sans", "sans-serif"],
     font_mono=["ui-monospace", "Consolas", "monospace"],
+).set(
+    # Text and controls in tones that are read easily on white, and lighter ones on black.
+    color_accent="*primary_700",
+    body_text_color_subdued="*neutral_500",
+    body_text_color_subdued_dark="*neutral_400",
+    button_primary_background_fill="*primary_700",
+    button_primary_background_fill_hover="*primary_800",
+    button_primary_background_fill_dark="*primary_600",
+    button_primary_background_fill_hover_dark="*primary_500",
+    button_secondary_background_fill="white",
+    button_secondary_background_fill_hover="*neutral_100",
+    button_secondary_border_color="*neutral_300",
+    button_border_width="1px",
+    button_large_text_weight="500",
+    button_large_text_size="*text_md",
+    button_large_padding="*spacing_md *spacing_lg",
+    button_small_text_weight="500",
+    checkbox_label_background_fill="transparent",
+    checkbox_label_background_fill_dark="transparent",
+    checkbox_label_background_fill_hover="*neutral_100",
+    checkbox_label_background_fill_hover_dark="*neutral_700",
+    checkbox_label_background_fill_selected="transparent",
+    checkbox_label_background_fill_selected_dark="transparent",
+    checkbox_label_padding="6px 6px",
+    checkbox_background_color_selected="*primary_700",
+    checkbox_border_color_selected="*primary_700",
+    input_background_fill="white",
+    input_border_color="*neutral_300",
+    input_border_width="1px",
+    block_label_text_color="*body_text_color",
+    block_title_text_color="*body_text_color",
+    block_title_text_weight="600",
 )
 MODEL = {"concurrency_id": "model", "concurrency_limit": 1}
 LIGHT = {"concurrency_id": "light", "concurrency_limit": 4}
 MAX_SESSIONS = 300
 SESSION_S = 3600
+FOUND = 6
+SAID_CHARS = 90
 START = "Pick a person or an example, or type what someone liked."
 TITLE = "PULSE: recommendation that knows why"
 
@@ -56,7 +92,7 @@ def build(source: Source) -> gr.Blocks:
     Args:
         source: Ready, or opened in the background meanwhile.
     """
-    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=False) as page:
+    with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
         header = gr.HTML(_header(source), js_on_load=None)
         waiting = gr.HTML(_waiting(source), visible=not source.ready, js_on_load=None, elem_id="pulse-waiting")
         timer = gr.Timer(1.5, active=not source.ready)
@@ -102,10 +138,11 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
                     gr.Button(f"Example {number}", size="sm", elem_id=f"pulse-example-{number}") for number in (1, 2, 3)
                 ]
                 clear = gr.Button("Clear", size="sm", variant="secondary", elem_id="pulse-clear")
-            title = gr.Dropdown(
-                [], value=None, label="Add a title", allow_custom_value=True, elem_id="pulse-title",
-                info="Search the catalogue, or type any title and press Enter.",
+            title = gr.Textbox(
+                label="Add a title", max_length=MAX_TITLE_CHARS, max_lines=1, elem_id="pulse-title",
+                info="Search the catalogue, or type any title.", placeholder="Words of a title",
             )  # fmt: skip
+            found = gr.Radio([], label="In the catalogue", visible=False, elem_id="pulse-found")
             words = gr.Textbox(
                 label="What did they say about it? (optional)", max_length=MAX_WORDS_CHARS, lines=1, max_lines=4,
                 placeholder="Reasons are drawn from these words.", elem_id="pulse-words",
@@ -116,21 +153,20 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
             )  # fmt: skip
         with gr.Column(scale=7, min_width=320, elem_id="pulse-results"):
             gr.HTML('<h2 class="pulse-h2">Why, and what next</h2>', js_on_load=None)
-            with gr.Group(elem_id="pulse-why"):
-                reason = gr.Textbox(
-                    label="The reason", lines=2, max_lines=6, max_length=MAX_REASON_CHARS, elem_id="pulse-reason",
-                    placeholder="A reason is drafted from the history. Edit it to steer the ranking.",
-                )  # fmt: skip
-                agreement = gr.HTML("", js_on_load=None, elem_id="pulse-agreement")
+            reason = gr.Textbox(
+                label="The reason", lines=2, max_lines=6, max_length=MAX_REASON_CHARS, elem_id="pulse-reason",
+                info="Edit it to steer the ranking.", placeholder="It is drafted from the history.",
+            )  # fmt: skip
+            agreement = gr.HTML("", js_on_load=None, elem_id="pulse-agreement")
             with gr.Row():
                 by_own = gr.Button("Rank by this reason", variant="primary", elem_id="pulse-steer")
-                by_drafted = gr.Button("Back to the drafted reason", elem_id="pulse-back")
+                by_drafted = gr.Button("Back to the draft", elem_id="pulse-back")
             with gr.Tabs(elem_id="pulse-views"):
                 with gr.Tab("Ranking"):
                     ranking = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-ranking", min_height=120)
                 with gr.Tab("Tree of thoughts"):
                     tree = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-tree", min_height=120)
-                with gr.Tab("Thought Space map"):
+                with gr.Tab("Map"):
                     space = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-space", min_height=120)
 
     outputs = [visit, kept, reason, agreement, ranking, tree, space]
@@ -151,15 +187,18 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
         return _show(source, _started(made[number - 1]), progress)
 
     @guarded
-    def add_title(now: Visit, name: object, said: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        text, comment = one_text(name, "The title", MAX_TITLE_CHARS), one_text(said, "The comment", MAX_WORDS_CHARS)
+    def add_title(
+        now: Visit, typed: object, chosen: object, said: object, progress: gr.Progress = gr.Progress()  # noqa: B008
+    ) -> list[Any]:
+        text = one_text(chosen, "The title", MAX_TITLE_CHARS) or one_text(typed, "The title", MAX_TITLE_CHARS)
+        comment = one_text(said, "The comment", MAX_WORDS_CHARS)
         if not text:
             raise Refused("Give a title first: search the catalogue, or type any.")
         if len(now.events) >= MAX_EVENTS:
             raise Refused(f"The history holds {MAX_EVENTS} choices already; clear it to begin anew.")
         events = (*now.events, Event(text, review=comment))
         changed = replace(now, events=events, kept=(*now.kept, len(events) - 1))
-        return [*_show(source, changed, progress), None, ""]
+        return [*_show(source, changed, progress), "", gr.Radio([], value=None, visible=False), ""]
 
     @guarded
     def keep(now: Visit, ticked: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
@@ -179,8 +218,11 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
         return _show(source, replace(now, own=None), progress)
 
     @guarded
-    def match(typed: gr.KeyUpData) -> gr.Dropdown:
-        return gr.Dropdown(choices=[title for _, title in answers_of(source).search(typed.input_value)])
+    def match(typed: object) -> gr.Radio:
+        text = one_text(typed, "The title", MAX_TITLE_CHARS)
+        titles = [(title, item_id) for item_id, title in answers_of(source).search(text, FOUND)] if text else []
+        label = "In the catalogue" if titles else "Not in the catalogue; it is added as typed"
+        return gr.Radio(titles, value=None, label=label, visible=bool(text))
 
     people.input(pick, people, **options)
     for number, button in enumerate(examples, start=1):
@@ -190,15 +232,15 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
 
         button.click(run, None, **options)
     clear.click(lambda: _show(source, Visit(), None), None, **options)
-    added = {**options, "outputs": [*outputs, title, words]}
-    for trigger in (add.click, words.submit):
-        trigger(add_title, [visit, title, words], **added)
+    added = {**options, "outputs": [*outputs, title, found, words]}
+    for trigger in (add.click, title.submit, words.submit):
+        trigger(add_title, [visit, title, found, words], **added)
     kept.input(keep, [visit, kept], **options)
     for trigger in (by_own.click, reason.submit):
         trigger(steer, [visit, reason], **options)
     by_drafted.click(back, visit, **options)
-    title.key_up(
-        match, None, title, show_progress="hidden", trigger_mode="always_last", api_visibility="private", **LIGHT
+    title.input(
+        match, title, found, show_progress="hidden", trigger_mode="always_last", api_visibility="private", **LIGHT
     )
     return people
 
@@ -210,7 +252,7 @@ def _started(history: list[Event]) -> Visit:
 def _show(source: Source, visit: Visit, progress: gr.Progress | None) -> list[Any]:
     """Answer for what is kept of the history, and everything the page shows of it."""
     answers = answers_of(source)
-    labels = [(answers.title(event.item), str(place)) for place, event in enumerate(visit.events)]
+    labels = [(_label(answers.title(event.item), event.review), str(place)) for place, event in enumerate(visit.events)]
     boxes = gr.CheckboxGroup(labels, value=[str(place) for place in visit.kept], visible=bool(labels))
     if not visit.kept:
         nothing = empty("Every choice is dropped; tick one to go on." if labels else START)
@@ -233,8 +275,13 @@ def _show(source: Source, visit: Visit, progress: gr.Progress | None) -> list[An
     ]
 
 
+def _label(title: str, words: str) -> str:
+    return f"{title} · “{shorten(words, SAID_CHARS, placeholder=' …')}”" if words else title
+
+
 def _people(source: Source) -> gr.Dropdown:
-    names = source.answers.people if source.answers is not None else []
+    answers = source.answers
+    names = [] if answers is None else [(f"{one} ({answers.choices(one)} choices)", one) for one in answers.people]
     return gr.Dropdown(
         names, value=None, label="A person", visible=bool(names), elem_id="pulse-people", allow_custom_value=False,
         info="People of the shop, with what they chose and said.",
@@ -282,8 +329,6 @@ def _first_rationales(source: Source) -> str:
 
 def _header(source: Source) -> str:
     subject = source.answers.subject if source.answers is not None else ""
-    from markup import inert
-
     return (
         '<header class="pulse-header"><h1>PULSE</h1><p class="line">Recommendation that knows why</p>'
         f'<p class="subject">{inert(subject)}</p></header>'
