@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from functools import cached_property
 
 import numpy as np
-from inputs import MAX_QUERY_CHARS, Refused, one_text
+from inputs import MAX_QUERY_CHARS, RefusedError, one_text
 from numpy.typing import NDArray
 from rationale_table import RationaleTable
 from thinking import Mind
@@ -150,10 +150,10 @@ class Answers:
         """A known user's history.
 
         Raises:
-            Refused: There is no such user here.
+            RefusedError: There is no such user here.
         """
         if not isinstance(user_id, str) or user_id not in self.recommender.users:
-            raise Refused("There is no such person here; give a history of titles instead.")
+            raise RefusedError("There is no such person here; give a history of titles instead.")
         return self.recommender.history_of(user_id)
 
     @cached_property

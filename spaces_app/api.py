@@ -10,7 +10,7 @@ from typing import Any
 
 import gradio as gr
 from answers import Answer, Answers, Move, moves
-from inputs import Refused, read_history, read_reason, whole_number
+from inputs import RefusedError, read_history, read_reason, whole_number
 from source import Source
 
 logger = logging.getLogger(__name__)
@@ -25,7 +25,7 @@ def guarded(work: Callable[..., Any]) -> Callable[..., Any]:
     def careful(*args: Any, **kwargs: Any) -> Any:
         try:
             return work(*args, **kwargs)
-        except Refused as refusal:
+        except RefusedError as refusal:
             raise gr.Error(str(refusal), duration=8, print_exception=False) from None
         except gr.Error:
             raise
@@ -43,10 +43,10 @@ def answers_of(source: Source) -> Answers:
     """The answers of a source that is ready.
 
     Raises:
-        Refused: It is not.
+        RefusedError: It is not.
     """
     if source.answers is None:
-        raise Refused(f"{source.status.heading}. {source.status.sentence}")
+        raise RefusedError(f"{source.status.heading}. {source.status.sentence}")
     return source.answers
 
 
@@ -134,7 +134,7 @@ def endpoints(source: Source) -> list[Callable[..., Any]]:
         """
         rationales = answers_of(source).rationales
         if rationales is None:
-            raise Refused("No rationale dataset is shown here.")
+            raise RefusedError("No rationale dataset is shown here.")
         found = rationales.page(query, page)
         rows = [{"title": title, "reason": text} for title, text in found.rows]
         return {"page": found.page, "pages": found.pages, "found": found.found, "rows": rows}

@@ -17,8 +17,8 @@ KEPT_CLIENTS = 10_000
 
 # Doors of the web framework that this page never uses: no file is read, taken or fetched here.
 CLOSED = (
-    "/file=", "/file/", "/proxy=", "/upload", "/upload_progress", "/stream/", "/component_server", "/process_recording",
-    "/deep_link", "/custom_component", "/dev/", "/vibe-", "/undo-vibe-edit", "/run-history", "/runs", "/profiling",
+    "/file=", "/file/", "/proxy=", "/upload", "/stream/", "/component_server", "/process_recording", "/deep_link",
+    "/custom_component", "/dev/", "/vibe-", "/undo-vibe-edit", "/run-history", "/runs", "/profiling",
     "/monitoring", "/login", "/token", "/user",
 )  # fmt: skip
 

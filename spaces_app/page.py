@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field, replace
+from collections.abc import Callable
 from pathlib import Path
 from textwrap import shorten
 from typing import Any
 
 import gradio as gr
-from answers import Answer, moves
+from answers import Answers, moves
 from api import answers_of, endpoints, guarded
-from inputs import MAX_EVENTS, MAX_REASON_CHARS, MAX_TITLE_CHARS, MAX_WORDS_CHARS, Refused, one_text, read_reason
+from gradio.components import Component
+from inputs import MAX_REASON_CHARS, MAX_TITLE_CHARS, MAX_WORDS_CHARS, one_text
 from markup import inert
 from panels import agreement_panel, empty, map_panel, notice, ranking_panel, rationales_panel, tree_panel
 from source import Source
-
-from pulse_hf.recommender import Event
+from visit import Visit, answered, keeping, of_example, of_person, steered, unsteered, with_title
 
 CSS = (Path(__file__).parent / "style.css").read_text(encoding="utf-8")
 THEME = gr.themes.Base(
@@ -47,6 +47,7 @@ THEME = gr.themes.Base(
     checkbox_label_background_fill_hover_dark="*neutral_700",
     checkbox_label_background_fill_selected="transparent",
     checkbox_label_background_fill_selected_dark="transparent",
+    checkbox_border_color_dark="*neutral_500",
     checkbox_label_padding="6px 6px",
     checkbox_background_color_selected="*primary_700",
     checkbox_border_color_selected="*primary_700",
@@ -64,26 +65,8 @@ SESSION_S = 3600
 FOUND = 6
 SAID_CHARS = 90
 START = "Pick a person or an example, or type what someone liked."
+Change = Callable[..., Visit]
 TITLE = "PULSE: recommendation that knows why"
-
-
-@dataclass(frozen=True)
-class Visit:
-    """What one visitor has on the page.
-
-    Args:
-        events: The history, oldest first, dropped ones included.
-        kept: Places of the events that count.
-        own: The visitor's own reason, ``None`` for the drafted one.
-        answer: The last answer.
-        before: The one before it, to compare with.
-    """
-
-    events: tuple[Event, ...] = ()
-    kept: tuple[int, ...] = ()
-    own: str | None = None
-    answer: Answer | None = None
-    before: Answer | None = field(default=None, repr=False)
 
 
 def build(source: Source) -> gr.Blocks:
@@ -93,6 +76,9 @@ def build(source: Source) -> gr.Blocks:
         source: Ready, or opened in the background meanwhile.
     """
     with gr.Blocks(title=TITLE, analytics_enabled=False, fill_width=True) as page:
+        for work in endpoints(source):  # first, so that their names are theirs
+            kind = LIGHT if work.__name__ in ("search_catalogue", "browse_rationales") else MODEL
+            gr.api(guarded(work), api_name=work.__name__, **kind)
         header = gr.HTML(_header(source), js_on_load=None)
         waiting = gr.HTML(_waiting(source), visible=not source.ready, js_on_load=None, elem_id="pulse-waiting")
         timer = gr.Timer(1.5, active=not source.ready)
@@ -118,9 +104,6 @@ def build(source: Source) -> gr.Blocks:
         parts = [header, waiting, timer, tabs, people, shown]
         for start in (page.load, timer.tick):
             start(look, None, parts, show_progress="hidden", api_visibility="private", **LIGHT)
-        for work in endpoints(source):
-            kind = LIGHT if work.__name__ in ("search_catalogue", "browse_rationales") else MODEL
-            gr.api(guarded(work), api_name=work.__name__, **kind)
     return page.queue(max_size=32, default_concurrency_limit=1, api_open=False)
 
 
@@ -135,7 +118,8 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
             people = _people(source)
             with gr.Row(elem_classes="pulse-examples"):
                 examples = [
-                    gr.Button(f"Example {number}", size="sm", elem_id=f"pulse-example-{number}") for number in (1, 2, 3)
+                    gr.Button(f"Example {number}", size="sm", elem_id=f"pulse-example-{number}")
+                    for number in (1, 2, 3)
                 ]
                 clear = gr.Button("Clear", size="sm", variant="secondary", elem_id="pulse-clear")
             title = gr.Textbox(
@@ -170,106 +154,57 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
                     space = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-space", min_height=120)
 
     outputs = [visit, kept, reason, agreement, ranking, tree, space]
-    options: dict[str, Any] = {
-        "outputs": outputs, "show_progress": "full", "show_progress_on": [ranking], "api_visibility": "private", **MODEL
-    }  # fmt: skip
 
-    @guarded
-    def pick(person: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        history = [] if person in (None, "") else answers_of(source).history_of(person)
-        return _show(source, _started(history), progress)
+    def on(triggers: list[Any], change: Change, *inputs: Component, cleared: tuple[Component, ...] = ()) -> None:
+        def run(progress: gr.Progress = gr.Progress(), *values: Any) -> list[Any]:  # noqa: B008
+            answers = answers_of(source)
+            now = change(answers, *values)
+            progress(0.3, desc="Thinking about why")
+            shown = _show(answers, answered(answers, now))
+            return [*shown, *(gr.update(value=None if part is found else "") for part in cleared)]
 
-    @guarded
-    def example(number: int, progress: gr.Progress) -> list[Any]:
-        made = answers_of(source).examples
-        if number > len(made):
-            raise Refused("The catalogue is too small for this example.")
-        return _show(source, _started(made[number - 1]), progress)
-
-    @guarded
-    def add_title(
-        now: Visit, typed: object, chosen: object, said: object, progress: gr.Progress = gr.Progress()  # noqa: B008
-    ) -> list[Any]:
-        text = one_text(chosen, "The title", MAX_TITLE_CHARS) or one_text(typed, "The title", MAX_TITLE_CHARS)
-        comment = one_text(said, "The comment", MAX_WORDS_CHARS)
-        if not text:
-            raise Refused("Give a title first: search the catalogue, or type any.")
-        if len(now.events) >= MAX_EVENTS:
-            raise Refused(f"The history holds {MAX_EVENTS} choices already; clear it to begin anew.")
-        events = (*now.events, Event(text, review=comment))
-        changed = replace(now, events=events, kept=(*now.kept, len(events) - 1))
-        return [*_show(source, changed, progress), "", gr.Radio([], value=None, visible=False), ""]
-
-    @guarded
-    def keep(now: Visit, ticked: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        known = {str(place) for place in range(len(now.events))}
-        if not isinstance(ticked, list) or not {*ticked} <= known:
-            raise Refused("The history has changed meanwhile; please try again.")
-        return _show(source, replace(now, kept=tuple(sorted(int(place) for place in ticked))), progress)
-
-    @guarded
-    def steer(now: Visit, text: object, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        if not now.kept:
-            raise Refused("Give a history first; then its ranking can be steered by a reason.")
-        return _show(source, replace(now, own=read_reason(text)), progress)
-
-    @guarded
-    def back(now: Visit, progress: gr.Progress = gr.Progress()) -> list[Any]:  # noqa: B008
-        return _show(source, replace(now, own=None), progress)
+        for trigger in triggers:
+            trigger(
+                guarded(run), [visit, *inputs], [*outputs, *cleared],
+                show_progress="full", show_progress_on=[ranking], api_visibility="private", **MODEL,
+            )  # fmt: skip
 
     @guarded
     def match(typed: object) -> gr.Radio:
         text = one_text(typed, "The title", MAX_TITLE_CHARS)
-        titles = [(title, item_id) for item_id, title in answers_of(source).search(text, FOUND)] if text else []
+        titles = [(name, item_id) for item_id, name in answers_of(source).search(text, FOUND)] if text else []
         label = "In the catalogue" if titles else "Not in the catalogue; it is added as typed"
         return gr.Radio(titles, value=None, label=label, visible=bool(text))
 
-    people.input(pick, people, **options)
-    for number, button in enumerate(examples, start=1):
-
-        def run(progress: gr.Progress = gr.Progress(), number: int = number) -> list[Any]:  # noqa: B008
-            return list(example(number, progress))
-
-        button.click(run, None, **options)
-    clear.click(lambda: _show(source, Visit(), None), None, **options)
-    added = {**options, "outputs": [*outputs, title, found, words]}
-    for trigger in (add.click, title.submit, words.submit):
-        trigger(add_title, [visit, title, found, words], **added)
-    kept.input(keep, [visit, kept], **options)
-    for trigger in (by_own.click, reason.submit):
-        trigger(steer, [visit, reason], **options)
-    by_drafted.click(back, visit, **options)
-    title.input(
+    on([people.input], of_person, people)
+    for number, button in enumerate(examples):
+        on([button.click], lambda answers, now, number=number: of_example(answers, now, number))
+    on([clear.click], lambda answers, now: Visit())
+    on([add.click, title.submit, words.submit], with_title, title, found, words, cleared=(title, found, words))
+    on([kept.input], keeping, kept)
+    on([by_own.click, reason.submit], steered, reason)
+    on([by_drafted.click], unsteered)
+    title.change(
         match, title, found, show_progress="hidden", trigger_mode="always_last", api_visibility="private", **LIGHT
     )
     return people
 
 
-def _started(history: list[Event]) -> Visit:
-    return Visit(tuple(history), tuple(range(len(history))))
-
-
-def _show(source: Source, visit: Visit, progress: gr.Progress | None) -> list[Any]:
-    """Answer for what is kept of the history, and everything the page shows of it."""
-    answers = answers_of(source)
-    labels = [(_label(answers.title(event.item), event.review), str(place)) for place, event in enumerate(visit.events)]
-    boxes = gr.CheckboxGroup(labels, value=[str(place) for place in visit.kept], visible=bool(labels))
-    if not visit.kept:
-        nothing = empty("Every choice is dropped; tick one to go on." if labels else START)
-        return [replace(visit, answer=None, before=None, own=None), boxes, "", "", nothing, nothing, nothing]
-    if progress is not None:
-        progress(0.2, desc="Thinking about why")
-    answer = answers.answer([visit.events[place] for place in visit.kept], visit.own, visit.answer)
-    if progress is not None:
-        progress(0.9, desc="Drawing")
-    compared = visit.answer is not None
-    now = replace(visit, answer=answer, before=visit.answer)
+def _show(answers: Answers, visit: Visit) -> list[Any]:
+    """Everything the page shows of a visit."""
+    labels = [_label(answers.title(event.item), event.review) for event in visit.events]
+    choices = [(label, str(place)) for place, label in enumerate(labels)]
+    boxes = gr.CheckboxGroup(choices, value=[str(place) for place in visit.kept], visible=bool(choices))
+    answer = visit.answer
+    if answer is None:
+        nothing = empty("Every choice is dropped; tick one to go on." if choices else START)
+        return [visit, boxes, "", "", nothing, nothing, nothing]
     return [
-        now,
+        visit,
         boxes,
         answer.reason,
         agreement_panel(answer),
-        ranking_panel(moves(now.before, answer), compared),
+        ranking_panel(moves(visit.before, answer), visit.before is not None),
         tree_panel(answer),
         map_panel(answers, answer),
     ]

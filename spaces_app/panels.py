@@ -26,7 +26,9 @@ def notice(heading: str, sentence: str, fraction: float | None = None) -> str:
             f'<div class="bar" role="progressbar" aria-label="Progress" aria-valuemin="0" aria-valuemax="100" '
             f'aria-valuenow="{done}"><i style="width:{max(done, 2)}%"></i></div>'
         )
-    return f'<section class="pulse-notice" role="status"><h2>{inert(heading)}</h2><p>{inert(sentence)}</p>{bar}</section>'
+    return (
+        f'<section class="pulse-notice" role="status"><h2>{inert(heading)}</h2><p>{inert(sentence)}</p>{bar}</section>'
+    )
 
 
 def agreement_panel(answer: Answer) -> str:
@@ -36,7 +38,9 @@ def agreement_panel(answer: Answer) -> str:
     )
     if answer.agreement is None:
         return f'<div class="pulse-agree"><span class="origin">{origin}</span></div>'
-    word = next(word for least, word in ((0.6, "well"), (0.3, "partly"), (-1.1, "hardly")) if answer.agreement >= least)
+    word = next(
+        word for least, word in ((0.6, "well"), (0.3, "partly"), (-1.1, "hardly")) if answer.agreement >= least
+    )
     return (
         f'<div class="pulse-agree"><span class="origin">{origin}</span>'
         f'<span class="value">agrees {word} with the history: <b>{signed(answer.agreement)}</b></span>'
@@ -95,10 +99,11 @@ def _summary(moved: Sequence[Move]) -> str:
         text = f"Nothing moved among the {len(known)} candidates of both rankings."
     else:
         up, down = max(rose, key=lambda move: move.change or 0), min(fell, key=lambda move: move.change or 0)
+        highest, lowest = (inert(move.item.title) for move in (up, down))
         text = (
             f'Since the ranking before, <span class="rise">{len(rose)} rose</span> and '
             f'<span class="fall">{len(fell)} fell</span> of {len(known)} candidates in both. Furthest up: '
-            f"{inert(up.item.title)} (▲ {up.change}). Furthest down: {inert(down.item.title)} (▼ {-(down.change or 0)})."
+            f"{highest} (▲ {up.change}). Furthest down: {lowest} (▼ {-(down.change or 0)})."
         )
     return f'<p class="pulse-moves" role="status">{text}</p>'
 
@@ -118,7 +123,9 @@ def map_panel(answers: Answers, answer: Answer) -> str:
     if answers.map is None or answer.behaviour is None:
         return empty("This recommender holds no stored reasons, so there is no map to draw.")
     told = [answers.told(one) for one in answer.neighbours]
-    near = [Mark(one.place, "neighbour", title, words) for one, (title, words) in zip(answer.neighbours, told, strict=True)]
+    near = [
+        Mark(one.place, "neighbour", title, words) for one, (title, words) in zip(answer.neighbours, told, strict=True)
+    ]
     kinds = {answer.tree.leaf: ("chosen", "The chosen thought")}
     thoughts = [
         Mark(place, *kinds.get(number, ("thought", "Another thought")), answer.tree.nodes[number].text)
@@ -134,7 +141,7 @@ def map_panel(answers: Answers, answer: Answer) -> str:
     keys = "".join(f'<span class="key"><i class="{kind}"></i>{word}</span>' for kind, word in legend)
     rows = "".join(
         f'<li><span class="title">{inert(title)}</span><span class="value">{signed(one.cosine)}</span>'
-        f"<span class=\"words\">{inert(words) if words else 'The words of this reason are not published.'}</span></li>"
+        f'<span class="words">{inert(words) if words else "The words of this reason are not published."}</span></li>'
         for one, (title, words) in zip(answer.neighbours, told, strict=True)
     )
     of = "the history" if answer.own == "" else "your reason" if answer.own else "the chosen thought"
@@ -156,5 +163,6 @@ def rationales_panel(found: RationalePage, source: str) -> str:
     )
     return (
         f'<p class="pulse-note">{found.found:,} rationales, page {found.page:,} of {found.pages:,}. '
-        f'From {inert(source)}; written by a model, not facts about a person.</p><ol class="pulse-rationales">{rows}</ol>'
+        f"From {inert(source)}; written by a model, not facts about a person.</p>"
+        f'<ol class="pulse-rationales">{rows}</ol>'
     )

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from inputs import MAX_QUERY_CHARS, Refused, one_text, whole_number
+from inputs import MAX_QUERY_CHARS, RefusedError, one_text, whole_number
 
 from pulse_hf.artifacts import read_table
 
@@ -69,7 +69,7 @@ class RationaleTable:
         """Rows that hold all words of the query in title or reason; a page beyond the last is the last.
 
         Raises:
-            Refused: The query is no text or too long, or the page is no whole number of at least 1.
+            RefusedError: The query is no text or too long, or the page is no whole number of at least 1.
         """
         import pyarrow.compute as pc
 
@@ -91,7 +91,9 @@ def rationales_of_run(run: Path, users: Mapping[str, Sequence], items: Mapping[s
 
     kept = [row for row in read_table(run / "rationales" / "rationales.parquet").to_pylist() if row["status"] == "ok"]
     titles = [items[users[row["user_id"]].item_ids[row["position"]]].title for row in kept]
-    table = pa.table({"title": pa.array(titles, pa.string()), "text": pa.array([r["text"] for r in kept], pa.string())})
+    table = pa.table(
+        {"title": pa.array(titles, pa.string()), "text": pa.array([r["text"] for r in kept], pa.string())}
+    )
     return RationaleTable(table, "the run's stage “rationales”")
 
 
@@ -99,7 +101,7 @@ def rationales_of_dataset(repo_id: str, items: Mapping[str, Item]) -> RationaleT
     """The rationales of a dataset repo or folder; only data is read, no code of the repo runs.
 
     Raises:
-        Refused: The dataset has no column of reasons.
+        RefusedError: The dataset has no column of reasons.
     """
     import pyarrow as pa
     from datasets import load_dataset
@@ -108,7 +110,7 @@ def rationales_of_dataset(repo_id: str, items: Mapping[str, Item]) -> RationaleT
     text = next((name for name in TEXT_COLUMNS if name in loaded.column_names), None)
     title = next((name for name in TITLE_COLUMNS if name in loaded.column_names), None)
     if text is None:
-        raise Refused(f"The dataset has no column of reasons ({', '.join(TEXT_COLUMNS)}).")
+        raise RefusedError(f"The dataset has no column of reasons ({', '.join(TEXT_COLUMNS)}).")
     rows = loaded.select(range(min(len(loaded), MAX_ROWS))).to_dict()
     names = [str(one or "") for one in rows[title]] if title else [""] * len(rows[text])
     known = [items[name].title if name in items else name for name in names]

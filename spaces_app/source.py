@@ -21,7 +21,7 @@ from rationale_table import RationaleTable, rationales_of_dataset, rationales_of
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.pipeline import ROAD
-from pulse_hf.recommender import PulseRecommender
+from pulse_hf.recommender import Event, PulseRecommender
 
 logger = logging.getLogger(__name__)
 
@@ -101,9 +101,8 @@ class Source:
                 time.sleep(RETRY_S)
 
     def _is_ready(self, answers: Answers) -> None:
-        if answers.people or answers.examples:
-            history = answers.history_of(answers.people[0]) if answers.people else answers.examples[0]
-            answers.answer(history)  # the first person should not pay for the first pass
+        # The first person should not pay for the first pass, neither for that of a title outside the catalogue.
+        answers.answer([Event("a first thing"), *answers.examples[0]])
         self.answers = answers
         self.status = Status("ready", "Ready", answers.subject)
 
@@ -168,11 +167,14 @@ def _sentence(problem: Exception, name: str) -> str:
     kinds = {kind.__name__ for kind in type(problem).__mro__}
     again = "It is tried again every minute."
     if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"}:
-        return f"There is no readable repo {name}. Its owner can check PULSE_REPO_ID and, if it is private, HF_TOKEN. {again}"
+        checks = "Its owner can check PULSE_REPO_ID and, if it is private, HF_TOKEN."
+        return f"There is no readable repo {name}. {checks} {again}"
     if kinds & {"ConnectionError", "TimeoutError", "HfHubHTTPError", "LocalEntryNotFoundError", "TransportError"}:
         return f"The Hub did not answer while {name} was opened. {again}"
     if isinstance(problem, ArtifactError | FileNotFoundError):
-        return f"{name} is not a whole recommender: a file is missing or damaged. Its owner can publish it anew. {again}"
+        return (
+            f"{name} is not a whole recommender: a file is missing or damaged. Its owner can publish it anew. {again}"
+        )
     return f"{name} could not be read; the log of this Space says why. {again}"
 
 

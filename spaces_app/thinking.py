@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from inputs import Refused
+from inputs import RefusedError
 from numpy.typing import NDArray
 
 from pulse_hf.reasoning.tree_of_thought import Tree
@@ -96,7 +96,7 @@ class Mind:
         """Ask; see :func:`think`.
 
         Raises:
-            Refused: There was no answer in time.
+            RefusedError: There was no answer in time.
         """
         context = contextvars.copy_context()  # ZeroGPU reads whose request it is from the context
         asked: Future[Thinking] = self._line.submit(context.run, think, self._number, history, reason, known)
@@ -104,6 +104,6 @@ class Mind:
             return asked.result(self.deadline_s)
         except Late as late:
             asked.cancel()
-            raise Refused(
+            raise RefusedError(
                 f"No answer came within {self.deadline_s:.0f} seconds; please try again, or with a shorter history."
             ) from late

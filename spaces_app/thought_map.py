@@ -71,6 +71,4 @@ class ThoughtMap:
         nearest = np.argpartition(-cosines, count - 1)[:count]
         rows = nearest[np.argsort(-cosines[nearest], kind="stable")]
         places = self.places(self.vectors[rows])
-        return [
-            Neighbour(int(row), place, float(cosines[row])) for row, place in zip(rows, places, strict=True)
-        ]
+        return [Neighbour(int(row), place, float(cosines[row])) for row, place in zip(rows, places, strict=True)]
