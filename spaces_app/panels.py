@@ -141,14 +141,17 @@ def map_panel(answers: Answers, answer: Answer) -> str:
     keys = "".join(f'<span class="key"><i class="{kind}"></i>{word}</span>' for kind, word in legend)
     rows = "".join(
         f'<li><span class="title">{inert(title)}</span><span class="value">{signed(one.cosine)}</span>'
-        f'<span class="words">{inert(words) if words else "The words of this reason are not published."}</span></li>'
+        f'<span class="words">{inert(words)}</span></li>'
         for one, (title, words) in zip(answer.neighbours, told, strict=True)
+    )
+    unknown = (
+        "" if any(words for _, words in told) else " Only what was chosen for them is published, not their words."
     )
     of = "the history" if answer.own == "" else "your reason" if answer.own else "the chosen thought"
     return (
         f'<div class="pulse-legend">{keys}</div>{map_picture(answers.map.background, marks)}'
         f'<p class="pulse-note">Two of {answers.map.vectors.shape[1]} dimensions, chosen to show most of the spread '
-        f"({answers.map.share:.0%}); nearness is measured in all of them.</p>"
+        f"({answers.map.share:.0%}); nearness is measured in all of them.{unknown}</p>"
         f'<h3 class="pulse-h3">Stored reasons nearest to {of}</h3><ol class="pulse-near">{rows}</ol>'
     )
 

@@ -107,7 +107,10 @@ class Source:
         self.status = Status("ready", "Ready", answers.subject)
 
     def _name(self) -> str:
-        return self.repo_id or str(self.run)
+        """The repo id, or a folder's last name: where it lies is nobody's business."""
+        if not self.repo_id:
+            return self.run.name
+        return Path(self.repo_id).name if Path(self.repo_id).is_absolute() else self.repo_id
 
     def _loaded(self) -> Answers:
         rationales: RationaleTable | None = None
@@ -123,7 +126,7 @@ class Source:
             except Exception:  # the rationales are an extra; the recommender works without them
                 logger.exception("the rationale dataset could not be opened")
         synthetic = not self.repo_id and (self.run / "world" / "manifest.json").exists()
-        name = "The embedded demo, a synthetic shop" if synthetic else Path(self._name()).name
+        name = "The embedded demo, a synthetic shop" if synthetic else self._name()
         subject = f"{name} · {len(recommender.parts.items):,} items"
         count = len(recommender.parts.shared.vectors)
         subject += f" · {count:,} stored reasons" if count else ""
