@@ -19,6 +19,8 @@ from page import CSS, MAX_SESSIONS, THEME, build
 from source import Source, from_environment
 from starlette.middleware import Middleware
 
+WAIT_S = 60.0
+
 
 def launch(source: Source, rate: Rate | None = None, **options: Any) -> gr.Blocks:
     """Serve the page of a source.
@@ -57,6 +59,7 @@ def main() -> None:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(name)s: %(message)s")
     source = from_environment()
     source.start()
+    source.wait(WAIT_S)
     launch(source)
 
 

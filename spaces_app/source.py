@@ -89,6 +89,12 @@ class Source:
         """Open it in the background."""
         threading.Thread(target=self._open, name="open", daemon=True).start()
 
+    def wait(self, seconds: float) -> None:
+        """Wait while it is merely being read, so that the first page is the right one."""
+        end = time.monotonic() + seconds
+        while self.status.state == "loading" and time.monotonic() < end:
+            time.sleep(0.05)
+
     def _open(self) -> None:
         while self.answers is None:
             try:

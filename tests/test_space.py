@@ -530,25 +530,22 @@ def test_an_unforeseen_error_tells_a_number_and_nothing_else(client, small_answe
 # -- where the recommender comes from ----------------------------------------------------------------
 
 
-def wait_for(source, *states):
-    end = time.monotonic() + 60
-    while source.status.state not in states and time.monotonic() < end:
-        time.sleep(0.05)
+def opened(source):
+    source.start()
+    source.wait(60)
     return source.status
 
 
 def test_a_run_brings_people_and_rationales_a_saved_recommender_neither(small_run, small_answers, tmp_path):
     source = Source(run=str(small_run))
-    source.start()
-    assert wait_for(source, "ready", "failed").state == "ready"
+    assert opened(source).state == "ready"
     assert source.answers.people
     assert "synthetic" in source.answers.subject
     row = source.answers.answer(source.answers.examples[0]).neighbours[0]
     assert source.answers.told(row)[1]
     small_answers.recommender.save_pretrained(tmp_path / "shop")
     saved = Source(repo_id=str(tmp_path / "shop"))
-    saved.start()
-    assert wait_for(saved, "ready", "failed").state == "ready"
+    assert opened(saved).state == "ready"
     assert saved.answers.people == []
     assert saved.answers.rationales is None
     assert str(tmp_path) not in saved.answers.subject
@@ -563,8 +560,7 @@ def test_a_broken_source_shows_a_page_that_says_so(kind, small_answers, tmp_path
         small_answers.recommender.save_pretrained(folder)
         (folder / "catalogue" / "items.parquet").write_bytes(b"PAR1 no")
     source = Source(run=str(folder)) if kind == "run" else Source(repo_id=str(folder))
-    source.start()
-    status = wait_for(source, "failed", "ready")
+    status = opened(source)
     assert status.state == "failed"
     assert status.sentence.endswith(".")
     assert str(tmp_path) not in status.sentence
