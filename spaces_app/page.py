@@ -132,7 +132,7 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
                 placeholder="Reasons are drawn from these words.", elem_id="pulse-words",
             )  # fmt: skip
             add = gr.Button("Add to the history", elem_id="pulse-add")
-            kept = gr.CheckboxGroup([], label="Choices so far, oldest first", visible=False, elem_id="pulse-kept",
+            kept = gr.CheckboxGroup([], label="Choices", visible=False, elem_id="pulse-kept",
                 info="Untick one to drop it and see the ranking move.",
             )  # fmt: skip
         with gr.Column(scale=7, min_width=320, elem_id="pulse-results"):
@@ -194,7 +194,12 @@ def _show(answers: Answers, visit: Visit) -> list[Any]:
     """Everything the page shows of a visit."""
     labels = [_label(answers.title(event.item), event.review) for event in visit.events]
     choices = [(label, str(place)) for place, label in enumerate(labels)]
-    boxes = gr.CheckboxGroup(choices, value=[str(place) for place in visit.kept], visible=bool(choices))
+    boxes = gr.CheckboxGroup(
+        choices,
+        value=[str(place) for place in visit.kept],
+        label=f"{len(visit.kept)} of {len(choices)} choices count, oldest first",
+        visible=bool(choices),
+    )
     answer = visit.answer
     if answer is None:
         nothing = empty("Every choice is dropped; tick one to go on." if choices else START)

@@ -59,13 +59,13 @@ def free_port():
 
 
 @contextmanager
-def space_of(run, *, many=False):
+def space_of(run, *, many=False, path=""):
     """The Space as a process of its own, and its URL; ``many`` lifts the rate of requests per client."""
     port = free_port()
     code = "from app import launch, main\nmain()"
     if many:
         code = "from app import *\nsource = from_environment()\nsource.start()\nlaunch(source, Rate(1e9, 1e9))"
-    path = os.pathsep.join([str(ROOT / "spaces_app"), str(ROOT)])
+    path = os.pathsep.join([str(ROOT / "spaces_app"), str(ROOT), *([path] if path else [])])
     env = {**os.environ, "PULSE_RUN": str(run), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": path}
     with tempfile.TemporaryFile() as log:
         process = subprocess.Popen([sys.executable, "-c", code], env=env, stdout=log, stderr=log)
@@ -244,6 +244,10 @@ def test_every_promise_is_kept_when_clicked_through(space, width, theme):
 
         page.changed(lambda: page.click("#pulse-clear"))
         assert "Pick a person" in page.find("#pulse-ranking").text
+        page.click("#pulse-add")
+        page.until(lambda: "Give a title first" in page.find(".toast-body").text, "an error as a sentence")
+        page.shot("7-error")
+        page.click(".toast-close")
         page.write("#pulse-title", "windproof")
         page.click("#pulse-found label")
         chosen = page.find("#pulse-found label").text
@@ -452,23 +456,21 @@ def test_a_hundred_clients_meet_answers_or_honest_refusals_and_memory_stays(smal
 # -- programs ----------------------------------------------------------------------------------------
 
 
-def test_mcp_tools_answer_a_real_client(space):
+async def mcp_calls(url):
     from mcp import ClientSession
     from mcp.client.streamable_http import streamablehttp_client
 
-    async def ask():
-        async with (
-            streamablehttp_client(f"{space}/gradio_api/mcp/") as (read, write, _),
-            ClientSession(read, write) as s,
-        ):
-            await s.initialize()
-            tools = {tool.name: tool for tool in (await s.list_tools()).tools}
-            ranked = await s.call_tool("recommend", {"history": ["Bamboo Kettle"], "k": 3})
-            steered = await s.call_tool("steer", {"history": ["Bamboo Kettle"], "reason": RAIN})
-            refused = await s.call_tool("recommend", {"history": []})
-            return tools, ranked, steered, refused
+    async with streamablehttp_client(f"{url}/gradio_api/mcp/") as (read, write, _), ClientSession(read, write) as told:
+        await told.initialize()
+        tools = {tool.name: tool for tool in (await told.list_tools()).tools}
+        ranked = await told.call_tool("recommend", {"history": ["Bamboo Kettle"], "k": 3})
+        steered = await told.call_tool("steer", {"history": ["Bamboo Kettle"], "reason": RAIN})
+        refused = await told.call_tool("recommend", {"history": []})
+        return tools, ranked, steered, refused
 
-    tools, ranked, steered, refused = asyncio.run(ask())
+
+def test_mcp_tools_answer_a_real_client(space):
+    tools, ranked, steered, refused = asyncio.run(mcp_calls(space))
     assert set(tools) == {
         "recommend", "steer", "explain", "nearest_reasons", "search_catalogue", "browse_rationales"
     }  # fmt: skip
@@ -480,6 +482,31 @@ def test_mcp_tools_answer_a_real_client(space):
     assert RAIN in steered.content[0].text
     assert refused.isError
     assert "The history is empty" in refused.content[0].text
+
+
+def test_nothing_is_asked_of_other_machines(small_run, tmp_path):
+    log = tmp_path / "asked"
+    watch = (
+        "import socket\nreal = socket.socket.connect\n"
+        "def connect(self, address):\n"
+        "    if self.family != socket.AF_UNIX and address[0] not in ('127.0.0.1', '::1', 'localhost', '0.0.0.0'):\n"
+        f"        open({str(log)!r}, 'a').write(repr(address))\n"
+        "    return real(self, address)\n"
+        "socket.socket.connect = connect\n"
+        "found = socket.getaddrinfo\n"
+        "def getaddrinfo(host, *rest, **more):\n"
+        "    if host not in ('127.0.0.1', '::1', 'localhost', '0.0.0.0', None):\n"
+        f"        open({str(log)!r}, 'a').write(repr(host))\n"
+        "    return found(host, *rest, **more)\n"
+        "socket.getaddrinfo = getaddrinfo\n"
+    )
+    (tmp_path / "sitecustomize.py").write_text(watch)
+    with space_of(small_run, path=str(tmp_path)) as (url, _):
+        client = Client(url, verbose=False)
+        for name in ("/recommend", "/explain", "/nearest_reasons"):
+            client.predict(["Bamboo Kettle"], api_name=name)
+        asyncio.run(mcp_calls(url))
+    assert not log.exists(), log.read_text()
 
 
 def test_the_example_program_runs(space):
