@@ -128,6 +128,15 @@ def test_an_edited_reason_ranks_the_same_candidates_anew_and_reuses_the_tree(sma
     assert small_answers.answer(history, "", drafted).agreement is None
 
 
+def test_places_in_thought_space_agree_with_the_agreement(small_answers, history):
+    reasons = ["They care about rain and wind.", "They care about having it done fast."]
+    behaviour, vectors = small_answers.recommender.embed(history, reasons)
+    for reason, vector in zip(reasons, vectors, strict=True):
+        told = small_answers.recommender.recommend(history, k=1, rationale=reason)[0].agreement
+        assert behaviour @ vector == pytest.approx(told, abs=1e-4)
+    assert small_answers.recommender.embed(history, [])[1].shape == (0, len(behaviour))
+
+
 def item(name, score=0.0):
     return Recommendation(name, name, score, "because", 0.5)
 
