@@ -19,7 +19,9 @@ from pulse_hf.saving import load_parts, require_public, save_parts
 from pulse_hf.schema import Decision, Item, Sequence
 
 if TYPE_CHECKING:
+    import numpy as np
     import pyarrow as pa
+    from numpy.typing import NDArray
 
     from pulse_hf.reasoning.examples import Thought
     from pulse_hf.reasoning.generator import Generator
@@ -131,6 +133,24 @@ class PulseRecommender:
         """The whole tree of thoughts of a history, with likelihoods, agreements and the chosen leaf."""
         past, items = self._read(history)
         return self._tree(past, items)
+
+    def embed(
+        self, history: Series[str | Event], reasons: Series[str]
+    ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+        """Where a history and reasons lie in Thought Space.
+
+        Returns:
+            Unit vectors: ``(dim,)`` of the behaviour and ``(len(reasons), dim)``, comparable with
+            ``parts.shared.vectors``.
+        """
+        import numpy as np
+
+        past, items = self._read(history)
+        space = self.parts.thought_space
+        behaviour = np.asarray(space.encode_histories([self.parts.shared.told(past, items)])[0].cpu(), np.float32)
+        if not reasons:
+            return behaviour, np.empty((0, len(behaviour)), np.float32)
+        return behaviour, np.asarray(space.encode_rationales(list(reasons)).cpu(), np.float32)
 
     def history_of(self, user_id: str) -> list[Event]:
         """The events of a user of the run it was made from, as a history.
@@ -280,6 +300,7 @@ class PulseRecommender:
         if not chosen:
             raise ValueError("there are no candidates to score; give at least one item id or title")
         parts = self.parts
+        parts.shared.forget(beyond=KEPT_THOUGHTS)
         example = scorer_example(past, items, chosen, thought, parts.shape, parts.processor.prompt_fits, parts.shared)
         return score_sets(parts.scorer, parts.processor, [example])[0]
 

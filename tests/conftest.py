@@ -1,3 +1,6 @@
+"""What several test files share: a small finished run, a loopback Hub, and the Space's folder as a path."""
+
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -5,7 +8,11 @@ from typing import TYPE_CHECKING
 import pytest
 
 if TYPE_CHECKING:
+    from answers import Answers
     from loopback_hub import LoopbackHub
+
+SPACE = Path(__file__).resolve().parents[1] / "spaces_app"
+sys.path.insert(0, str(SPACE))  # the Space's files import each other as they do there, where app.py is at the top
 
 
 @pytest.fixture
@@ -25,3 +32,16 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pulse_hf.pipeline import run_road
 
     return run_road(tmp_path_factory.mktemp("runs") / "small", small_settings())
+
+
+@pytest.fixture(scope="session")
+def small_answers(small_run: Path) -> "Answers":
+    """The Space's answers over the small run."""
+    from answers import Answers
+    from rationale_table import rationales_of_run
+
+    from pulse_hf.recommender import PulseRecommender
+
+    recommender = PulseRecommender.from_run(small_run)
+    rationales = rationales_of_run(small_run, recommender.users, recommender.parts.items)
+    return Answers(recommender, rationales, "A small synthetic shop", aligned=True)

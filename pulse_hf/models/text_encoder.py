@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+    from sentence_transformers import SentenceTransformer
 
 
 def encode_texts(
@@ -30,14 +32,9 @@ def encode_texts(
         ValueError: A vector is not finite.
     """
     import numpy as np
-    from sentence_transformers import SentenceTransformer
 
-    from pulse_hf.models.embedded import resolve_model
-
-    name, identity = resolve_model(encoder)
-    by_commit = {} if identity["revision"] in ("wheel", "package", "local") else {"revision": identity["revision"]}
-    model = SentenceTransformer(name, **by_commit)
-    model.max_seq_length = min(max_tokens, model.max_seq_length or max_tokens)
+    model, limit = _opened(encoder)
+    model.max_seq_length = min(max_tokens, limit or max_tokens)
     distinct = list(dict.fromkeys(texts))
     vectors = model.encode(distinct, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
     if not np.isfinite(vectors).all():
@@ -46,3 +43,16 @@ def encode_texts(
         )
     row = {text: index for index, text in enumerate(distinct)}
     return np.ascontiguousarray(vectors[[row[text] for text in texts]], dtype=np.float32)
+
+
+@lru_cache(maxsize=1)  # while serving, every title outside the catalogue is encoded
+def _opened(encoder: str) -> tuple[SentenceTransformer, int | None]:
+    """The encoder, and how many tokens it takes at most."""
+    from sentence_transformers import SentenceTransformer
+
+    from pulse_hf.models.embedded import resolve_model
+
+    name, identity = resolve_model(encoder)
+    by_commit = {} if identity["revision"] in ("wheel", "package", "local") else {"revision": identity["revision"]}
+    model = SentenceTransformer(name, **by_commit)
+    return model, model.max_seq_length

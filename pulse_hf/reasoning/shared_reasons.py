@@ -100,6 +100,12 @@ class SharedReasons:
             if new:
                 known.update(zip(new, np.asarray(encode(new), dtype=np.float32), strict=True))
 
+    def forget(self, *, beyond: int) -> None:
+        """Forget texts that were read once there are more than ``beyond``: a server would fill its memory."""
+        for known in (self._reasons, self._behaviours):
+            if len(known) > beyond:
+                known.clear()
+
     def votes(
         self,
         reason: str | None,
