@@ -15,7 +15,7 @@ from pulse_hf.data.sequences import load_items
 from pulse_hf.hub import cards
 from pulse_hf.hub.files import EVAL_RESULTS, seal_folder
 from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
-from pulse_hf.hub.shipped import shipped
+from pulse_hf.hub.shipped import PACKAGE, shipped
 from pulse_hf.hub.transfer import Pushed, RepoType, card_of, push_folder
 
 MODELS = ("recommender", "thought-space", "sequential", "sentence-transformer")
@@ -304,4 +304,7 @@ def _metric(run: Path, folder: Path, how: Publication) -> None:
 
 
 def _space(run: Path, folder: Path, how: Publication) -> None:
-    copytree(shipped("spaces_app"), folder, dirs_exist_ok=True, ignore=ignore_patterns("__pycache__"))
+    """The app with this package beside it, so that a Space needs no other copy of it."""
+    rubbish = ignore_patterns("__pycache__", "*.pyc", "py.typed", "shipped")
+    copytree(shipped("spaces_app"), folder, dirs_exist_ok=True, ignore=rubbish)
+    copytree(PACKAGE, folder / "pulse_hf", ignore=rubbish)

@@ -5,6 +5,7 @@ import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -248,6 +249,44 @@ def test_the_snippets_of_the_cards_and_of_readme_run_as_they_stand(hub, alice, s
     printed = run_client(code, hub.environment(tmp_path / "cache"), tmp_path)
     assert "because: " in printed
     assert (tmp_path / "my-shop" / "checksums.json").exists()
+
+
+@pytest.mark.slow
+def test_the_space_runs_from_its_repo_alone_and_serves_the_published_recommender(hub, alice, shop, ranked, tmp_path):
+    from gradio_client import Client
+
+    pulse(alice, "push", "space", "alice/app")
+    assert "no commit was made" in pulse(alice, "push", "space", "alice/app")
+    code = """
+        import sys
+        from huggingface_hub import snapshot_download
+        print(snapshot_download("alice/app", repo_type="space", local_dir=sys.argv[1]))
+    """
+    reader = hub.environment(tmp_path / "cache")
+    run_client(code, reader, tmp_path / "app")
+    assert (tmp_path / "app" / "pulse_hf" / "recommender.py").exists()
+    environment = reader | {"PULSE_REPO_ID": "alice/shop", "GRADIO_SERVER_PORT": "7895", "OMP_NUM_THREADS": "1"}
+    environment.pop("PYTHONPATH", None)
+    log = (tmp_path / "log").open("w")
+    server = subprocess.Popen(
+        [sys.executable, "app.py"], cwd=tmp_path / "app", env=environment, stdout=log, stderr=subprocess.STDOUT
+    )
+    try:
+        client = None
+        for _ in range(240):
+            try:
+                client = Client("http://127.0.0.1:7895", verbose=False)
+                break
+            except Exception:  # not up yet
+                assert server.poll() is None, (tmp_path / "log").read_text()[-3000:]
+                time.sleep(0.5)
+        answer = client.predict(history=HISTORY, words=[], k=4, api_name="/recommend")
+        assert answer["reason"] == ranked[0][3]
+        assert [one["title"] for one in answer["items"]] == [row[1] for row in ranked]
+        assert [one["score"] for one in answer["items"]] == pytest.approx([row[2] for row in ranked], abs=1e-3)
+    finally:
+        server.terminate()
+        server.wait(20)
 
 
 def test_mistakes_at_the_command_line_are_sentences(hub, alice, small_run, tmp_path):

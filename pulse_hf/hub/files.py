@@ -24,7 +24,7 @@ UNSEALED = (CARD, CHECKSUMS, ".gitattributes")
 
 _SUFFIXES = (".safetensors", ".json", ".jsonl", ".parquet", ".md", ".png", ".txt", ".jinja", ".yaml", ".yml")
 _NAMES = ("requirements.txt", ".gitattributes")
-_CODE = ".py"
+_CODE = (".py", ".css", ".html")  # of models that load without the package, and of pages
 _SAFE_PATH = re.compile(r"[A-Za-z0-9_+.@-]+(?:/[A-Za-z0-9_+.@-]+)*")
 _MAX_FILES = 10_000
 # First bytes of what no data file of ours begins with: zip (torch.save), pickle protocols 2 to 5, ELF, gzip, HDF5.
@@ -83,7 +83,7 @@ def list_files(folder: Path, *, code: bool = False) -> list[PublishedFile]:
 
     Args:
         folder: What is to be published.
-        code: Whether source files may be among them (models that load without the package, the Space, the metric).
+        code: Whether source files may be among them: of models that load without the package, the Space, the metric.
 
     Raises:
         ArtifactError: A file may not leave this machine; all such files are named.
