@@ -20,6 +20,7 @@ from answers import Answers
 from rationale_table import RationaleTable, rationales_of_dataset, rationales_of_run
 
 from pulse_hf.artifacts import ArtifactError
+from pulse_hf.hub.transfer import NoAccessError
 from pulse_hf.pipeline import ROAD
 from pulse_hf.recommender import Event, PulseRecommender
 
@@ -175,7 +176,7 @@ def _sentence(problem: Exception, name: str) -> str:
     """What to tell people: what is wrong in kind and what the owner can do; details are in the log."""
     kinds = {kind.__name__ for kind in type(problem).__mro__}
     again = "It is tried again every minute."
-    if kinds & {"RepositoryNotFoundError", "RevisionNotFoundError", "GatedRepoError", "HFValidationError"}:
+    if isinstance(problem, NoAccessError):
         checks = "Its owner can check PULSE_REPO_ID and, if it is private, HF_TOKEN."
         return f"There is no readable repo {name}. {checks} {again}"
     if kinds & {"ConnectionError", "TimeoutError", "HfHubHTTPError", "LocalEntryNotFoundError", "TransportError"}:

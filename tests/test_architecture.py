@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pulse_hf"
 # Top to bottom; rooms on one floor never import each other.
 FLOORS = (
     {"cli"},
-    {"composition", "pipeline", "presets", "recommender", "saving", "settings"},
+    {"composition", "pipeline", "presets", "publish", "recommender", "saving", "settings"},
     {"hub"},
     {"training", "evaluation"},
     {"retrieval", "reasoning"},
@@ -23,6 +23,8 @@ BESIDE = {
     ("recommender", "composition"),
     ("recommender", "saving"),
     ("saving", "composition"),
+    ("publish", "recommender"),
+    ("publish", "saving"),
 }
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}
 FORBIDDEN_NAMES = {"utils.py", "helpers.py", "common.py", "misc.py", "manager.py", "handler.py"}

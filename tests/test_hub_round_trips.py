@@ -197,6 +197,7 @@ def test_reviews_travel_only_when_asked_for(hub, alice, small_run):
     assert any(reviews)
 
 
+@pytest.mark.slow
 def test_metric_and_models_load_from_their_repos(hub, alice, small_run, tmp_path):
     pulse(alice, "push", "metric", "alice/tie-aware-ranking")
     for word in ("thought-space", "sequential", "sentence-transformer"):
@@ -223,6 +224,7 @@ def test_metric_and_models_load_from_their_repos(hub, alice, small_run, tmp_path
     assert shape == [1, 1 + read_table(small_run / "sequences" / "items.parquet").num_rows]
 
 
+@pytest.mark.slow
 def test_the_snippets_of_the_cards_and_of_readme_run_as_they_stand(hub, alice, shop, small_run, tmp_path):
     for word in ("thought-space", "sequential", "sentence-transformer", "rationales"):
         pulse(alice, "push", word, f"alice/snippets-{word}", "--run", small_run)
@@ -252,9 +254,12 @@ def test_the_snippets_of_the_cards_and_of_readme_run_as_they_stand(hub, alice, s
 
 
 @pytest.mark.slow
-def test_the_space_runs_from_its_repo_alone_and_serves_the_published_recommender(hub, alice, shop, ranked, tmp_path):
+def test_the_space_runs_from_its_repo_alone_and_serves_what_is_published(
+    hub, alice, shop, ranked, small_run, tmp_path
+):
     from gradio_client import Client
 
+    pulse(alice, "push", "rationales", "alice/browse", "--run", small_run, "--config", "tiny")
     pulse(alice, "push", "space", "alice/app")
     assert "no commit was made" in pulse(alice, "push", "space", "alice/app")
     code = """
@@ -265,7 +270,8 @@ def test_the_space_runs_from_its_repo_alone_and_serves_the_published_recommender
     reader = hub.environment(tmp_path / "cache")
     run_client(code, reader, tmp_path / "app")
     assert (tmp_path / "app" / "pulse_hf" / "recommender.py").exists()
-    environment = reader | {"PULSE_REPO_ID": "alice/shop", "GRADIO_SERVER_PORT": "7895", "OMP_NUM_THREADS": "1"}
+    published = {"PULSE_REPO_ID": "alice/shop", "PULSE_DATASET_ID": "alice/browse"}
+    environment = reader | published | {"GRADIO_SERVER_PORT": "7895", "OMP_NUM_THREADS": "1"}
     environment.pop("PYTHONPATH", None)
     log = (tmp_path / "log").open("w")
     server = subprocess.Popen(
@@ -284,6 +290,8 @@ def test_the_space_runs_from_its_repo_alone_and_serves_the_published_recommender
         assert answer["reason"] == ranked[0][3]
         assert [one["title"] for one in answer["items"]] == [row[1] for row in ranked]
         assert [one["score"] for one in answer["items"]] == pytest.approx([row[2] for row in ranked], abs=1e-3)
+        rationales = client.predict(query="", page=1, api_name="/browse_rationales")
+        assert "They" in json.dumps(rationales) or "Their" in json.dumps(rationales)
     finally:
         server.terminate()
         server.wait(20)

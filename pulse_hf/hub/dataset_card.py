@@ -40,7 +40,8 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
     for table in made.rows:
         configs[made.config_name(table)] = _config(made, table)
         infos[made.config_name(table)] = _info(made, table)
-    first = next((name for name, one in sorted(configs.items()) if one.get("default")), min(configs))
+    first = min(configs, key=lambda name: ("/rationales/" not in configs[name]["data_files"][0]["path"], name))
+    configs = {name: one | {"default": name == first} for name, one in configs.items()}
     stated = license_id or old.get("license")
     data = {
         **({"license": stated} if stated else {}),

@@ -48,7 +48,7 @@ class Quotes:
 
     Example:
         >>> quotes = Quotes({"u": ["It had to help with peace and quiet, nothing else."]})
-        >>> quotes.found("u", "They want it to help with peace and quiet."), quotes.found("u", "They like quiet.")
+        >>> quotes.found("u", "They want help with peace and quiet."), quotes.found("u", "They like quiet.")
         (False, False)
         >>> quotes.found("u", "They said it had to help with peace and quiet.")
         True

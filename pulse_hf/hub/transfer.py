@@ -23,6 +23,11 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+
+class NoAccessError(ConnectionError):
+    """The Hub answered, but there is no such repo or revision for whoever asks."""
+
+
 RepoType = Literal["model", "dataset", "space"]
 
 
@@ -280,15 +285,18 @@ def _plain_errors(repo_id: str, token: str | bool | None, passing: tuple[type[Ex
             raise ArtifactError(
                 f"{repo_id}: somebody else changed it meanwhile; nothing was pushed. Run the same command again."
             ) from None
-        sentences = {
+        refusals = {
             errors.GatedRepoError: "is gated: ask its owner for access, then log in",
             errors.RepositoryNotFoundError: "does not exist, or is private and no token that may read it was given",
             errors.RevisionNotFoundError: "has no such revision",
-            errors.LocalEntryNotFoundError: "is not in the cache, and the Hub is out of reach or was not to be asked",
         }
-        for kind, sentence in sentences.items():
+        for kind, sentence in refusals.items():
             if isinstance(error, kind):
-                raise ConnectionError(f"{repo_id} {sentence}. ({text})") from None
+                raise NoAccessError(f"{repo_id} {sentence}. ({text})") from None
+        if isinstance(error, errors.LocalEntryNotFoundError):
+            raise ConnectionError(
+                f"{repo_id} is not in the cache, and the Hub is out of reach or was not to be asked. ({text})"
+            ) from None
         raise ConnectionError(f"{repo_id}: {type(error).__name__}: {text}") from None
 
 
