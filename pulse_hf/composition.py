@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors
+from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, settings_of
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
@@ -82,13 +82,13 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
     model = PulseSASRecModel.from_pretrained(run / "sequential" / "sasrec").eval()
     pool = Pool(model.user_vectors([[index[one] for one in row] for row in training]).cpu().numpy(), training)
     vectors = read_tensors(run / "sequential" / "item_vectors.safetensors")["item_vectors"].numpy()
-    sizes = _settings_of(sequential)
+    sizes = settings_of(sequential["fingerprint"])
     record = {
         "format_version": FORMAT_VERSION,
         "base_model": read_record(scorer).base["id"],
         "encoder": sizes["encoder"],
         "neighbours": {key: sizes[key] for key in ("num_neighbours", "neighbour_items")},
-        "thoughts": _without_address(_settings_of(thoughts)),
+        "thoughts": _without_address(settings_of(thoughts["fingerprint"])),
         "seed": json.loads(thoughts["fingerprint"]["seed"]),
         "prompts": prompt_hashes(),
     }
@@ -98,21 +98,13 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
     def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
         return load_shared_reasons(run, users, list(items), space)
 
-    writing = _settings_of(thoughts)
+    writing = settings_of(thoughts["fingerprint"])
     generator = (
         open_generator("server", writing["model"], batch_size=writing["batch_size"])
         if writing["engine"] == "server"
         else None
     )
     return compose(record, scorer, *folders, items, vectors, pool, voting, generator), users
-
-
-def _settings_of(manifest: Mapping[str, Any]) -> dict[str, Any]:
-    """A stage's settings as they stand in its fingerprint."""
-    start = "settings."
-    return {
-        key[len(start) :]: json.loads(value) for key, value in manifest["fingerprint"].items() if key.startswith(start)
-    }
 
 
 def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:

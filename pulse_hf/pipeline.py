@@ -16,6 +16,7 @@ from pulse_hf.reasoning.rationales import rationales
 from pulse_hf.reasoning.thoughts import thoughts
 from pulse_hf.retrieval.candidates import candidates
 from pulse_hf.settings import RunSettings
+from pulse_hf.training.baselines import baselines
 from pulse_hf.training.scorer import recommender
 from pulse_hf.training.sequential import sequential
 from pulse_hf.training.thought_space import train_thought_space
@@ -49,6 +50,7 @@ ROAD = (
     Stage("thought-space", "thought_space", train_thought_space, "align histories and rationales by InfoNCE"),
     Stage("thoughts", "thoughts", thoughts, "draft reasons and refine them by tree of thought"),
     Stage("recommender", "recommender", recommender, "tune the small language model as candidate scorer"),
+    Stage("baselines", "baselines", baselines, "fit the learned baselines that only the report needs"),
     Stage("evaluate", "evaluate", evaluate, "score every system, audit for leaks, write the report"),
 )
 
@@ -106,7 +108,9 @@ def run_road(run: Path, settings: RunSettings, *, until: str | None = None, forc
     if until is not None:
         stage_named(until)
     for stage in ROAD:
-        if stage.word == "world" and settings.world is None:
+        if (stage.word == "world" and settings.world is None) or (
+            stage.word == "baselines" and not settings.baselines.systems
+        ):
             continue
         run_stage(stage, run, settings, force=force)
         if stage.word == until:

@@ -15,6 +15,7 @@ from pulse_hf.evaluation.evaluate import EvaluateSettings
 from pulse_hf.reasoning.rationales import RationaleSettings
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.retrieval.candidates import CandidateSettings
+from pulse_hf.training.baselines import BaselineSettings
 from pulse_hf.training.scorer import RecommenderSettings
 from pulse_hf.training.sequential import SequentialSettings
 from pulse_hf.training.thought_space import ThoughtSpaceSettings
@@ -34,6 +35,7 @@ class RunSettings:
         thought_space: The two encoders and InfoNCE.
         thoughts: Base reasons and their trees.
         recommender: LoRA tuning of the scorer.
+        baselines: Learned rows that only the report needs; none by default.
         evaluate: The report.
     """
 
@@ -46,6 +48,7 @@ class RunSettings:
     thought_space: ThoughtSpaceSettings = field(default_factory=ThoughtSpaceSettings)
     thoughts: ThoughtSettings = field(default_factory=ThoughtSettings)
     recommender: RecommenderSettings = field(default_factory=RecommenderSettings)
+    baselines: BaselineSettings = field(default_factory=lambda: BaselineSettings(systems=()))
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
 
 

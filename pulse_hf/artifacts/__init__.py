@@ -14,6 +14,7 @@ from pulse_hf.artifacts.building import (
     content_sha256,
     package_versions,
     read_manifest,
+    settings_of,
     verify,
 )
 from pulse_hf.artifacts.files import (
@@ -52,6 +53,7 @@ __all__ = [
     "read_tensors",
     "seal",
     "sealed",
+    "settings_of",
     "sha256_of_file",
     "sha256_of_text",
     "table_writer",

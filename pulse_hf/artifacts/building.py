@@ -262,6 +262,17 @@ def content_sha256(folder: Path) -> str:
     return str(read_manifest(folder)["sha256"])
 
 
+def settings_of(fingerprint: Mapping[str, str]) -> dict[str, Any]:
+    """The settings in a manifest's fingerprint.
+
+    Example:
+        >>> settings_of({"settings.dim": "64", "seed": "7"})
+        {'dim': 64}
+    """
+    start = "settings."
+    return {key[len(start) :]: json.loads(value) for key, value in fingerprint.items() if key.startswith(start)}
+
+
 def verify(folder: Path) -> None:
     """Compare every file of an artefact with its manifest.
 

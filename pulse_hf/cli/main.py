@@ -84,6 +84,7 @@ _WORDS = {
     "thought-space": "align histories and rationales by InfoNCE",
     "thoughts": "draft reasons and refine them by tree of thought",
     "recommender": "tune the small language model as candidate scorer",
+    "baselines": "fit the learned baselines that only the report needs",
     "evaluate": "score every system, audit for leaks, write the report",
 }
 

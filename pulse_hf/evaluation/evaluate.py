@@ -18,6 +18,7 @@ from pulse_hf.artifacts import (
     content_sha256,
     package_versions,
     read_manifest,
+    settings_of,
     sha256_of_file,
     write_json,
     write_text,
@@ -41,8 +42,13 @@ SYSTEMS = (
     "repeat",
     "item-knn",
     "title-similarity",
+    "bm25",
+    "encoder-tuned",
+    "sasrec-bce",
+    "sasrec-gbce",
     "sasrec",
     "sasrec+text",
+    "encoder-tuned+sasrec",
     "fusion",
     "slm+sft",
     "pulse-text",
@@ -57,6 +63,7 @@ STAGES = {
     "thought-space": "thought_space",
     "thoughts": "thoughts",
     "recommender": "recommender",
+    "baselines": "baselines",
 }
 
 _SPLITS = {
@@ -141,13 +148,22 @@ def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[
 
 
 def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
-    """The systems without the scorers that this run's stage ``recommender`` was told not to tune."""
+    """The systems without those that this run's stages were told not to fit."""
     from pulse_hf.reasoning.examples import SCORERS
+    from pulse_hf.reasoning.titles import BASELINES
 
-    if not (run / "recommender" / MANIFEST).exists():
-        return tuple(systems)  # scoring such a row will tell which stage is missing
-    wanted = json.loads(read_manifest(run / "recommender")["fingerprint"]["settings.systems"])
-    return tuple(name for name in systems if name not in SCORERS or name in wanted)
+    absent: set[str] = set()
+    # Without the stage itself scoring such a row will tell that it is missing.
+    if (run / "recommender" / MANIFEST).exists():
+        absent |= set(SCORERS) - set(_fitted(run, "recommender"))
+    absent |= set(BASELINES) - set(_fitted(run, "baselines") if (run / "baselines" / MANIFEST).exists() else ())
+    if "encoder-tuned" in absent:
+        absent.add("encoder-tuned+sasrec")
+    return tuple(name for name in systems if name not in absent)
+
+
+def _fitted(run: Path, stage: str) -> list[str]:
+    return list(settings_of(read_manifest(run / stage)["fingerprint"])["systems"])
 
 
 def _publish(run: Path, folder: Path) -> None:

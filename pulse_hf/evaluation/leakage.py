@@ -36,7 +36,16 @@ Check = dict[str, Any]
 
 __all__ = ["FOLDERS", "audit"]
 
-FOLDERS = ("sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
+FOLDERS = (
+    "sequences",
+    "sequential",
+    "candidates",
+    "rationales",
+    "thought_space",
+    "thoughts",
+    "recommender",
+    "baselines",
+)
 
 
 def audit(run: Path, *, users: int = 8, seed: int = 0) -> dict[str, Any]:

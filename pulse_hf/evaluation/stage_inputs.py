@@ -22,6 +22,7 @@ from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, scorer
 from pulse_hf.reasoning.prompts import Prompt, PromptBudget, candidate_text, rationale_prompt
 from pulse_hf.reasoning.shared_reasons import chosen_for
 from pulse_hf.reasoning.thoughts import ThoughtInput, thought_inputs
+from pulse_hf.reasoning.titles import title_pairs
 from pulse_hf.retrieval.candidates import CandidateSettings, chosen_decisions, draw_candidates, load_candidates
 from pulse_hf.retrieval.similar_users import NO_USER, lend_items, lendable, neighbours
 from pulse_hf.schema import SPLITS, CandidateSet, Decision, Item, Sequence, Split, fold_of, stable_hash
@@ -239,6 +240,8 @@ def stage_texts(ground: Ground, sequences: Series[Sequence], lent: Lent | None =
         texts["rationales"] = _prompt_texts(_rationale_prompts(ground, by_user))
     if ground.has("thought_space"):
         texts["thought-space"] = _thought_space(ground, by_user)
+    if ground.has("baselines"):
+        texts["baselines"] = _title_pairs(ground, sequences)
     if ground.has("thoughts"):
         for split in SPLITS:
             read = thoughts_read(ground, by_user, _thinking(ground, split), lent)
@@ -281,6 +284,11 @@ def _sequential(sequences: Series[Sequence]) -> Texts:
             for user_id, events in lenders.items()
         ],
     }
+
+
+def _title_pairs(ground: Ground, sequences: Series[Sequence]) -> list[str]:
+    pairs = title_pairs(sequences, ground.items, ground.settings("baselines")["num_titles"])
+    return [text for _, history, title in pairs for text in (history, title)]
 
 
 def _prompt_texts(made: Series[Prompt]) -> list[str]:

@@ -16,7 +16,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_table, write_json, write_table
-from pulse_hf.evaluation.baselines import chance, fusion, item_knn, popularity, repeat, sasrec, title_similarity
+from pulse_hf.evaluation.baselines import (
+    bm25,
+    chance,
+    encoder_tuned,
+    fusion,
+    item_knn,
+    popularity,
+    repeat,
+    sasrec,
+    title_similarity,
+)
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.schema import Decision
 
@@ -162,6 +172,12 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         System("repeat", repeat.scores),
         System("item-knn", item_knn.scores),
         System("title-similarity", title_similarity.scores, models=(vectors,)),
+        System("bm25", bm25.scores),
+        System("encoder-tuned", encoder_tuned.scores, ("baselines",), ("baselines/encoder-tuned",)),
+        *(
+            System(name, partial(sasrec.scores, model=name, stage="baselines"), ("baselines",), (f"baselines/{name}",))
+            for name in ("sasrec-bce", "sasrec-gbce")
+        ),
         System("sasrec", sasrec.scores, ("sequential",), ("sequential/sasrec",)),
         System("sasrec+text", partial(sasrec.scores, model="sasrec+text"), ("sequential",), (text,)),
         System("log-popularity", fusion.log_popularity),
@@ -175,10 +191,18 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
     ]
     named = {system.name: system for system in known}
     sequential = ("sequential/sasrec", text, vectors)
-    for name, parts in (("fusion", fusion.INGREDIENTS), ("pulse-fused", (*fusion.INGREDIENTS, "pulse"))):
+    for name, parts in (
+        ("fusion", fusion.INGREDIENTS),
+        ("encoder-tuned+sasrec", ("sasrec+text", "encoder-tuned")),
+        ("pulse-fused", (*fusion.INGREDIENTS, "pulse")),
+    ):
         joined = [named[part] for part in parts]
-        models = (*sequential, *named["pulse"].models[1:]) if "pulse" in parts else sequential
-        stages = _SLM_STAGES if "pulse" in parts else ("sequential",)
+        models = (
+            *sequential,
+            *(path for part in ("pulse", "encoder-tuned") if part in parts for path in named[part].models),
+        )
+        models = tuple(dict.fromkeys(models))
+        stages = tuple(dict.fromkeys(("sequential", *(stage for one in joined for stage in one.stages))))
         score = partial(_stacked, book=book, name=name, parts=joined, l2=l2)
         named[name] = System(name, score, stages, models, tuple(parts))
     return named

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -35,18 +34,13 @@ def place_dataset(folder: Path, run: Path, *, source: str, force: bool = False) 
         raise ArtifactError(f"{source} holds {seal.kind!r}; expected one of {', '.join(WORDS)}")
     fingerprint = artifacts.Fingerprint(
         stage=seal.kind,
-        settings={"pulled_from": source} | _settings(seal.about["made_by"]),
+        settings={"pulled_from": source} | artifacts.settings_of(seal.about["made_by"]),
         seed=int(json.loads(seal.about["made_by"].get("seed", "0"))),
         parents={one.path: one.sha256 for one in seal.data},
     )
     make = _sequences if seal.kind == "sequences" else _rows
     artifacts.build(run / seal.kind, fingerprint, lambda work: make(folder, seal, work), force=force)
     return run / seal.kind
-
-
-def _settings(made_by: Mapping[str, str]) -> dict[str, Any]:
-    start = "settings."
-    return {key[len(start) :]: json.loads(value) for key, value in made_by.items() if key.startswith(start)}
 
 
 def _read(folder: Path, seal: Seal, under: str = "") -> list[dict[str, Any]]:
@@ -79,7 +73,7 @@ def _sequences(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
     events: dict[str, list[dict[str, Any]]] = {}
     for row in _read(folder, seal):
         events.setdefault(row["user_id"], []).append(row)
-    settings = _settings(seal.about["made_by"])
+    settings = artifacts.settings_of(seal.about["made_by"])
     by_time = settings.get("split") == "global-time"
     rows = [
         _user(user, sorted(mine, key=lambda row: row["position"]), by_time=by_time) for user, mine in events.items()

@@ -144,7 +144,7 @@ def _make(
     from pulse_hf.data.sequences import decisions, training_decisions
     from pulse_hf.models.text_encoder import encode_texts
 
-    fits = _Fits(work, sequences, [item.item_id for item in items], settings, seed=seed)
+    fits = Fits(work, sequences, [item.item_id for item in items], settings, seed=seed)
     _logger.info("encoding %d item texts with %s", len(items), settings.encoder)
     texts = [item.item_text for item in items]
     vectors = torch.from_numpy(encode_texts(texts, settings.encoder, max_tokens=settings.text_tokens))
@@ -169,7 +169,7 @@ def _make(
     }
 
 
-class _Fits:
+class Fits:
     """The models of one run of the stage: what they share, and a report of each.
 
     Args:

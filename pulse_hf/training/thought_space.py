@@ -273,57 +273,100 @@ def start_model(location: str, revision: str, settings: ThoughtSpaceSettings) ->
     return model.to("cuda" if torch.cuda.is_available() else "cpu")
 
 
-def _fit_all(
-    work: Path, model: PulseThoughtSpaceModel, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int
-) -> dict[str, Any]:
-    import torch
+class Fitting:
+    """Fits of spaces over the same texts: what lies below the trained layers is computed once for all of them.
 
-    from pulse_hf.training.thought_space_fit import fit, validation_quality
-    from pulse_hf.training.thought_space_towers import SIDES, TextStates, TrainableSpace, computes_bf16, splits_exactly
+    Args:
+        model: The untrained model with its processor.
+        pairs: All pairs.
+        settings: Of the stage.
+        seed: Decides who validates, batches and drawn negatives.
+    """
 
-    bf16 = computes_bf16(settings.precision, model.device.type)
-    layers = settings.trained_layers
-    if layers is not None and not all(splits_exactly(model, side, pair_texts(pairs, side), layers) for side in SIDES):
-        logger.warning("%s has no plain list of layers to cut at: all of its layers train", settings.encoder)
-        layers = None
-    model.processor.truncated = dict.fromkeys(SIDES, 0)  # the probe's texts do not count twice
-    room = settings.max_cache_gib * 2**30 / len(SIDES)
-    states = {side: TextStates(model, side, layers, bf16=bf16, max_bytes=room) for side in SIDES}
-    held_out = validation_users(pairs, settings, seed)
-    models: dict[str, Any] = {}
-    for fold in (None, *range(settings.num_folds)):
-        name = "model" if fold is None else f"fold-{fold}"
-        mine = [pair for pair in pairs if fold is None or fold_of(pair.user_id, settings.num_folds, seed) != fold]
-        validation = _validation_pairs(mine, held_out, settings, seed)
-        fitting = _latest([pair for pair in mine if pair.user_id not in held_out], settings.training_pairs_per_user)
-        space = TrainableSpace(copy.deepcopy(model), states, layers)
+    def __init__(
+        self, model: PulseThoughtSpaceModel, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int
+    ) -> None:
+        from pulse_hf.training.thought_space_towers import SIDES, TextStates, computes_bf16, splits_exactly
+
+        self.model, self.pairs, self.settings, self.seed = model, pairs, settings, seed
+        self.bf16 = computes_bf16(settings.precision, model.device.type)
+        layers = settings.trained_layers
+        if layers is not None and not all(
+            splits_exactly(model, side, pair_texts(pairs, side), layers) for side in SIDES
+        ):
+            logger.warning("%s has no plain list of layers to cut at: all of its layers train", settings.encoder)
+            layers = None
+        model.processor.truncated = dict.fromkeys(SIDES, 0)  # the probe's texts do not count twice
+        room = settings.max_cache_gib * 2**30 / len(SIDES)
+        self.layers = layers
+        self.states = {side: TextStates(model, side, layers, bf16=self.bf16, max_bytes=room) for side in SIDES}
+        self.held_out = validation_users(pairs, settings, seed)
+
+    def untrained(self) -> TrainableSpace:
+        """The model as it was."""
+        from pulse_hf.training.thought_space_towers import TrainableSpace
+
+        return TrainableSpace(self.model, self.states, self.layers)
+
+    def fit(
+        self, work: Path, name: str, without_fold: int | None = None
+    ) -> tuple[TrainableSpace, list[Pair], dict[str, Any]]:
+        """Fit and save one model, on all users or without those of one fold.
+
+        Returns:
+            The fitted space, its validation pairs, and its record (empty in processes other than the first).
+        """
+        from pulse_hf.training.thought_space_fit import fit, validation_quality
+        from pulse_hf.training.thought_space_towers import TrainableSpace
+
+        settings, number = self.settings, self.settings.num_folds
+        mine = [
+            pair
+            for pair in self.pairs
+            if without_fold is None or fold_of(pair.user_id, number, self.seed) != without_fold
+        ]
+        validation = _validation_pairs(mine, self.held_out, settings, self.seed)
+        fitting = _latest([p for p in mine if p.user_id not in self.held_out], settings.training_pairs_per_user)
+        space = TrainableSpace(copy.deepcopy(self.model), self.states, self.layers)
         before = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
         fitted = fit(
             space,
             fitting,
             validation,
             settings,
-            seed=seed + (0 if fold is None else fold + 1),
+            seed=self.seed + (0 if without_fold is None else without_fold + 1),
             checkpoints=artifacts.Checkpoints(work, name),
         )
         if artifacts.process() > 0:
-            continue
+            return space, validation, {}
         after = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
+        space.model.save_pretrained(work / name)
+        logger.info("%s: validation MRR %.3f -> %.3f", name, before["titles"]["mrr"], after["titles"]["mrr"])
+        counts = {"fitted": len(fitting), "validation": len(validation)}
+        return space, validation, {"pairs": counts, "validation": {"before": before, "after": after}, **asdict(fitted)}
+
+
+def _fit_all(
+    work: Path, model: PulseThoughtSpaceModel, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int
+) -> dict[str, Any]:
+    import torch
+
+    fitting = Fitting(model, pairs, settings, seed)
+    models: dict[str, Any] = {}
+    for fold in (None, *range(settings.num_folds)):
+        name = "model" if fold is None else f"fold-{fold}"
+        space, validation, record = fitting.fit(work, name, fold)
+        if artifacts.process() > 0:
+            continue
+        models[name] = record
         if fold is None:
-            _figure(work / "figure3.png", TrainableSpace(model, states, layers), space, validation, seed)
+            _figure(work / "figure3.png", fitting.untrained(), space, validation, seed)
             vectors = space.vectors("rationale", [pair.rationale for pair in pairs])
             artifacts.write_tensors(work / VECTORS, {"vectors": torch.from_numpy(vectors)})
-        space.model.save_pretrained(work / name)
-        models[name] = {
-            "pairs": {"fitted": len(fitting), "validation": len(validation)},
-            "validation": {"before": before, "after": after},
-            **asdict(fitted),
-        }
-        logger.info("%s: validation MRR %.3f -> %.3f", name, before["titles"]["mrr"], after["titles"]["mrr"])
     return {
         "behaviour": settings.behaviour,
-        "precision": "bfloat16" if bf16 else "float32",
-        "trained_layers": layers,
+        "precision": "bfloat16" if fitting.bf16 else "float32",
+        "trained_layers": fitting.layers,
         "truncated": dict(model.processor.truncated),
         "models": models,
     }

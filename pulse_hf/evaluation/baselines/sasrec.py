@@ -18,13 +18,16 @@ _BATCH = 256
 __all__ = ["scores"]
 
 
-def scores(study: Study, decisions: Sequence[Decision], *, model: str = "sasrec") -> list[NDArray[np.float64]]:
+def scores(
+    study: Study, decisions: Sequence[Decision], *, model: str = "sasrec", stage: str = "sequential"
+) -> list[NDArray[np.float64]]:
     """Raw logits of the candidates after the history.
 
     Args:
         study: Shared data.
         decisions: What to score.
-        model: Folder of the model inside ``sequential/``: ``sasrec``, ``sasrec+text`` or a fold's model.
+        model: Folder of the model: ``sasrec``, ``sasrec+text``, a fold's model or one with another loss.
+        stage: The stage's folder it lies in.
 
     Raises:
         ValueError: The model was fitted on another catalogue.
@@ -33,7 +36,7 @@ def scores(study: Study, decisions: Sequence[Decision], *, model: str = "sasrec"
 
     from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel
 
-    folder = study.run / "sequential" / model
+    folder = study.run / stage / model
     fitted = PulseSASRecModel.from_pretrained(str(folder)).eval()
     if fitted.config.num_items != len(study.items):
         raise ValueError(f"{folder} knows {fitted.config.num_items} items, the catalogue has {len(study.items)}")

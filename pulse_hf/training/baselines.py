@@ -1,0 +1,143 @@
+"""Stage ``baselines``: the learned rows that PULSE is compared with and that no other stage needs.
+
+Each is fitted on training events alone, with the run's own budgets, so that no row wins by tuning: ``encoder-tuned``
+trains as the Thought Space does (same encoder, steps, batches), only from a history's titles to the next item's title
+instead of to a rationale; it is the control for what rationales add. ``sasrec-bce`` (one sampled negative, Kang &
+McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+from collections.abc import Mapping
+from collections.abc import Sequence as Series
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from pulse_hf import artifacts
+from pulse_hf.reasoning.titles import BASELINES, FOLDER, title_pairs
+from pulse_hf.schema import Item, Sequence
+from pulse_hf.training.sequential import SequentialSettings
+from pulse_hf.training.thought_space import Pair, ThoughtSpaceSettings
+
+logger = logging.getLogger(__name__)
+
+__all__ = ["BaselineSettings", "baselines"]
+
+
+@dataclass(frozen=True)
+class BaselineSettings:
+    """What is fitted.
+
+    Args:
+        systems: Some of :data:`pulse_hf.reasoning.titles.BASELINES`.
+        num_titles: Titles of a history that ``encoder-tuned`` reads, newest first.
+
+    Raises:
+        ValueError: A system is unknown, or the number is not positive.
+    """
+
+    systems: tuple[str, ...] = BASELINES
+    num_titles: int = 5
+
+    def __post_init__(self) -> None:
+        unknown = sorted(set(self.systems) - set(BASELINES))
+        if unknown:
+            raise ValueError(f"systems: found {unknown}; expected some of {', '.join(BASELINES)}")
+        if self.num_titles < 1:
+            raise ValueError(f"num_titles is {self.num_titles}; expected at least 1")
+
+
+def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool = False) -> Path:
+    """Fit the learned baselines of a run.
+
+    *Input*: ``sequences/``, and the settings of ``sequential/`` and ``thought_space/``. *Output* in ``baselines/``:
+    one folder per system, as ``save_pretrained`` writes it.
+
+    Args:
+        run: The run's folder.
+        settings: Which ones.
+        seed: The run's seed.
+        force: Make anew although another version is there.
+
+    Returns:
+        The artefact's folder.
+
+    Raises:
+        ArtifactError: A parent is missing, or the artefact was made from something else.
+    """
+    from pulse_hf.models.embedded import resolve_model
+
+    space = ThoughtSpaceSettings(**_settings_of(run / "thought_space"))
+    sequential = SequentialSettings(**_settings_of(run / "sequential"))
+    budgets = {"thought_space": asdict(space), "sequential": asdict(sequential)}
+    fingerprint = artifacts.Fingerprint(
+        stage=FOLDER,
+        settings=json.loads(json.dumps(asdict(settings))) | budgets,
+        seed=seed,
+        parents={"sequences": artifacts.content_sha256(run / "sequences")},
+        model=resolve_model(space.encoder)[1],
+    )
+
+    def make(work: Path) -> dict[str, Any]:
+        from pulse_hf.data.sequences import load_items, load_sequences
+        from pulse_hf.training.sequential import inputs_sha256
+
+        sequences, items = load_sequences(run), load_items(run)
+        pairs = _pairs(sequences, {item.item_id: item for item in items}, settings.num_titles)
+        fits: dict[str, Any] = {}
+        if "encoder-tuned" in settings.systems:
+            fits["encoder-tuned"] = _encoder(work, pairs, space, seed)
+        losses = {
+            "sasrec-bce": replace(sequential, loss="bce", num_negatives=1),
+            "sasrec-gbce": replace(sequential, loss="gbce"),
+        }
+        for name in losses.keys() & set(settings.systems):
+            fits[name] = _sasrec(work, name, sequences, items, losses[name], seed)
+        return {
+            "fits": fits,
+            "inputs_sha256": {
+                "baselines": artifacts.sha256_of_text(
+                    text for one in pairs for text in (one.training_history, one.rationale)
+                ),
+                "sequential": inputs_sha256(sequences)["sequential"],
+            },
+        }
+
+    artifacts.build(run / FOLDER, fingerprint, make, force=force)
+    return run / FOLDER
+
+
+def _settings_of(folder: Path) -> dict[str, Any]:
+    return artifacts.settings_of(artifacts.read_manifest(folder)["fingerprint"])
+
+
+def _pairs(sequences: Series[Sequence], items: Mapping[str, Item], num_titles: int) -> list[Pair]:
+    by_user = {sequence.user_id: sequence for sequence in sequences}
+    return [
+        Pair(one.decision_id, one.user_id, by_user[one.user_id].item_ids[one.position], *(text,) * 3, title, title)
+        for one, text, title in title_pairs(sequences, items, num_titles)
+    ]
+
+
+def _encoder(work: Path, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int) -> dict[str, Any]:
+    """The Thought Space's own training on other pairs, without folds."""
+    from pulse_hf.models.embedded import resolve_model
+    from pulse_hf.training.thought_space import Fitting, start_model
+
+    location, identity = resolve_model(settings.encoder)
+    alone = replace(settings, num_folds=0, behaviour="history")
+    model = start_model(location, identity["revision"], alone)
+    return Fitting(model, pairs, alone, seed).fit(work, "encoder-tuned")[2]
+
+
+def _sasrec(
+    work: Path, name: str, sequences: Series[Sequence], items: Series[Item], settings: SequentialSettings, seed: int
+) -> dict[str, Any]:
+    from pulse_hf.training.sequential import Fits
+
+    fits = Fits(work, sequences, [item.item_id for item in items], settings, seed=seed)
+    fits.fit(name)
+    return dict(fits.reports[name])

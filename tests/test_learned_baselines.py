@@ -1,0 +1,99 @@
+"""The stage ``baselines``: what it learns from, what the report makes of it, and that a leak in it is found."""
+
+import shutil
+from dataclasses import replace
+
+import numpy as np
+import pytest
+from small_road import small_settings
+
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
+from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.evaluation.baselines import bm25, encoder_tuned
+from pulse_hf.evaluation.evaluate import evaluate
+from pulse_hf.evaluation.protocol import load_study
+from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
+from pulse_hf.training.baselines import BaselineSettings, baselines
+
+SETTINGS = small_settings()
+ROWS = ("random", "bm25", *BASELINES, "sasrec", "sasrec+text", "encoder-tuned+sasrec")
+
+
+@pytest.fixture(scope="module")
+def run(small_run, tmp_path_factory):
+    folder = tmp_path_factory.mktemp("runs") / "learned"
+    shutil.copytree(small_run, folder, ignore=shutil.ignore_patterns("evaluate"))
+    baselines(folder, BaselineSettings(), seed=SETTINGS.seed)
+    return folder
+
+
+def test_pairs_are_training_events_with_the_titles_before_them(small_run):
+    sequences = load_sequences(small_run)
+    items = {item.item_id: item for item in load_items(small_run)}
+    pairs = list(title_pairs(sequences, items, 5))
+    assert len(pairs) == sum(max(0, one.num_train - 1) for one in sequences)
+    by_user = {one.user_id: one for one in sequences}
+    for decision, text, title in pairs[:50]:
+        user = by_user[decision.user_id]
+        assert decision.position < user.num_train
+        assert title == items[user.item_ids[decision.position]].title
+        told = [items[item].title for item in user.item_ids[: decision.position]][-5:]
+        assert text == ". ".join(reversed(told)) == history_titles(user.before(decision.position), items, 5)
+
+
+def test_the_report_has_their_rows_and_the_audit_reads_what_they_read(run):
+    settings = replace(SETTINGS.evaluate, systems=ROWS, worth_of_a_reason=False)
+    report = read_json(evaluate(run, settings, seed=SETTINGS.seed) / "report.json")
+    assert set(report["systems"]) == set(ROWS)
+    assert report["audit"]["passed"]
+    recorded = next(one for one in report["audit"]["checks"] if "recorded inputs" in one["name"])
+    assert "baselines" in recorded["detail"]
+    fits = read_manifest(run / "baselines")["counts"]["fits"]
+    assert fits["encoder-tuned"]["validation"]["after"]["titles"]["mrr"] > 0
+    assert set(fits) == set(BASELINES)
+
+
+def test_scores_are_the_cosine_of_titles_and_no_order_changes_them(run):
+    study = load_study(run)
+    decisions = study.split("test")[:20]
+    rows = encoder_tuned.scores(study, decisions)
+    backwards = encoder_tuned.scores(study, decisions[::-1])[::-1]
+    for row, other in zip(rows, backwards, strict=True):
+        np.testing.assert_allclose(row, other, atol=1e-5)
+        assert (np.abs(row) <= 1 + 1e-5).all()
+
+
+def test_bm25_prefers_the_candidate_that_shares_a_rare_word(run):
+    study = load_study(run)
+    decisions = study.split("test")
+    rows = bm25.scores(study, decisions)
+    agreed = 0
+    for decision, row in zip(decisions, rows, strict=True):
+        history = study.sequences[decision.user_id].before(decision.position)
+        said = {word for item in history.item_ids[-10:] for word in study.items[item].title.lower().split()}
+        titles = [study.items[item].title for item in study.sets[decision.decision_id].item_ids]
+        shares = np.array([bool(said & set(title.lower().split())) for title in titles])
+        assert ((row > 0) <= shares).all()  # nothing shared, no score
+        agreed += int(shares[row.argmax()])
+    assert agreed > 0
+
+
+def test_a_leak_into_the_pairs_is_found(small_run, tmp_path, monkeypatch):
+    run = tmp_path / "leaky"
+    shutil.copytree(small_run, run, ignore=shutil.ignore_patterns("evaluate"))
+
+    def leaky(sequences, items, num_titles):
+        whole = [replace(one, cut=(len(one), -1, -1)) for one in sequences]
+        return title_pairs(whole, items, num_titles)
+
+    monkeypatch.setattr("pulse_hf.training.baselines.title_pairs", leaky)
+    baselines(run, BaselineSettings(systems=("encoder-tuned",)), seed=SETTINGS.seed)
+    monkeypatch.undo()
+    settings = replace(SETTINGS.evaluate, systems=("random", "encoder-tuned"), worth_of_a_reason=False)
+    with pytest.raises(ArtifactError, match="baselines read another baselines than its sequences allow"):
+        evaluate(run, settings, seed=SETTINGS.seed)
+
+
+def test_unknown_systems_are_named():
+    with pytest.raises(ValueError, match="gru4rec"):
+        BaselineSettings(systems=("gru4rec",))
