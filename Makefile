@@ -4,7 +4,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow control lint bench clean
+.PHONY: demo test test-slow control space lint bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) (about 2 minutes the first time) =="
@@ -27,6 +27,9 @@ test-slow: $(READY)  ## the long checks
 control: $(READY)  ## does the gain of PULSE follow the strength of the motives? (four demo-like worlds, long)
 	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="
 	$(BIN)/python scripts/control.py
+
+space: $(READY)  ## the interactive Space on this machine, over runs/demo (made first if it is not there)
+	$(BIN)/python spaces_app/app.py
 
 lint: $(READY)  ## formatting, lint and types
 	$(BIN)/ruff format --check .

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import Parts, parts_of_run
+from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
@@ -79,6 +80,7 @@ class PulseRecommender:
     def __init__(self, parts: Parts) -> None:
         self.parts = parts
         self.users: dict[str, Sequence] = {}
+        self.run: Path | None = None
         self._titles = {_spelling(item.title): item_id for item_id, item in parts.items.items()}
         self._index = {item_id: index for index, item_id in enumerate(parts.items, start=1)}
         self._ids = list(parts.items)
@@ -327,7 +329,8 @@ class PulseRecommender:
         token: str | None = None,
         revision: str | None = None,
         commit_message: str = "Push recommender",
-        card: str | None = None,
+        license_id: str | None = None,
+        dataset: str | None = None,
         dry_run: bool = False,
     ) -> Pushed:
         """Publish it as one model repo, in one commit.
@@ -339,7 +342,9 @@ class PulseRecommender:
             token: Access token; the one logged in with by default.
             revision: Branch.
             commit_message: The commit's message.
-            card: Text of its ``README.md``; a repo's own card stays as it is without one.
+            license_id: Licence that the card states, by the Hub's name.
+            dataset: Repo of the data, named in the card. (A card is written where it was made from a run with a
+                report; otherwise the repo's own stays as it is.)
             dry_run: Only say what would be sent.
 
         Returns:
@@ -355,7 +360,13 @@ class PulseRecommender:
         with TemporaryDirectory() as name:
             folder = Path(name) / "recommender"
             self.save_pretrained(folder, merge=merge)
-            if card is not None:
+            if self.run is not None and (self.run / "report.json").is_file():
+                card = ModelCards(self.run, repo_id, license_id, dataset).recommender(
+                    self.parts.record,
+                    pool=len(self.parts.pool.item_ids),
+                    base_included=(folder / "base").is_dir(),
+                    merged=merge,
+                )
                 (folder / "README.md").write_text(card, encoding="utf-8")
             return push_folder(
                 folder,
@@ -417,7 +428,7 @@ class PulseRecommender:
         """
         parts, users = parts_of_run(Path(run))
         made = cls(parts)
-        made.users = users
+        made.users, made.run = users, Path(run)
         return made
 
 

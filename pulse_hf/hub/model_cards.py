@@ -1,0 +1,162 @@
+"""Cards of a run's models: what each repo says of itself, from the run's report and manifests."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, settings_of
+from pulse_hf.data.sequences import load_items
+from pulse_hf.hub import cards
+from pulse_hf.schema import Item
+
+__all__ = ["ModelCards", "is_synthetic", "license_of"]
+
+
+def is_synthetic(run: Path) -> bool:
+    """Whether a run is one of the embedded world."""
+    return (run / "world").is_dir()
+
+
+def license_of(run: Path) -> str | None:
+    """The embedded world is ours to license; of other data nothing is claimed."""
+    return "apache-2.0" if is_synthetic(run) else None
+
+
+@dataclass(frozen=True)
+class ModelCards:
+    """Renders the cards of one run's models.
+
+    Args:
+        run: The run's folder.
+        repo_id: Where the model is published.
+        license_id: The Hub's name of a licence, for example ``"apache-2.0"``.
+        dataset: Repo of the published data.
+    """
+
+    run: Path
+    repo_id: str
+    license_id: str | None = None
+    dataset: str | None = None
+
+    @cached_property
+    def report(self) -> dict[str, Any]:
+        """The run's report.
+
+        Raises:
+            ArtifactError: There is none.
+        """
+        if not (self.run / "report.json").is_file():
+            raise ArtifactError(f"{self.run} has no report.json; finish it with: pulse evaluate --run {self.run}")
+        return dict(read_json(self.run / "report.json"))
+
+    @cached_property
+    def _items(self) -> list[Item]:
+        return load_items(self.run)
+
+    @property
+    def _license(self) -> str | None:
+        return self.license_id or license_of(self.run)
+
+    @property
+    def _data_name(self) -> str:
+        return "embedded synthetic shop" if is_synthetic(self.run) else self.dataset or self.run.resolve().name
+
+    def _rendered(
+        self,
+        template: str,
+        *,
+        library: str,
+        pipeline: str | None,
+        tags: Iterable[str],
+        base_model: str | None = None,
+        system: str | None = None,
+        **fields: Any,
+    ) -> str:
+        """A card with what all cards have; ``system`` is the report's row whose figures go into the metadata."""
+        name, synthetic = self.repo_id.split("/")[-1], is_synthetic(self.run)
+        metadata = cards.model_metadata(
+            library=library,
+            pipeline=pipeline,
+            tags=tags,
+            license_id=self._license,
+            base_model=base_model,
+            datasets=[self.dataset] if self.dataset else (),
+            results=cards.eval_results(self.report, system, self._data_name, self.dataset) if system else None,
+            name=name,
+            synthetic=synthetic,
+        )
+        shown = {"name": cards.plain(name), "repo_id": self.repo_id, "synthetic": synthetic, "license": self._license}
+        return cards.render(template, metadata=metadata, **shown, **fields)
+
+    def recommender(self, record: Mapping[str, Any], *, pool: int, base_included: bool, merged: bool) -> str:
+        """The card of the whole recommender.
+
+        Args:
+            record: What ``pulse.json`` holds.
+            pool: People whose item lists are in it.
+            base_included: Whether the base model is in it.
+            merged: Whether the adapter is merged into the base model.
+        """
+        return self._rendered(
+            "recommender",
+            library="pulse-hf",
+            pipeline="text-ranking",
+            tags=["explainable", "rationales", *(() if merged else ("lora", "peft"))],
+            base_model=record["base_model"],
+            system="pulse",
+            history=json.dumps([cards.plain(item.title) for item in self._items[:2]], ensure_ascii=False),
+            protocol=self.report["protocol"],
+            systems=cards.systems_table(self.report),
+            comparisons=cards.against_the_strongest(self.report),
+            worth=cards.worth_of_a_reason(self.report),
+            audit=self.report["audit"],
+            adapter=not merged,
+            base=self.repo_id if base_included else record["base_model"],
+            base_subfolder="base" if base_included else "",
+            base_model_name=record["base_model"],
+            base_included=base_included,
+            items=len(self._items),
+            pool=pool,
+        )
+
+    def eval_results(self) -> str:
+        """The recommender's figures as the text of a ``.eval_results`` file; the data must be published."""
+        return cards.eval_results_file(self.report, "pulse", str(self.dataset))
+
+    def thought_space(self, *, as_sentence_transformer: bool = False) -> str:
+        """The card of the Thought Space, or of its export."""
+        fit = read_json(self.run / "thought_space" / "metrics.json")["models"]["model"]
+        encoder = settings_of(read_manifest(self.run / "thought_space")["fingerprint"])["encoder"]
+        return self._rendered(
+            "sentence_transformer" if as_sentence_transformer else "thought_space",
+            library="sentence-transformers" if as_sentence_transformer else "transformers",
+            pipeline="sentence-similarity",
+            tags=["rationales", "contrastive-learning"],
+            base_model=encoder,
+            history=f"Bought: {cards.plain(self._items[0].title)}.",
+            validation=cards.matching(fit["validation"]),
+            pairs=fit["pairs"]["fitted"],
+            encoder=encoder,
+        )
+
+    def sequential(self) -> str:
+        """The card of SASRec; with its figures if the run has a report."""
+        fit = read_manifest(self.run / "sequential")["counts"]["fits"]["sasrec"]
+        known = (self.run / "report.json").is_file()
+        return self._rendered(
+            "sequential",
+            library="transformers",
+            pipeline=None,
+            tags=["sequential-recommendation", "sasrec"],
+            system="sasrec" if known else None,
+            targets=fit["targets"],
+            users=fit["users"],
+            items=len(self._items),
+            hr=cards.span(self.report["systems"]["sasrec"]["hr@1"]) if known else None,
+            negatives=self.report["protocol"]["negatives"] if known else None,
+        )
