@@ -6,6 +6,7 @@ import re
 import subprocess
 import sys
 import time
+from ast import literal_eval
 from pathlib import Path
 
 import pytest
@@ -75,6 +76,17 @@ def test_a_recommender_gives_the_same_to_the_last_digit_and_offline(hub, alice, 
     offline = fresh | {"HF_HUB_OFFLINE": "1"}
     assert last_line(run_client(LOAD, offline, "alice/shop", *HISTORY)) == repr(ranked)
     assert len(hub.requests) == start
+
+
+@pytest.mark.slow
+def test_a_merged_recommender_comes_back_without_an_adapter(hub, alice, ranked, small_run, tmp_path):
+    pulse(alice, "push", "recommender", "alice/merged", "--run", small_run, "--merge")
+    files = hub.files("alice/merged")
+    assert not any(name.startswith("adapter/") for name in files)
+    assert b"peft import" not in files["README.md"]
+    found = literal_eval(last_line(run_client(LOAD, hub.environment(tmp_path / "cache"), "alice/merged", *HISTORY)))
+    assert [row[:2] for row in found] == [row[:2] for row in ranked]
+    assert [row[2] for row in found] == pytest.approx([row[2] for row in ranked], abs=1e-4)
 
 
 def test_the_adapter_alone_loads_with_peft_and_changes_the_logits_as_ours_does(hub, shop, small_run, tmp_path):
