@@ -14,7 +14,7 @@ from pulse_hf.data.item_text import clean_text
 from pulse_hf.reasoning.tree_of_thought import NO_NODE, Node, Tree
 
 DRAWN_NODES = 60
-LINE, CHAR, PAD, HEAD, GAP = 19.0, 7.3, 14.0, 26.0, 14.0  # SVG units; CHAR is the mean width of a letter
+LINE, CHAR, PAD, HEAD, GAP = 19.0, 7.8, 14.0, 26.0, 14.0  # SVG units; CHAR is the mean width of a letter
 NARROW = 330.0
 INDENT = 18.0
 MAX_LINES = 9

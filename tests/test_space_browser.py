@@ -96,6 +96,17 @@ def space(small_run):
         yield url
 
 
+LAST_CHOICE = """
+    const labels = [...document.querySelectorAll('#pulse-kept label')], last = labels.at(-1);
+    last.scrollIntoView({block: 'nearest'});
+    const inner = last.getBoundingClientRect(), outer = document.querySelector('#pulse-kept').getBoundingClientRect();
+    const columns = new Set(labels.map(one => Math.round(one.getBoundingClientRect().left))).size;
+    const seen = inner.top >= outer.top && inner.bottom <= outer.bottom + 1 && inner.right <= outer.right + 1;
+    document.querySelector('#pulse-kept .wrap').scrollTop = 0;
+    return [columns, seen];
+"""
+
+
 class Browser:
     """A page in Chromium with what a person does on it."""
 
@@ -208,6 +219,9 @@ def test_every_promise_is_kept_when_clicked_through(space, width, theme):
         first = page.ranked()
         assert len(first) > 10
         page.shot("1-person")
+        columns, reached = page.run(LAST_CHOICE)
+        assert columns == 1, "choices stand beside each other, some out of sight"
+        assert reached, "the last choice cannot be scrolled to"
 
         page.write("#pulse-reason", RAIN)
         page.changed(lambda: page.click("#pulse-steer"))
