@@ -9,6 +9,7 @@ from loopback_hub import DropAfter, DropBefore, FlipByte, Meanwhile, Status, Tru
 
 from pulse_hf.artifacts import ArtifactError, write_tensors
 from pulse_hf.hub.files import CHECKSUMS, check_folder, list_files, read_seal, seal_folder
+from pulse_hf.hub.transfer import pull, push_folder
 
 PUSH = """
     import json, sys
@@ -231,6 +232,13 @@ def test_what_may_not_leave_is_named_and_stays(tmp_path, name, content):
         list_files(tmp_path)
     assert name in str(error.value)
     assert "fine" not in str(error.value)
+
+
+@pytest.mark.parametrize("name", ["noslash", "a/b/c", "bad name/x", "../x", ""])
+def test_a_name_that_is_no_repos_is_refused_before_anything_is_sent(folder, name):
+    for act in (lambda: push_folder(folder, name, dry_run=True), lambda: pull(name)):
+        with pytest.raises(ValueError, match="expected owner/name"):
+            act()
 
 
 def test_links_are_not_followed_and_rubbish_is_left_out(tmp_path):

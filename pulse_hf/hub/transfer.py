@@ -70,6 +70,16 @@ def is_repo_id(name: str) -> bool:
     return name.count("/") == 1
 
 
+def require_repo_id(name: str) -> None:
+    """Refuse a name that is none of a repo.
+
+    Raises:
+        ValueError: It has not the form ``owner/name``.
+    """
+    if not is_repo_id(name):
+        raise ValueError(f"{name!r} is no repo of the Hub; expected owner/name, of letters, digits, '-', '_' and '.'")
+
+
 def push_folder(
     folder: Path,
     repo_id: str,
@@ -101,11 +111,13 @@ def push_folder(
         dry_run: Only say what would be sent; a repo is neither made nor asked.
 
     Raises:
+        ValueError: ``repo_id`` is none.
         ArtifactError: A file may not be published, or somebody else changed the repo meanwhile.
         ConnectionError: The Hub could not be reached or refused; the repo is as it was.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
+    require_repo_id(repo_id)
     local = {_place(one.path, under): one for one in list_files(folder, code=code)}
     if dry_run:
         return Pushed(repo_id, None, tuple(local.values()), ())
@@ -206,11 +218,13 @@ def pull(
         The folder with the files.
 
     Raises:
+        ValueError: ``repo_id`` is none.
         ArtifactError: The repo is none of ours, names unsafe files, does not fit on the disk, or stays damaged.
         ConnectionError: The Hub could not be reached or refused.
     """
     from huggingface_hub import snapshot_download
 
+    require_repo_id(repo_id)
     asked: dict[str, Any] = {
         "repo_type": repo_type,
         "token": token,
