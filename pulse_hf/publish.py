@@ -9,7 +9,7 @@ from shutil import copyfile, copytree, ignore_patterns
 from tempfile import TemporaryDirectory
 
 from pulse_hf.artifacts import verify
-from pulse_hf.hub.files import EVAL_RESULTS, seal_folder
+from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.model_cards import ModelCards, is_synthetic, license_of
 from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
 from pulse_hf.hub.shipped import PACKAGE, shipped
@@ -127,24 +127,10 @@ def _push_dataset(word: str, run: Path, folder: Path, how: Publication) -> Pushe
 
 def _recommender(run: Path, folder: Path, how: Publication) -> None:
     from pulse_hf.recommender import PulseRecommender
-    from pulse_hf.saving import require_public
+    from pulse_hf.saving import save_published
 
     verify(run / "recommender")
-    recommender = PulseRecommender.from_run(run)
-    require_public(recommender.parts)
-    recommender.save_pretrained(folder, merge=how.merge)
-    cards = how.cards(run)
-    card = cards.recommender(
-        recommender.parts.record,
-        pool=len(recommender.parts.pool.item_ids),
-        base_included=(folder / "base").is_dir(),
-        merged=how.merge,
-    )
-    (folder / "README.md").write_text(card, encoding="utf-8")
-    if how.dataset:
-        (folder / EVAL_RESULTS).mkdir()
-        (folder / EVAL_RESULTS / "pulse.yaml").write_text(cards.eval_results(), encoding="utf-8")
-        seal_folder(folder, "recommender")
+    save_published(PulseRecommender.from_run(run).parts, folder, how.cards(run), merge=how.merge)
 
 
 def _thought_space(run: Path, folder: Path, how: Publication) -> None:

@@ -16,7 +16,7 @@ from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
-from pulse_hf.saving import load_parts, require_public, save_parts
+from pulse_hf.saving import load_parts, save_parts, save_published
 from pulse_hf.schema import Decision, Item, Sequence
 
 if TYPE_CHECKING:
@@ -356,18 +356,11 @@ class PulseRecommender:
         """
         from tempfile import TemporaryDirectory
 
-        require_public(self.parts)
+        reported = self.run if self.run is not None and (self.run / "report.json").is_file() else None
         with TemporaryDirectory() as name:
             folder = Path(name) / "recommender"
-            self.save_pretrained(folder, merge=merge)
-            if self.run is not None and (self.run / "report.json").is_file():
-                card = ModelCards(self.run, repo_id, license_id, dataset).recommender(
-                    self.parts.record,
-                    pool=len(self.parts.pool.item_ids),
-                    base_included=(folder / "base").is_dir(),
-                    merged=merge,
-                )
-                (folder / "README.md").write_text(card, encoding="utf-8")
+            cards = ModelCards(reported, repo_id, license_id, dataset) if reported is not None else None
+            save_published(self.parts, folder, cards, merge=merge)
             return push_folder(
                 folder,
                 repo_id,

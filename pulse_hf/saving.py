@@ -28,7 +28,8 @@ from pulse_hf.artifacts import (
     write_tensors,
 )
 from pulse_hf.composition import BASE, FORMAT_VERSION, Parts, Pool, base_of, compose
-from pulse_hf.hub.files import CHECKSUMS, UNSEALED, check_folder, read_seal, seal_folder
+from pulse_hf.hub.files import CARD, CHECKSUMS, EVAL_RESULTS, UNSEALED, check_folder, read_seal, seal_folder
+from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons
 from pulse_hf.schema import Item
 
@@ -82,6 +83,31 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     _write_vectors(folder / "catalogue" / "item_vectors.safetensors", parts.item_vectors)
     write_json(folder / RECORD, dict(parts.record))
     seal_folder(folder, KIND)
+
+
+def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merge: bool = False) -> None:
+    """Write the folder as it is published: checked that it works elsewhere, with its card and figures.
+
+    Args:
+        parts: What to keep.
+        folder: Where to.
+        cards: Writes the card; ``None`` where no report is known.
+        merge: See :func:`save_parts`.
+
+    Raises:
+        ArtifactError: A part lies on this machine only, or the folder holds something else.
+    """
+    require_public(parts)
+    save_parts(parts, folder, merge=merge)
+    if cards is None:
+        return
+    included = (folder / BASE).is_dir()
+    card = cards.recommender(parts.record, pool=len(parts.pool.item_ids), base_included=included, merged=merge)
+    (folder / CARD).write_text(card, encoding="utf-8")
+    if cards.dataset:
+        (folder / EVAL_RESULTS).mkdir()
+        (folder / EVAL_RESULTS / "pulse.yaml").write_text(cards.eval_results(), encoding="utf-8")
+        seal_folder(folder, KIND)
 
 
 def _clear(folder: Path) -> None:

@@ -27,7 +27,8 @@ from pulse_hf.artifacts import read_table
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.training.losses import info_nce_loss
-from pulse_hf.training.thought_space import Pair, ThoughtSpaceSettings, start_model, training_pairs
+from pulse_hf.training.thought_pairs import Pair, training_pairs
+from pulse_hf.training.thought_space import ThoughtSpaceSettings, start_model
 from pulse_hf.training.thought_space_fit import fit
 from pulse_hf.training.thought_space_towers import SIDES, TextStates, TrainableSpace
 

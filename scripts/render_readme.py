@@ -15,15 +15,10 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.evaluation.systems import OURS
+from pulse_hf.hub import cards
 
 ROOT = Path(__file__).resolve().parents[1]
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
-
-
-def span(row: dict[str, Any]) -> str:
-    """A value with its 95 % interval."""
-    return f"{row['value']:.3f} [{row['low']:.3f}, {row['high']:.3f}]"
 
 
 def table(report: dict[str, Any]) -> str:
@@ -37,16 +32,11 @@ def table(report: dict[str, Any]) -> str:
         "| system | HR@1 (95 % interval) | NDCG@10 | HR@1 cold | HR@1 warm |",
         "|---|---|---|---|---|",
     ]
-    for name, row in sorted(report["systems"].items(), key=lambda pair: pair[1]["hr@1"]["value"]):
-        slices = [row["slices"][part]["hr@1"]["value"] for part in ("cold", "warm")]
-        cells = ["–" if value is None else f"{value:.3f}" for value in slices]
-        lines.append(f"| {name} | {span(row['hr@1'])} | {row['ndcg@10']['value']:.3f} | {cells[0]} | {cells[1]} |")
-    baselines = [name for name in report["systems"] if name not in OURS]
-    strongest = max(baselines, key=lambda name: report["systems"][name]["hr@1"]["value"])
-    against = [row for row in report["comparisons"] if row["baseline"] == strongest and row["system"] in OURS]
+    for row in cards.systems_table(report):
+        lines.append(f"| {row['name']} | {row['hr']} | {row['ndcg']} | {row['cold']} | {row['warm']} |")
+    against = cards.against_the_strongest(report)
     lines += differences("against the strongest row that is not ours (HR@1, paired)", against)
-    worth = report.get("worth_of_a_reason", {}).get("comparisons", [])
-    lines += differences("what a reason is worth (`pulse`, HR@1, paired)", worth)
+    lines += differences("what a reason is worth (`pulse`, HR@1, paired)", cards.worth_of_a_reason(report))
     return "\n".join(lines)
 
 
@@ -71,10 +61,9 @@ def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     """A table of paired differences in HR@1, if there are any."""
     lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
     for row in rows:
-        if row["metric"] == "hr@1":
-            chance = ["< .001" if p < 0.001 else f"{p:.3f}" for p in (row["p"], row["p_holm"])]
-            difference = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-            lines.append(f"| {row['system']} against {row['baseline']} | {difference} | {' | '.join(chance)} |")
+        chance = ["< .001" if p < 0.001 else f"{p:.3f}" for p in (row["p"], row["p_holm"])]
+        difference = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+        lines.append(f"| {row['system']} against {row['baseline']} | {difference} | {' | '.join(chance)} |")
     return lines if rows else []
 
 

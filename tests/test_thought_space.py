@@ -21,7 +21,8 @@ from pulse_hf import artifacts
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel, PulseThoughtSpaceProcessor
 from pulse_hf.schema import Item, Sequence, fold_of
 from pulse_hf.training import thought_space, thought_space_fit
-from pulse_hf.training.thought_space import ThoughtSpaceSettings, inputs_sha256, train_thought_space, training_pairs
+from pulse_hf.training.thought_pairs import inputs_sha256, training_pairs
+from pulse_hf.training.thought_space import ThoughtSpaceSettings, train_thought_space
 from pulse_hf.training.thought_space_fit import (
     fit,
     groups_of,

@@ -15,7 +15,7 @@ from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import MANIFEST, read_manifest, read_table, sha256_of_text
+from pulse_hf.artifacts import MANIFEST, read_manifest, read_table, settings_of, sha256_of_text
 from pulse_hf.data.sequences import load_items, load_sequences, some_decisions
 from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, scorer_example
@@ -89,11 +89,7 @@ class Ground:
     def settings(self, folder: str) -> dict[str, Any]:
         """The settings that made an artefact, and its seed under ``"seed"``."""
         flat = read_manifest(self.run / folder)["fingerprint"]
-        return {
-            key.removeprefix("settings."): json.loads(value)
-            for key, value in flat.items()
-            if key == "seed" or key.startswith("settings.")
-        }
+        return settings_of(flat) | {"seed": json.loads(flat["seed"])}
 
     def budget(self, folder: str) -> PromptBudget:
         """The prompt budget that a stage worked with."""

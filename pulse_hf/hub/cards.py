@@ -22,7 +22,6 @@ CITATION = """@article{biswas2025why,
   journal = {arXiv preprint arXiv:2510.08626},
   year = {2025}
 }"""
-_OURS = ("pulse", "pulse-fused", "pulse-text")
 _METRICS = {"hr@1": "HR@1", "ndcg@10": "NDCG@10", "mrr": "MRR"}
 
 
@@ -80,7 +79,8 @@ def systems_table(report: Mapping[str, Any]) -> list[dict[str, str]]:
     ]
 
 
-def _differences(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+def differences(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
+    """Comparisons as a card shows them."""
     return [
         {
             "system": str(row["system"]),
@@ -92,21 +92,30 @@ def _differences(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def against_the_strongest(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """PULSE's rows against the strongest row that is not PULSE's."""
-    others = [name for name in report["systems"] if name not in _OURS]
-    strongest = max(others, key=lambda name: report["systems"][name]["hr@1"]["value"])
-    return _differences(
+def strongest_baseline(report: Mapping[str, Any]) -> str:
+    """The row with the highest HR@1 that is not PULSE's."""
+    from pulse_hf.evaluation.systems import OURS
+
+    others = [name for name in report["systems"] if name not in OURS]
+    return str(max(others, key=lambda name: report["systems"][name]["hr@1"]["value"]))
+
+
+def against_the_strongest(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Comparisons of PULSE's rows with the strongest row that is not PULSE's, by HR@1."""
+    from pulse_hf.evaluation.systems import OURS
+
+    strongest = strongest_baseline(report)
+    return [
         row
         for row in report["comparisons"]
-        if row["baseline"] == strongest and row["system"] in _OURS and row["metric"] == "hr@1"
-    )
+        if row["baseline"] == strongest and row["system"] in OURS and row["metric"] == "hr@1"
+    ]
 
 
-def worth_of_a_reason(report: Mapping[str, Any]) -> list[dict[str, str]]:
-    """What the person's own reason is worth to ``pulse`` against none and against others."""
+def worth_of_a_reason(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Comparisons of the person's own reason with none and with others, by HR@1 of ``pulse``."""
     rows = report.get("worth_of_a_reason", {}).get("comparisons", [])
-    return _differences(row for row in rows if row["metric"] == "hr@1" and row["system"] == "own")
+    return [row for row in rows if row["metric"] == "hr@1" and row["system"] == "own"]
 
 
 def matching(validation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any
 
@@ -214,8 +214,3 @@ def check_folder(folder: Path) -> Seal:
     if wrong:
         raise ArtifactError(f"{folder}: missing or damaged: {', '.join(wrong)}. Fetch or save it again.")
     return seal
-
-
-def as_json(files: Iterable[PublishedFile]) -> list[dict[str, Any]]:
-    """Files as plain JSON rows."""
-    return [asdict(one) for one in files]

@@ -10,17 +10,16 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Mapping
-from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
 from pulse_hf.reasoning.titles import BASELINES, FOLDER, title_pairs
-from pulse_hf.schema import Item, Sequence
+from pulse_hf.training.baseline_fits.material import Material
 from pulse_hf.training.sequential import SequentialSettings
-from pulse_hf.training.thought_space import Pair, ThoughtSpaceSettings
+from pulse_hf.training.thought_pairs import Pair
+from pulse_hf.training.thought_space import ThoughtSpaceSettings
 
 logger = logging.getLogger(__name__)
 
@@ -85,17 +84,10 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
         from pulse_hf.data.sequences import load_items, load_sequences
         from pulse_hf.training.sequential import inputs_sha256
 
-        sequences, items = load_sequences(run), load_items(run)
-        pairs = _pairs(sequences, {item.item_id: item for item in items}, settings.num_titles)
-        fits: dict[str, Any] = {}
-        if "encoder-tuned" in settings.systems:
-            fits["encoder-tuned"] = _encoder(work, pairs, space, seed)
-        losses = {
-            "sasrec-bce": replace(sequential, loss="bce", num_negatives=1),
-            "sasrec-gbce": replace(sequential, loss="gbce"),
-        }
-        for name in losses.keys() & set(settings.systems):
-            fits[name] = _sasrec(work, name, sequences, items, losses[name], seed)
+        sequences = load_sequences(run)
+        material = Material(run, work, sequences, load_items(run), space, sequential, settings.num_titles, seed)
+        pairs = _pairs(material)
+        fits = {name: _fit(name, material, pairs) for name in settings.systems}
         return {
             "fits": fits,
             "inputs_sha256": {
@@ -114,30 +106,39 @@ def _settings_of(folder: Path) -> dict[str, Any]:
     return artifacts.settings_of(artifacts.read_manifest(folder)["fingerprint"])
 
 
-def _pairs(sequences: Series[Sequence], items: Mapping[str, Item], num_titles: int) -> list[Pair]:
-    by_user = {sequence.user_id: sequence for sequence in sequences}
+def _pairs(material: Material) -> list[Pair]:
+    by_user = {sequence.user_id: sequence for sequence in material.sequences}
     return [
         Pair(one.decision_id, one.user_id, by_user[one.user_id].item_ids[one.position], *(text,) * 3, title, title)
-        for one, text, title in title_pairs(sequences, items, num_titles)
+        for one, text, title in title_pairs(material.sequences, material.item_of, material.num_titles)
     ]
 
 
-def _encoder(work: Path, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int) -> dict[str, Any]:
+def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
+    """Fit one system and save it in a folder of its name; what happened goes into the manifest."""
+    match name:
+        case "encoder-tuned":
+            return _encoder(material, pairs)
+        case "sasrec-bce":
+            return _sasrec(name, material, replace(material.sequential, loss="bce", num_negatives=1))
+        case "sasrec-gbce":
+            return _sasrec(name, material, replace(material.sequential, loss="gbce"))
+        case _:
+            raise ValueError(f"no fit for {name!r}")
+
+
+def _encoder(material: Material, pairs: list[Pair]) -> dict[str, Any]:
     """The Thought Space's own training on other pairs, without folds."""
     from pulse_hf.models.embedded import resolve_model
     from pulse_hf.training.thought_space import Fitting, start_model
 
-    location, identity = resolve_model(settings.encoder)
-    alone = replace(settings, num_folds=0, behaviour="history")
+    location, identity = resolve_model(material.space.encoder)
+    alone = replace(material.space, num_folds=0, behaviour="history")
     model = start_model(location, identity["revision"], alone)
-    return Fitting(model, pairs, alone, seed).fit(work, "encoder-tuned")[2]
+    return Fitting(model, pairs, alone, material.seed).fit(material.work, "encoder-tuned")[2]
 
 
-def _sasrec(
-    work: Path, name: str, sequences: Series[Sequence], items: Series[Item], settings: SequentialSettings, seed: int
-) -> dict[str, Any]:
-    from pulse_hf.training.sequential import Fits
-
-    fits = Fits(work, sequences, [item.item_id for item in items], settings, seed=seed)
+def _sasrec(name: str, material: Material, settings: SequentialSettings) -> dict[str, Any]:
+    fits = material.fits(settings)
     fits.fit(name)
     return dict(fits.reports[name])

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -26,7 +26,11 @@ if TYPE_CHECKING:
     from pulse_hf.artifacts import Checkpoints
     from pulse_hf.training.sequential import SequentialSettings
 
-__all__ = ["FitReport", "fit_sasrec", "validation_ndcg"]
+Auxiliary = Callable[[PulseSASRecModel, Sequence[Sequence[int]], torch.Generator], torch.Tensor]
+"""A further loss of a batch: the model in training mode, the batch's training rows (item indices, oldest first, the
+last one a target) and the fit's generator, to a scalar."""
+
+__all__ = ["Auxiliary", "FitReport", "fit_sasrec", "validation_ndcg"]
 
 _logger = logging.getLogger(__name__)
 _BATCHES_PER_POOL = 8
@@ -66,6 +70,8 @@ def fit_sasrec(
     text_features: Tensor | None = None,
     name: str = "sasrec",
     checkpoints: Checkpoints | None = None,
+    start: PulseSASRecModel | None = None,
+    auxiliary: Auxiliary | None = None,
 ) -> tuple[PulseSASRecModel, FitReport]:
     """Fit a SASRec on training histories; the validation targets choose the epoch and nothing else.
 
@@ -81,6 +87,8 @@ def fit_sasrec(
         text_features: (num_items, text_dim) frozen text vectors, or ``None`` for ids alone.
         name: What the progress bar says.
         checkpoints: Where the fit keeps its state, and goes on from if it was killed; the result is the same.
+        start: Weights to begin with, of a model with the same sizes; ``None`` for random ones.
+        auxiliary: A further loss that is added to each batch's, of some baselines.
 
     Returns:
         The model in evaluation mode with the weights of the best epoch, and what happened.
@@ -99,7 +107,9 @@ def fit_sasrec(
         torch.manual_seed(seed)
         model = PulseSASRecModel(_config(num_items, settings, text_features)).to(device)
         excluded = None if text_features is None else _begin_with_text(model, text_features, rows)
-        fit = _Fit(model, rows, settings, torch.Generator().manual_seed(seed), excluded, checkpoints)
+        if start is not None:
+            model.load_state_dict(start.state_dict())
+        fit = _Fit(model, rows, settings, torch.Generator().manual_seed(seed), excluded, checkpoints, auxiliary)
         history = fit.run(validation, name)
     best = int(np.argmax(history)) + 1 if validation else settings.epochs
     report = FitReport(
@@ -153,6 +163,7 @@ class _Fit:
         generator: Draws batches and negatives.
         excluded: (num_items,) items left out of the softmax, or ``None``.
         checkpoints: Where the state is kept, if anywhere.
+        auxiliary: A further loss of each batch, or ``None``.
     """
 
     model: PulseSASRecModel
@@ -161,6 +172,7 @@ class _Fit:
     generator: torch.Generator
     excluded: Tensor | None
     checkpoints: Checkpoints | None = None
+    auxiliary: Auxiliary | None = None
 
     def run(self, validation: Sequence[tuple[Sequence[int], int]], name: str) -> list[float]:
         """Train until nothing gets better; the model ends with the weights of the best epoch.
@@ -251,7 +263,7 @@ class _Fit:
         item_indices = left_padded([row[:-1] for row in rows], settings.max_length)
         labels = left_padded([row[1:] for row in rows], settings.max_length)
         loss: Tensor = model(item_indices.to(model.device), labels.to(model.device), negatives, self.excluded).loss
-        return loss
+        return loss if self.auxiliary is None else loss + self.auxiliary(model, rows, self.generator)
 
 
 def _targets(rows: Sequence[list[int]]) -> int:

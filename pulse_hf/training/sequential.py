@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
     from pulse_hf import schema
     from pulse_hf.models.sasrec import PulseSASRecModel
+    from pulse_hf.training.sasrec import Auxiliary
 
 __all__ = ["SequentialSettings", "inputs_sha256", "sequential", "training_sequences"]
 
@@ -211,9 +212,15 @@ class Fits:
         return self._indices(self.sequences[decision.user_id].before(decision.position).item_ids)
 
     def fit(
-        self, name: str, *, without_fold: int | None = None, text_features: Tensor | None = None
+        self,
+        name: str,
+        *,
+        without_fold: int | None = None,
+        text_features: Tensor | None = None,
+        start: PulseSASRecModel | None = None,
+        auxiliary: Auxiliary | None = None,
     ) -> PulseSASRecModel:
-        """Fit, save and report one model, on all users or without those of one fold."""
+        """Fit, save and report one model, on all users or without those of one fold; as ``fit_sasrec`` is told."""
         from pulse_hf.data.sequences import decisions, sample_decisions
         from pulse_hf.training.sasrec import fit_sasrec
 
@@ -230,6 +237,8 @@ class Fits:
             text_features=text_features,
             name=name,
             checkpoints=artifacts.Checkpoints(self.work, name),
+            start=start,
+            auxiliary=auxiliary,
         )
         if artifacts.process() == 0:
             model.save_pretrained(self.work / name)

@@ -24,7 +24,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from pulse_hf.artifacts import Checkpoints
-    from pulse_hf.training.thought_space import Pair, ThoughtSpaceSettings
+    from pulse_hf.training.thought_pairs import Pair
+    from pulse_hf.training.thought_space import ThoughtSpaceSettings
 
 _LENGTH_WINDOW = 16  # batches that are sorted by length together: little padding, still mixed by chance
 
