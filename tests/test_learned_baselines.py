@@ -9,14 +9,15 @@ from small_road import small_settings
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
 from pulse_hf.data.sequences import load_items, load_sequences
-from pulse_hf.evaluation.baselines import bm25, encoder_tuned
+from pulse_hf.evaluation.baselines import bm25, encoder_tuned, gated
+from pulse_hf.evaluation.baselines.fusion import Stacker
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
 from pulse_hf.training.baselines import BaselineSettings, baselines
 
 SETTINGS = small_settings()
-ROWS = ("random", "bm25", *BASELINES, "sasrec", "sasrec+text", "encoder-tuned+sasrec")
+ROWS = ("random", "bm25", *BASELINES, "sasrec", "sasrec+text", "encoder-tuned+sasrec", "gated")
 
 
 @pytest.fixture(scope="module")
@@ -61,6 +62,20 @@ def test_scores_are_the_cosine_of_titles_and_no_order_changes_them(run):
     for row, other in zip(rows, backwards, strict=True):
         np.testing.assert_allclose(row, other, atol=1e-5)
         assert (np.abs(row) <= 1 + 1e-5).all()
+
+
+def test_the_gate_trusts_sasrec_on_popular_items_only(run):
+    study = load_study(run)
+    decisions = study.split("test")[:40]
+    counts = study.training_counts
+    mean = sum(counts.values()) / len(study.items)
+    for share, items in zip(gated.gate(study, decisions), study.candidates(decisions), strict=True):
+        assert share.tolist() == pytest.approx([counts[item] / (counts[item] + mean) for item in items])
+    ones = [np.ones(len(items)) for items in study.candidates(decisions)]
+    constants = Stacker(gated.PARTS, (0.0, 0.5), (1.0, 0.5), (1.0, 1.0), 1)
+    found = gated.sides(study, decisions, {"sasrec": ones, "encoder-tuned": ones}, constants)
+    for known, text in zip(found["sasrec"], found["encoder-tuned"], strict=True):
+        np.testing.assert_allclose(known + text, 1.0)  # both standardise to 1, and the shares add up
 
 
 def test_bm25_prefers_the_candidate_that_shares_a_rare_word(run):

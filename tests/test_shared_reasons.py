@@ -116,9 +116,26 @@ def test_the_scorer_gets_the_votes_beside_each_candidate():
         voting(),
     )
     assert list(example.features) == voting().votes("east", owner.before(1), ITEMS, ["c", "b"], **WIDTH)
-    assert shape.num_features == len(example.features[0])
+    assert len(shape.features) == len(example.features[0]) == 2
     plain = scorer_example(owner.before(1), ITEMS, ["c"], Thought("east", 0.5), PromptShape(), lambda prompt: True)
     assert plain.features == ()
-    assert PromptShape().num_features == 0
+    assert PromptShape().features == ()
     with pytest.raises(ValueError, match="give the rationales that vote"):
         scorer_example(owner.before(1), ITEMS, ["c"], NO_THOUGHT, shape, lambda prompt: True)
+
+
+def test_titles_stand_beside_the_votes_where_the_shape_asks_for_them():
+    items = {name: Item(name, point, point) for name, point in zip("abc", POINTS, strict=True)}
+    space = Space()
+    past = Sequence("u", ("a",), (), (None,), ("all north",))
+    rows = voting(space=space).votes("east", past, items, ["a", "b", "c"], **WIDTH, titles=True)
+    assert [row[:2] for row in rows] == voting().votes("east", past, items, ["a", "b", "c"], **WIDTH)
+    assert [row[2] for row in rows] == pytest.approx([1.0, 0.0, -1.0])  # r* points east
+    assert [row[3] for row in rows] == pytest.approx([0.0, 1.0, 0.0])  # b_u points north
+    (alone,) = voting().votes("east", past, items, ["b"], **WIDTH, titles=True)
+    assert alone == rows[1]
+    silent = voting().votes(None, past, items, ["a", "b", "c"], **WIDTH, titles=True)
+    assert [row[2] for row in silent] == [0.0, 0.0, 0.0]
+    shape = PromptShape(shared_temperature=0.5, title_agreement=True)
+    assert len(shape.features) == len(rows[0])
+    assert PromptShape(title_agreement=True).features == ()

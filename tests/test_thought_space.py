@@ -19,9 +19,10 @@ from transformers import (
 
 from pulse_hf import artifacts
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel, PulseThoughtSpaceProcessor
+from pulse_hf.reasoning.shared_reasons import VECTORS
 from pulse_hf.schema import Item, Sequence, fold_of
 from pulse_hf.training import thought_space, thought_space_fit
-from pulse_hf.training.thought_pairs import inputs_sha256, training_pairs
+from pulse_hf.training.thought_pairs import inputs_sha256, training_pairs, with_titles
 from pulse_hf.training.thought_space import ThoughtSpaceSettings, train_thought_space
 from pulse_hf.training.thought_space_fit import (
     fit,
@@ -220,6 +221,31 @@ def test_a_fold_model_never_sees_the_users_it_serves(encoder_folder, tmp_path, m
     assert len(everybody) == 24
     assert without_0 == {user for user in everybody if fold_of(user, 2, 7) == 1}
     assert without_1 == {user for user in everybody if fold_of(user, 2, 7) == 0}
+
+
+def test_titles_are_fitted_on_beside_rationales_and_never_validate(encoder_folder, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(space, pairs, validation, settings, *, seed, checkpoints):
+        seen.append((pairs, validation))
+        return fit(space, pairs, validation, settings, seed=seed, checkpoints=checkpoints)
+
+    monkeypatch.setattr(thought_space_fit, "fit", spy)
+    sequences, items, rows = world(24)
+    write_run(tmp_path, sequences, items, rows)
+    settings = replace(SETTINGS, encoder=encoder_folder, epochs=1, titles=True)
+    folder = train_thought_space(tmp_path, settings, seed=7)
+    for pairs, validation in seen:
+        told, twins = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
+        assert [twin.rationale for twin in twins] == [items[pair.target_id].title for pair in told]
+        assert [twin.training_history for twin in twins] == [pair.training_history for pair in told]
+        assert {pair.rationale for pair in validation} <= {row["text"] for row in rows}
+        assert not {pair.user_id for pair in pairs} & {pair.user_id for pair in validation}
+    assert len(artifacts.read_tensors(folder / VECTORS)["vectors"]) == len(rows)  # rationales vote, titles do not
+    counts = artifacts.read_manifest(folder)["counts"]
+    plain = training_pairs(rows, sequences, items, settings)
+    assert counts["inputs_sha256"]["thought-space"] == inputs_sha256(with_titles(plain, items, settings))
+    assert with_titles(plain, items, SETTINGS) == plain
 
 
 def test_the_same_seed_gives_the_same_artefact(encoder_folder, tmp_path):

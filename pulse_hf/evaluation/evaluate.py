@@ -49,6 +49,7 @@ SYSTEMS = (
     "sasrec",
     "sasrec+text",
     "encoder-tuned+sasrec",
+    "gated",
     "fusion",
     "slm+sft",
     "pulse-text",
@@ -158,7 +159,7 @@ def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
         absent |= set(SCORERS) - set(_fitted(run, "recommender"))
     absent |= set(BASELINES) - set(_fitted(run, "baselines") if (run / "baselines" / MANIFEST).exists() else ())
     if "encoder-tuned" in absent:
-        absent.add("encoder-tuned+sasrec")
+        absent |= {"encoder-tuned+sasrec", "gated"}
     return tuple(name for name in systems if name not in absent)
 
 

@@ -303,14 +303,16 @@ def _thought_space(ground: Ground, by_user: Mapping[str, Sequence]) -> list[str]
     """History text and rationale of every pair that trained the space."""
     settings = ground.settings("thought_space")
     limits = {"max_events": settings["max_events"], "review_words": settings["review_words"]}
-    texts = []
+    texts, titles = [], []
     for row in ground.rows("rationales/rationales.parquet"):
         if row["status"] == "ok":
             sequence = by_user[row["user_id"]]
-            target = sequence.item_ids[row["position"]] if settings["behaviour"] == "paper" else None
-            history = sequence.before(row["position"])
-            texts += [behaviour_text(history, ground.items, target=target, **limits), row["text"]]
-    return texts
+            chosen = sequence.item_ids[row["position"]]
+            target = chosen if settings["behaviour"] == "paper" else None
+            told = behaviour_text(sequence.before(row["position"]), ground.items, target=target, **limits)
+            texts += [told, row["text"]]
+            titles += [told, ground.items[chosen].title]
+    return texts + titles if settings["titles"] else texts
 
 
 def thoughts_read(

@@ -21,6 +21,7 @@ from pulse_hf.evaluation.baselines import (
     chance,
     encoder_tuned,
     fusion,
+    gated,
     item_knn,
     popularity,
     repeat,
@@ -151,7 +152,7 @@ def slm_scores(
     model, processor = load_scorer(record.base["id"] + pinned, where, merge=True)
     sets = [study.sets[decision.decision_id] for decision in decisions]
     shape = PromptShape.from_dict(record.prompt)
-    shared = study.shared if shape.num_features else None
+    shared = study.shared if shape.features else None
     scored = examples_of_sets(sets, study.sequences, study.items, thoughts, shape, processor.prompt_fits, shared)
     # A score good to 1e-2 changes a rank once in thousands; tuning computes in bfloat16, too.
     rows = score_sets(model, processor, scored, bf16=computes_in_bf16(model.device.type))
@@ -193,7 +194,7 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
     sequential = ("sequential/sasrec", text, vectors)
     for name, parts in (
         ("fusion", fusion.INGREDIENTS),
-        ("encoder-tuned+sasrec", ("sasrec+text", "encoder-tuned")),
+        ("encoder-tuned+sasrec", (*fusion.INGREDIENTS, "encoder-tuned")),
         ("pulse-fused", (*fusion.INGREDIENTS, "pulse")),
     ):
         joined = [named[part] for part in parts]
@@ -205,6 +206,10 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         stages = tuple(dict.fromkeys(("sequential", *(stage for one in joined for stage in one.stages))))
         score = partial(_stacked, book=book, name=name, parts=joined, l2=l2)
         named[name] = System(name, score, stages, models, tuple(parts))
+    joined = [named[part] for part in gated.PARTS]
+    models = tuple(path for part in joined for path in part.models)
+    score = partial(_gated, book=book, parts=joined, l2=l2)
+    named["gated"] = System("gated", score, ("sequential", "baselines"), models, gated.PARTS)
     return named
 
 
@@ -227,6 +232,19 @@ def _stacked(
     fitted = fusion.fit_stacker(_whole(book, parts, "validation"), study.targets(validation), l2=l2)
     book.stackers[name] = fitted
     return fitted.scores(_whole(book, parts, decisions[0].split)) if decisions else []
+
+
+def _gated(
+    study: Study, decisions: Sequence[Decision], *, book: ScoreBook, parts: Sequence[System], l2: float
+) -> list[NDArray[np.float64]]:
+    """Two fits on validation: the parts' constants, then what the gate's two sides count."""
+    validation = study.split("validation")
+    rows, targets = _whole(book, parts, "validation"), study.targets(validation)
+    constants = fusion.fit_stacker(rows, targets, l2=l2)
+    fitted = fusion.fit_stacker(gated.sides(study, validation, rows, constants), targets, l2=l2)
+    book.stackers["gated"] = fitted
+    rows = _whole(book, parts, decisions[0].split) if decisions else {name: [] for name in gated.PARTS}
+    return fitted.scores(gated.sides(study, decisions, rows, constants))
 
 
 def _whole(book: ScoreBook, parts: Sequence[System], split: str) -> dict[str, list[NDArray[np.float64]]]:

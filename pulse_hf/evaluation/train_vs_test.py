@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,7 +65,8 @@ def _votes(study: Study) -> Callable[[Sequence[Decision], Mapping[str, Thought]]
     temperature = shape.shared_temperature
     if temperature is None:
         return None
-    width = {"temperature": temperature, "smoothing": shape.shared_smoothing}
+
+    votes = partial(study.shared.votes, temperature=temperature, smoothing=shape.shared_smoothing)
 
     def hits(decisions: Sequence[Decision], thoughts: Mapping[str, Thought]) -> NDArray[np.float64]:
         histories = study.histories(decisions)
@@ -73,7 +75,7 @@ def _votes(study: Study) -> Callable[[Sequence[Decision], Mapping[str, Thought]]
             (reason or "" for reason in reasons), (study.shared.told(history, study.items) for history in histories)
         )
         rows = [
-            np.array(study.shared.votes(reason, history, study.items, items, **width)).sum(1)
+            np.array(votes(reason, history, study.items, items), dtype=float).sum(1)
             for history, reason, items in zip(histories, reasons, study.candidates(decisions), strict=True)
         ]
         return rank_metrics(rows, study.targets(decisions), system="shared reasons")["hr@1"]

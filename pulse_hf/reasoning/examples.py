@@ -51,6 +51,7 @@ class PromptShape:
         shared_temperature: Beside each candidate, what the rationales of those who chose it say for r* and for b_u
             (:mod:`pulse_hf.reasoning.shared_reasons`); ``None`` leaves it out.
         shared_smoothing: Its smoothing.
+        title_agreement: Beside these votes, how near the candidate's title is to r* and to b_u in Thought Space.
     """
 
     use_reason: bool = True
@@ -58,11 +59,14 @@ class PromptShape:
     budget: PromptBudget = field(default_factory=PromptBudget)
     shared_temperature: float | None = None
     shared_smoothing: float = 0.3
+    title_agreement: bool = False
 
     @property
-    def num_features(self) -> int:
-        """Scalars that stand beside each candidate."""
-        return 0 if self.shared_temperature is None else 2
+    def features(self) -> tuple[str, ...]:
+        """Names of the scalars that stand beside each candidate, in their order."""
+        if self.shared_temperature is None:
+            return ()
+        return ("reason", "behaviour", *(("reason, title", "behaviour, title") if self.title_agreement else ()))
 
     @classmethod
     def from_dict(cls, values: Mapping[str, object]) -> PromptShape:
@@ -131,8 +135,17 @@ def scorer_example(
         if shared is None:
             raise ValueError("this scorer weighs shared reasons beside the text; give the rationales that vote")
         reason = thought.reason if shape.use_reason else None
-        width = {"temperature": shape.shared_temperature, "smoothing": shape.shared_smoothing}
-        features = tuple(shared.votes(reason, history, items, candidate_ids, **width))
+        features = tuple(
+            shared.votes(
+                reason,
+                history,
+                items,
+                candidate_ids,
+                temperature=shape.shared_temperature,
+                smoothing=shape.shared_smoothing,
+                titles=shape.title_agreement,
+            )
+        )
     texts = tuple(candidate_text(items[item_id]) for item_id in candidate_ids)
     return ScorerExample(prompt, texts, features=features, num_events=num_events)
 
@@ -207,7 +220,12 @@ def examples_of_sets(
             owner.before(int(one.decision_id.rpartition("#")[2]))
             for one, owner in zip(candidate_sets, owners, strict=True)
         )
-        shared.read((thought.reason or "" for thought in mine), (shared.told(history, items) for history in seen))
+        wanted = {item_id for one in candidate_sets for item_id in one.item_ids} if shape.title_agreement else ()
+        shared.read(
+            (thought.reason or "" for thought in mine),
+            (shared.told(history, items) for history in seen),
+            (items[item_id].title for item_id in wanted),
+        )
     return [
         example_of_set(one, owner, items, thought, shape, fits, shared)
         for one, owner, thought in zip(candidate_sets, owners, mine, strict=True)

@@ -8,6 +8,9 @@ compares r* with b_u only (Eq. 2).
     support(i | q) = sum over r+ of item i of exp((cos(q, r+) - 1) / temperature),    q = r* or b_u
     evidence(i | q) = log((support(i) / mean support of all items + smoothing) / (1 + smoothing))
 
+A place of its own in the space is the candidate's title, where the space was fitted with titles as well: how near it
+is to r* and to b_u is a further voice, which an item without any rationale has, too.
+
 The evidence of an average item is 0. It depends on the item and the query alone, never on the company the item is
 in. A person's own rationales never vote on that person's decisions, so a training row is like a test row.
 """
@@ -67,6 +70,7 @@ class SharedReasons:
     user_ids: Series[str] = ()
     _reasons: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
     _behaviours: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
+    _titles: dict[str, NDArray[np.float32]] = field(default_factory=dict, repr=False)
 
     def __post_init__(self) -> None:
         """Sort out whose rationale is whose, once."""
@@ -90,11 +94,12 @@ class SharedReasons:
             history, items, target=None, max_events=limits.max_events, review_words=limits.review_words
         )
 
-    def read(self, reasons: Iterable[str], behaviours: Iterable[str]) -> None:
+    def read(self, reasons: Iterable[str], behaviours: Iterable[str], titles: Iterable[str] = ()) -> None:
         """Encode texts together, which is faster than one by one; votes then find them."""
         for texts, known, encode in (
             (reasons, self._reasons, self.space.encode_rationales),
             (behaviours, self._behaviours, self.space.encode_histories),
+            (titles, self._titles, self.space.encode_rationales),
         ):
             new = [text for text in dict.fromkeys(texts) if text and text not in known]
             if new:
@@ -105,6 +110,8 @@ class SharedReasons:
         for known in (self._reasons, self._behaviours):
             if len(known) > beyond:
                 known.clear()
+        if len(self._titles) > beyond + len(self.places):
+            self._titles.clear()
 
     def votes(
         self,
@@ -115,7 +122,8 @@ class SharedReasons:
         *,
         temperature: float,
         smoothing: float,
-    ) -> list[tuple[float, float]]:
+        titles: bool = False,
+    ) -> list[tuple[float, ...]]:
         """The evidence of a reason and that of the behaviour behind it, for each item.
 
         Args:
@@ -125,15 +133,26 @@ class SharedReasons:
             item_ids: Items to vote on.
             temperature: Width of the kernel; small ones listen to the nearest rationales only.
             smoothing: Votes that every item is given, in an average item's votes.
+            titles: Also how near each item's title is to r* and to b_u.
 
         Returns:
-            Per item two natural logarithms, each at least ``log(smoothing / (1 + smoothing))``.
+            Per item two natural logarithms, each at least ``log(smoothing / (1 + smoothing))``; with ``titles`` two
+            cosines after them, 0 where there is no reason.
         """
         text = self.told(history, items)
-        self.read([reason or ""], [text])
+        names = [items[item_id].title for item_id in item_ids] if titles else []
+        self.read([reason or ""], [text], names)
         queries = (self._reasons.get(reason or ""), self._behaviours.get(text))
         found = [self.evidence(query, item_ids, temperature, smoothing, history.user_id) for query in queries]
+        if titles:
+            found += [self._near(query, names) for query in queries]
         return list(zip(*found, strict=True))
+
+    def _near(self, query: NDArray[np.float32] | None, names: Series[str]) -> list[float]:
+        # A title without a letter has no vector; it is near nothing.
+        return [
+            0.0 if query is None or name not in self._titles else float(self._titles[name] @ query) for name in names
+        ]
 
     def evidence(
         self,

@@ -73,6 +73,8 @@ class RecommenderSettings:
         shared_temperature: Kernel width of the votes of shared reasons beside each candidate; ``None`` leaves them
             out, as the paper does (ours; see :mod:`pulse_hf.reasoning.shared_reasons`).
         shared_smoothing: Their smoothing (ours).
+        title_agreement: Beside the votes, how near each candidate's title is to the reason and to the behaviour in
+            Thought Space (ours; for a space fitted with ``titles``).
         use_agreement: Show s* beside r* (paper §4.2).
         score_events: History events shown (ours).
         bf16: bfloat16 autocast; ``None`` uses it where the hardware computes in it.
@@ -103,6 +105,7 @@ class RecommenderSettings:
     likelihood_scale: float = 8.0
     shared_temperature: float | None = 0.15
     shared_smoothing: float = 0.3
+    title_agreement: bool = False
     use_agreement: bool = True
     score_events: int = 6
     bf16: bool | None = None
@@ -196,6 +199,7 @@ def prompt_shape(settings: RecommenderSettings, system: str) -> PromptShape:
         PromptBudget(score_events=settings.score_events),
         settings.shared_temperature if system == "pulse" else None,
         settings.shared_smoothing,
+        settings.title_agreement and system == "pulse",
     )
 
 

@@ -85,8 +85,8 @@ def train_scorer(
     if text_folder is not None and process() == 0:
         text_only = asdict(replace(shape, shared_temperature=None))
         save_adapter(model, text_folder, processor=processor, base=identity, prompt=text_only)
-    if shape.num_features:
-        fitted["weights"] = _take_votes(model, processor, validation, read[1], settings)
+    if shape.features:
+        fitted["weights"] = _take_votes(model, processor, shape.features, validation, read[1], settings)
     if process() == 0:
         save_adapter(model, folder, processor=processor, base=identity, prompt=asdict(shape))
     return fitted | {
@@ -101,6 +101,7 @@ def train_scorer(
 def _take_votes(
     model: PeftModel,
     processor: PulseScorerProcessor,
+    features: Series[str],
     validation: Series[ScorerExample],
     texts: Series[ScorerExample],
     settings: RecommenderSettings,
@@ -112,7 +113,7 @@ def _take_votes(
     from pulse_hf.models.scorer.processing_scorer import score_sets
     from pulse_hf.training.vote_weights import fit_vote_weights, weigh_votes
 
-    names = ("text", "reason", "behaviour")
+    names = ("text", *features)
     weights = [1.0] * len(names)
     if validation:
         logits = score_sets(

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.behaviour import behaviour_text, mask_words
+from pulse_hf.reasoning.behaviour import MASK, behaviour_text, mask_words
 from pulse_hf.schema import Item, Sequence, fold_of, stable_hash
 
 if TYPE_CHECKING:
@@ -22,6 +22,7 @@ __all__ = [
     "training_pairs",
     "validation_pairs",
     "validation_users",
+    "with_titles",
 ]
 
 
@@ -68,6 +69,17 @@ def training_pairs(
         ValueError: A row's target is not a training event, or its user is unknown.
     """
     return [_pair(row, sequences, items, settings) for row in rationales if row["status"] == "ok"]
+
+
+def with_titles(pairs: Series[Pair], items: Mapping[str, Item], settings: ThoughtSpaceSettings) -> list[Pair]:
+    """The pairs and, where the settings ask for it, each once more with the chosen item's title for a rationale.
+
+    A title is the barest answer to what was chosen. With titles in the space every candidate has a place in it.
+    """
+    if not settings.titles:
+        return list(pairs)
+    twins = (replace(one, rationale=items[one.target_id].title, masked_rationale=MASK) for one in pairs)
+    return [*pairs, *twins]
 
 
 def _pair(

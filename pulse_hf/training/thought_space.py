@@ -27,6 +27,7 @@ from pulse_hf.training.thought_pairs import (
     training_pairs,
     validation_pairs,
     validation_users,
+    with_titles,
 )
 
 if TYPE_CHECKING:
@@ -56,6 +57,8 @@ class ThoughtSpaceSettings:
         temperature: Of InfoNCE (lost in the paper's text; ours).
         num_negatives: Negatives drawn per pair from the batch (paper: 10); ``None`` takes all (ours).
         symmetric: Rationales look for their histories, too (ours).
+        titles: Fit the chosen items' titles beside their rationales, so that candidates have a place in the space
+            (ours).
         epochs: Most passes over the pairs (ours).
         batch_size: Pairs per step (ours).
         encoder_learning_rate: Of the trained layers (paper has separate rates; value ours).
@@ -83,6 +86,7 @@ class ThoughtSpaceSettings:
     temperature: float = 0.05
     num_negatives: int | None = 10
     symmetric: bool = False
+    titles: bool = False
     epochs: int = 3
     batch_size: int = 64
     encoder_learning_rate: float = 2e-4
@@ -140,16 +144,18 @@ def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int,
 
         rows = artifacts.read_table(run / "rationales" / "rationales.parquet").to_pylist()
         sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
-        pairs = training_pairs(rows, sequences, {item.item_id: item for item in load_items(run)}, settings)
+        items = {item.item_id: item for item in load_items(run)}
+        pairs = training_pairs(rows, sequences, items, settings)
+        fitted_on = with_titles(pairs, items, settings)
         model = start_model(location, identity["revision"], settings)
-        report = _fit_all(work, model, pairs, settings, seed)
+        report = _fit_all(work, model, pairs, fitted_on[len(pairs) :], settings, seed)
         if artifacts.process() > 0:
             return {}
         artifacts.write_json(work / "metrics.json", report)
         dropped = dict(Counter(row["status"] for row in rows if row["status"] != "ok"))
         return {
             "rows": {"read": len(rows), "kept": len(pairs), "dropped": dropped},
-            "inputs_sha256": {"thought-space": inputs_sha256(pairs)},
+            "inputs_sha256": {"thought-space": inputs_sha256(fitted_on)},
             "truncated": report["truncated"],
             "validation": {name: fitted["validation"] for name, fitted in report["models"].items()},
         }
@@ -186,14 +192,21 @@ class Fitting:
         pairs: All pairs.
         settings: Of the stage.
         seed: Decides who validates, batches and drawn negatives.
+        twins: Further pairs of the same decisions, only fitted on, never validated by.
     """
 
     def __init__(
-        self, model: PulseThoughtSpaceModel, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int
+        self,
+        model: PulseThoughtSpaceModel,
+        pairs: list[Pair],
+        settings: ThoughtSpaceSettings,
+        seed: int,
+        twins: Series[Pair] = (),
     ) -> None:
         from pulse_hf.training.thought_space_towers import SIDES, TextStates, computes_bf16, splits_exactly
 
         self.model, self.pairs, self.settings, self.seed = model, pairs, settings, seed
+        self.twins = twins
         self.bf16 = computes_bf16(settings.precision, model.device.type)
         layers = settings.trained_layers
         if layers is not None and not all(
@@ -232,6 +245,8 @@ class Fitting:
         ]
         validation = validation_pairs(mine, self.held_out, settings, self.seed)
         fitting = latest_pairs([p for p in mine if p.user_id not in self.held_out], settings.training_pairs_per_user)
+        decisions = {pair.decision_id for pair in fitting}
+        fitting += [twin for twin in self.twins if twin.decision_id in decisions]
         space = TrainableSpace(copy.deepcopy(self.model), self.states, self.layers)
         before = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
         fitted = fit(
@@ -252,11 +267,16 @@ class Fitting:
 
 
 def _fit_all(
-    work: Path, model: PulseThoughtSpaceModel, pairs: list[Pair], settings: ThoughtSpaceSettings, seed: int
+    work: Path,
+    model: PulseThoughtSpaceModel,
+    pairs: list[Pair],
+    twins: list[Pair],
+    settings: ThoughtSpaceSettings,
+    seed: int,
 ) -> dict[str, Any]:
     import torch
 
-    fitting = Fitting(model, pairs, settings, seed)
+    fitting = Fitting(model, pairs, settings, seed, twins)
     models: dict[str, Any] = {}
     for fold in (None, *range(settings.num_folds)):
         name = "model" if fold is None else f"fold-{fold}"
