@@ -82,12 +82,14 @@ class EvaluateSettings:
     Args:
         systems: Rows of the report, in order; scorers that were not tuned have none.
         worth_of_a_reason: Score ``pulse`` also without, with another user's and with a random leaf's reason.
+        ablations: And with the base reason, the likeliest leaf and the one an untuned encoder prefers (paper §5.5).
         stacker_l2: Pull to zero of the standardised weights of ``fusion`` and ``pulse-fused``.
         audit_users: Test users whose neighbours and thoughts the audit makes again with and without swapped targets.
     """
 
     systems: tuple[str, ...] = SYSTEMS
     worth_of_a_reason: bool = True
+    ablations: bool = False
     stacker_l2: float = 1e-3
     audit_users: int = 8
 
@@ -319,7 +321,9 @@ def _extras(
         thoughts = load_thoughts(run)
         extras["train_vs_test"] = train_vs_test(study, thoughts, seed=seed)
         if settings.worth_of_a_reason:
-            extras["worth_of_a_reason"] = _worth(run, study, decisions, book, metrics["pulse"], seed)
+            extras["worth_of_a_reason"] = _worth(
+                study, decisions, book, metrics["pulse"], seed, ablations=settings.ablations
+            )
         if (run / "world" / "truth.json").exists():
             reasons = {d.decision_id: thoughts[d.decision_id].reason or "" for d in decisions}
             extras["faithfulness"] = faithfulness(run, study, decisions, reasons, seed=seed)
@@ -333,18 +337,19 @@ def _extras(
 
 
 def _worth(
-    run: Path,
     study: Study,
     decisions: Sequence[Decision],
     book: ScoreBook,
     own: dict[str, NDArray[np.float64]],
     seed: int,
+    *,
+    ablations: bool,
 ) -> dict[str, Any]:
     from pulse_hf.evaluation.reasons import OWN, variants
     from pulse_hf.evaluation.report import compare, summarise
 
     measured = {OWN: own}
-    for name, system in variants(run, decisions, seed).items():
+    for name, system in variants(study, decisions, seed, ablations=ablations).items():
         logger.info("scoring %s", system.name)
         measured[name] = _metrics(study, decisions, system.name, book.rows(system, "test"))
     pairs = [(OWN, name) for name in measured if name != OWN]
