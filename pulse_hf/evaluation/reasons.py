@@ -43,6 +43,7 @@ __all__ = [
     "likeliest_leaves",
     "nearest_leaves",
     "random_leaves",
+    "score_file",
     "trees_of",
     "variants",
 ]
@@ -156,7 +157,6 @@ def variants(study: Study, decisions: Sequence[Decision], seed: int, *, ablation
         OTHER: another_users(decisions, thoughts, seed),
         LEAF: random_leaves(grown, decisions, seed),
     }
-    files = {NONE: "pulse (no reason)", OTHER: "pulse (another user's reason)", LEAF: "pulse (random leaf)"}
     if ablations:
         behaviours = [study.shared.told(history, study.items) for history in study.histories(decisions)]
         encoder = settings_of(read_manifest(study.run / "sequential")["fingerprint"])["encoder"]
@@ -165,5 +165,11 @@ def variants(study: Study, decisions: Sequence[Decision], seed: int, *, ablation
             LIKELY: likeliest_leaves(grown, decisions),
             NEAR: nearest_leaves(grown, decisions, behaviours, encoder),
         }
-        files |= {BASE: "pulse (base reason)", LIKELY: "pulse (likeliest leaf)", NEAR: "pulse (untuned encoder)"}
-    return {name: System(files[name], partial(slm_scores, folder="pulse", thoughts=given[name])) for name in given}
+    return {
+        name: System(score_file(name), partial(slm_scores, folder="pulse", thoughts=given[name])) for name in given
+    }
+
+
+def score_file(name: str) -> str:
+    """Under which name a variant's scores are kept."""
+    return f"pulse with {name}"

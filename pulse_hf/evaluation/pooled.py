@@ -1,0 +1,126 @@
+"""One report of several seeds: every user's metrics are averaged over the runs, then compared as ever.
+
+A difference that one seed shows may be luck of its fits. The unit stays the user (DESIGN §8.6): averaging over seeds
+first keeps the rows independent of each other, which several rows of one user would not be.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from operator import itemgetter
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pulse_hf.artifacts import ArtifactError, read_json, read_table
+from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
+from pulse_hf.evaluation.reasons import OWN, score_file
+from pulse_hf.evaluation.report import COMPARED_SYSTEMS, compare, summarise
+from pulse_hf.metrics import METRICS, rank_metrics
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["pooled_report"]
+
+_SAME = ("split", "negatives", "sampling", "users", "refit", "synthetic", "repeats")
+_KEPT = ("stages", "versions")
+
+
+def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
+    """The report of several finished runs that differ in their seed.
+
+    Args:
+        runs: Run folders with ``report.json`` and ``evaluate/``, of the same users.
+        seed: Of resamples and flips.
+
+    Returns:
+        A report with a run's own keys (DESIGN §8.7). ``systems`` are those that all runs have, with mean costs;
+        ``protocol`` has the ``seeds`` and each run's ``candidates_sha256``; ``by_seed`` has each run's HR@1. What
+        cannot be pooled (stackers, training rows) is left to the runs' own reports.
+
+    Raises:
+        ArtifactError: The runs differ in protocol or users, or an audit did not pass.
+    """
+    reports = [read_json(run / "report.json") for run in runs]
+    _check(runs, reports)
+    studies = [load_study(run) for run in runs]
+    for run, study in zip(runs, studies, strict=True):
+        if _target(study) != _target(studies[0]):
+            raise ArtifactError(f"{run}: its test users or what they chose are others than in {runs[0]}")
+    systems = [name for name in reports[0]["systems"] if all(name in one["systems"] for one in reports)]
+    worths = [one.get("worth_of_a_reason", {}).get("variants", {}) for one in reports]
+    variants = [name for name in worths[0] if name != OWN and all(name in one for one in worths)]
+
+    def pooled(named: Mapping[str, str]) -> dict[str, dict[str, NDArray[np.float64]]]:
+        return {name: _mean([_metrics(study, file) for study in studies]) for name, file in named.items()}
+
+    metrics = pooled({name: name for name in systems})
+    cold = _cold(studies[0])
+    ours = [name for name in COMPARED_SYSTEMS if name in systems]
+    pairs = [(one, other) for one in ours for other in systems if other != one]
+    pairs = [pair for pair in pairs if pair != ("pulse", "pulse-fused")]
+    summary = summarise(metrics, cold=cold, seed=seed)
+    protocol = {**reports[0]["protocol"], "seeds": [one["protocol"]["seed"] for one in reports]}
+    protocol["candidates_sha256"] = [one["protocol"]["candidates_sha256"] for one in reports]
+    report = {
+        "protocol": protocol,
+        "systems": {name: {**summary[name], "cost": _mean_cost(reports, name)} for name in systems},
+        "comparisons": compare(metrics, pairs, seed=seed),
+        "by_seed": {name: [one["systems"][name]["hr@1"]["value"] for one in reports] for name in systems},
+        "audit": {"passed": True, "checks": [check for one in reports for check in one["audit"]["checks"]]},
+        **{key: reports[0][key] for key in _KEPT},
+    }
+    if variants:
+        told = {OWN: metrics["pulse"], **pooled({name: score_file(name) for name in variants})}
+        report["worth_of_a_reason"] = {
+            "variants": summarise(told, cold=cold, seed=seed),
+            "comparisons": compare(told, [(OWN, name) for name in variants], seed=seed),
+        }
+    return report
+
+
+def _check(runs: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> None:
+    for run, report in zip(runs, reports, strict=True):
+        if not report["audit"]["passed"]:
+            raise ArtifactError(f"{run}: its leak audit did not pass; nothing is pooled with it")
+        for key in _SAME:
+            found, expected = report["protocol"].get(key), reports[0]["protocol"].get(key)
+            if found != expected:
+                raise ArtifactError(f"{run}: protocol.{key} is {found!r}, in {runs[0]} it is {expected!r}")
+    seeds = [report["protocol"]["seed"] for report in reports]
+    if len(set(seeds)) != len(seeds):
+        raise ArtifactError(f"the runs have the seeds {seeds}; each must have its own")
+
+
+def _metrics(study: Study, file: str) -> dict[str, NDArray[np.float64]]:
+    """Metrics of one run's kept scores, in the order of user ids."""
+    table = read_table(study.run / "evaluate" / "scores" / "test" / f"{file}.parquet")
+    columns = (table[name].to_pylist() for name in ("user_id", "decision_id", "scores"))
+    rows = sorted(zip(*columns, strict=True), key=itemgetter(0))
+    scores = [None if row is None else np.array(row) for _, _, row in rows]
+    ids = [decision_id for _, decision_id, _ in rows]
+    return rank_metrics(scores, [study.sets[one].target_index for one in ids], system=file, decision_ids=ids)
+
+
+def _target(study: Study) -> dict[str, str]:
+    decisions = study.split("test")
+    return dict(zip((one.user_id for one in decisions), study.target_items(decisions), strict=True))
+
+
+def _cold(study: Study) -> NDArray[np.bool_]:
+    return np.array([study.training_counts[item] <= COLD_EVENTS for _, item in sorted(_target(study).items())])
+
+
+def _mean(measured: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
+    if len({len(one[METRICS[0]]) for one in measured}) != 1:
+        raise ArtifactError(
+            f"the runs have {[len(one[METRICS[0]]) for one in measured]} test users; expected the same"
+        )
+    return {metric: np.mean([one[metric] for one in measured], axis=0) for metric in METRICS}
+
+
+def _mean_cost(reports: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
+    costs = [report["systems"][name]["cost"] for report in reports]
+    return {key: round(float(np.mean([one[key] for one in costs])), 3) for key in costs[0]}

@@ -1,0 +1,66 @@
+"""Several seeds in one report: known answers on a finished run and a changed copy of it."""
+
+import shutil
+
+import pytest
+
+from pulse_hf.artifacts import ArtifactError, read_json, read_table, write_json, write_table
+from pulse_hf.evaluation.pooled import pooled_report
+from pulse_hf.evaluation.protocol import load_study
+
+
+@pytest.fixture
+def runs(small_run, tmp_path):
+    """The run, and a copy under another seed whose popularity row always knows the answer."""
+    other = tmp_path / "other"
+    shutil.copytree(small_run, other)
+    report = read_json(other / "report.json")
+    report["protocol"]["seed"] += 1
+    write_json(other / "report.json", report)
+    path = other / "evaluate" / "scores" / "test" / "popularity.parquet"
+    sets = load_study(other).sets
+    rows = read_table(path).to_pylist()
+    for row in rows:
+        target = sets[row["decision_id"]].target_index
+        row["scores"] = [float(place == target) for place in range(len(row["scores"]))]
+    write_table(path, "scores", rows[::-1])  # the order of rows must not matter
+    return small_run, other
+
+
+def test_the_mean_over_seeds_is_that_of_each_users_means(runs):
+    single, pooled = read_json(runs[0] / "report.json"), pooled_report(runs)
+    assert set(pooled["systems"]) == set(single["systems"])
+    for name, row in pooled["systems"].items():
+        before = single["systems"][name]["hr@1"]["value"]
+        expected = (before + 1) / 2 if name == "popularity" else before
+        assert row["hr@1"]["value"] == pytest.approx(expected), name
+        assert row["slices"]["cold"]["users"] == single["systems"][name]["slices"]["cold"]["users"]
+    assert pooled["by_seed"]["popularity"] == pytest.approx([single["systems"]["popularity"]["hr@1"]["value"]] * 2)
+    gains = {(row["system"], row["baseline"], row["metric"]): row["difference"] for row in pooled["comparisons"]}
+    expected = pooled["systems"]["pulse"]["hr@1"]["value"] - pooled["systems"]["popularity"]["hr@1"]["value"]
+    assert gains["pulse", "popularity", "hr@1"] == pytest.approx(expected)
+    assert pooled["protocol"]["seeds"] == [single["protocol"]["seed"], single["protocol"]["seed"] + 1]
+    worth = {row["baseline"]: row["difference"] for row in single["worth_of_a_reason"]["comparisons"]}
+    again = {row["baseline"]: row["difference"] for row in pooled["worth_of_a_reason"]["comparisons"]}
+    assert again == pytest.approx(worth)
+
+
+def test_one_seed_twice_other_users_or_a_failed_audit_are_refused(runs):
+    with pytest.raises(ArtifactError, match="each must have its own"):
+        pooled_report([runs[0], runs[0]])
+    path = runs[1] / "report.json"
+    report = read_json(path)
+    write_json(path, report | {"protocol": report["protocol"] | {"negatives": 99}})
+    with pytest.raises(ArtifactError, match="protocol.negatives is 99"):
+        pooled_report(runs)
+    write_json(path, report | {"audit": {"passed": False, "checks": []}})
+    with pytest.raises(ArtifactError, match="audit did not pass"):
+        pooled_report(runs)
+    write_json(path, report)
+    candidates = runs[1] / "candidates" / "candidates.parquet"
+    rows = read_table(candidates).to_pylist()
+    changed = next(row for row in rows if row["split"] == "test")
+    changed["target_index"] = (changed["target_index"] + 1) % len(changed["item_ids"])
+    write_table(candidates, "candidates", rows)
+    with pytest.raises(ArtifactError, match="what they chose"):
+        pooled_report(runs)
