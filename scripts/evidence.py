@@ -1,0 +1,104 @@
+"""The evidence: every arm on real data under one protocol, several seeds, one report each.
+
+    python scripts/evidence.py                                    # all arms, in the order of the ledger
+    python scripts/evidence.py luxury-beauty-dedup-1x9 --seeds 0 1 2
+    python scripts/evidence.py --list                             # what has run, what has not, and its command
+
+An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder and its settings on top of
+the preset ``small``. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when
+all seeds of an arm are done, every user's metrics are averaged over them and the report goes to
+``hub_cards/reports/<arm>.json`` with its command, settings' hash, seeds and seconds. README and cards are rendered
+from these files alone. The data is not part of this repository; an arm without data says so and is passed over.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from dataclasses import asdict, replace
+from pathlib import Path
+from typing import Any
+
+from pulse_hf.artifacts import read_json, read_manifest, sha256_of_text, write_json
+from pulse_hf.evaluation.evaluate import STAGES
+from pulse_hf.evaluation.pooled import pooled_report
+from pulse_hf.pipeline import run_road
+from pulse_hf.presets import preset_named
+from pulse_hf.settings import RunSettings, merge
+
+ROOT = Path(__file__).resolve().parents[1]
+ARMS = Path(__file__).with_suffix("")
+REPORTS = ROOT / "hub_cards" / "reports"
+SEEDS = (0, 1, 2)
+
+
+def settings_of_arm(path: Path, data: Path) -> tuple[RunSettings, Path]:
+    """An arm's settings and the folder of its data."""
+    arm = read_json(path)
+    folder = data / arm["data"]
+    prepare = {key: arm["settings"]["prepare"][key] for key in ("reviews", "metadata")}
+    settings = merge(preset_named("small"), arm["settings"], str(path))
+    where = {key: str(folder / name) for key, name in prepare.items() if name}
+    return replace(settings, prepare=replace(settings.prepare, **where)), folder
+
+
+def facts_of(settings: RunSettings) -> dict[str, Any]:
+    """The settings without where the data lies, which differs from machine to machine."""
+    facts = json.loads(json.dumps(asdict(settings)))
+    for key in ("reviews", "metadata"):
+        facts["prepare"][key] = Path(facts["prepare"][key] or "").name
+    return {**facts, "seed": None}
+
+
+def run_arm(name: str, settings: RunSettings, seeds: list[int], runs: Path) -> dict[str, Any]:
+    """Run every seed of an arm and pool their reports."""
+    folders = []
+    for seed in seeds:
+        folders.append(runs / f"{name}-s{seed}")
+        print(f"== {name}, seed {seed}: {folders[-1]} ==", flush=True)
+        run_road(folders[-1], replace(settings, seed=seed))
+    report = pooled_report(folders)
+    stages = [*STAGES.values(), "evaluate"]
+    manifests = [read_manifest(folder / stage) for folder in folders for stage in stages if (folder / stage).exists()]
+    report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
+    report["settings_sha256"] = sha256_of_text([json.dumps(facts_of(settings), sort_keys=True)])
+    report["seconds"] = round(sum(manifest["seconds"] for manifest in manifests), 1)
+    return report
+
+
+def state(name: str, folder: Path) -> str:
+    """One line of the list."""
+    path = REPORTS / f"{name}.json"
+    if path.exists():
+        report = read_json(path)
+        return f"{name}: {report['protocol']['users']:,} users, seeds {report['protocol']['seeds']}, {report['command']}"
+    reason = "no data here" if not folder.exists() else "not run"
+    return f"{name}: {reason}; python scripts/evidence.py {name}"
+
+
+def main() -> None:
+    """Run what is asked for."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    known = sorted(path.stem for path in ARMS.glob("*.json"))
+    parser.add_argument("arms", nargs="*", metavar="ARM", help=f"some of {', '.join(known)}; all by default")
+    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the datasets")
+    parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evidence")
+    parser.add_argument("--list", action="store_true", help="only say what has run")
+    chosen = parser.parse_args()
+    unknown = sorted(set(chosen.arms) - set(known))
+    if unknown:
+        parser.error(f"no arm {', '.join(unknown)}; there are {', '.join(known)}")
+    # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    for name in chosen.arms or known:
+        settings, folder = settings_of_arm(ARMS / f"{name}.json", chosen.data)
+        if chosen.list or not folder.exists():
+            print(state(name, folder))
+            continue
+        write_json(REPORTS / f"{name}.json", run_arm(name, settings, chosen.seeds, chosen.runs))
+
+
+if __name__ == "__main__":
+    main()

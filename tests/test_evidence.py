@@ -1,0 +1,38 @@
+"""The evidence's arms: settings that exist, data that may lie anywhere, and what the list says."""
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+spec = importlib.util.spec_from_file_location("evidence", ROOT / "scripts" / "evidence.py")
+evidence = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(evidence)
+ARMS = sorted(evidence.ARMS.glob("*.json"))
+
+
+@pytest.mark.parametrize("path", ARMS, ids=lambda path: path.stem)
+def test_every_arm_is_valid_and_its_hash_does_not_depend_on_where_the_data_lies(path, tmp_path):
+    settings, folder = evidence.settings_of_arm(path, tmp_path)
+    assert folder.parent == tmp_path
+    assert Path(settings.prepare.reviews).parent == folder
+    elsewhere, _ = evidence.settings_of_arm(path, tmp_path / "other")
+    assert settings != elsewhere
+    assert evidence.facts_of(settings) == evidence.facts_of(elsewhere)
+
+
+def test_an_arm_that_did_not_run_says_so_with_its_command(monkeypatch, tmp_path, capsys):
+    monkeypatch.setattr(evidence, "REPORTS", tmp_path)
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "--list", "--data", str(tmp_path)])
+    evidence.main()
+    lines = capsys.readouterr().out.splitlines()
+    assert lines == [f"{path.stem}: no data here; python scripts/evidence.py {path.stem}" for path in ARMS]
+
+
+def test_an_unknown_arm_is_named(monkeypatch, capsys):
+    monkeypatch.setattr(sys, "argv", ["evidence.py", "books"])
+    with pytest.raises(SystemExit):
+        evidence.main()
+    assert "no arm books; there are" in capsys.readouterr().err
