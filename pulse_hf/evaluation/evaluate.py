@@ -46,6 +46,8 @@ SYSTEMS = (
     "encoder-tuned",
     "sasrec-bce",
     "sasrec-gbce",
+    "duorec",
+    "ec4srec",
     "sasrec",
     "sasrec+text",
     "encoder-tuned+sasrec",

@@ -4,6 +4,7 @@ Each is fitted on training events alone, with the run's own budgets, so that no 
 trains as the Thought Space does (same encoder, steps, batches), only from a history's titles to the next item's title
 instead of to a rationale; it is the control for what rationales add. ``sasrec-bce`` (one sampled negative, Kang &
 McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with.
+``duorec`` (Qiu et al. 2022) and ``ec4srec`` (Wang et al. 2022) are SASRec with a contrastive loss beside its own.
 """
 
 from __future__ import annotations
@@ -123,6 +124,14 @@ def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
             return _sasrec(name, material, replace(material.sequential, loss="bce", num_negatives=1))
         case "sasrec-gbce":
             return _sasrec(name, material, replace(material.sequential, loss="gbce"))
+        case "duorec":
+            from pulse_hf.training.baseline_fits.duorec import fit_duorec
+
+            return fit_duorec(name, material)
+        case "ec4srec":
+            from pulse_hf.training.baseline_fits.ec4srec import fit_ec4srec
+
+            return fit_ec4srec(name, material)
         case _:
             raise ValueError(f"no fit for {name!r}")
 

@@ -156,11 +156,12 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
         # Text features of the padding row are zero and the projection has no bias: row 0 stays zero.
         return self.item_embedding.weight + self.text_projection(self.text_features)
 
-    def encode(self, item_indices: Tensor) -> Tensor:
+    def encode(self, item_indices: Tensor, table: Tensor | None = None) -> Tensor:
         """One vector per event, from this event and the ones before it.
 
         Args:
             item_indices: (batch, length) with padding 0 on the left; length at most ``max_events``.
+            table: (rows, dim) vectors that the indices name, row 0 for the padding; :meth:`item_vectors` if ``None``.
 
         Returns:
             (batch, length, dim), zero at padding.
@@ -168,9 +169,7 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
         Raises:
             ValueError: A row is longer than ``max_events``, or the padding is not on the left.
         """
-        return self._encode(item_indices, self.item_vectors())
-
-    def _encode(self, item_indices: Tensor, table: Tensor) -> Tensor:
+        table = self.item_vectors() if table is None else table
         length = item_indices.shape[1]
         if length > self.config.max_events:
             raise ValueError(
@@ -215,7 +214,7 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
             ValueError: A sampled loss is configured and ``negatives`` are missing.
         """
         table = self.item_vectors()
-        hidden = self._encode(item_indices, table)
+        hidden = self.encode(item_indices, table)
         if labels is None:
             return PulseSASRecOutput(last_hidden_state=hidden)
         wanted = labels != 0
@@ -256,7 +255,7 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
         trained, table = self.training, self.item_vectors()
         self.eval()
         for places, item_indices in self._batches(histories, batch_size):
-            vectors[places] = self._encode(item_indices, table)[:, -1]
+            vectors[places] = self.encode(item_indices, table)[:, -1]
         self.train(trained)
         return vectors
 
