@@ -4,6 +4,7 @@ Each is fitted on training events alone, with the run's own budgets, so that no 
 trains as the Thought Space does (same encoder, steps, batches), only from a history's titles to the next item's title
 instead of to a rationale; it is the control for what rationales add. ``sasrec-bce`` (one sampled negative, Kang &
 McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with.
+``a-llmrec`` (Kim et al. 2024) and ``a-llmrec+reason`` put SASRec's knowledge into the scorer's language model, frozen.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.titles import BASELINES, FOLDER, title_pairs
+from pulse_hf.reasoning.titles import A_LLMREC, BASELINES, FOLDER, title_pairs
 from pulse_hf.training.baseline_fits.material import Material
 from pulse_hf.training.sequential import SequentialSettings
 from pulse_hf.training.thought_pairs import Pair
@@ -52,8 +53,9 @@ class BaselineSettings:
 def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool = False) -> Path:
     """Fit the learned baselines of a run.
 
-    *Input*: ``sequences/``, and the settings of ``sequential/`` and ``thought_space/``. *Output* in ``baselines/``:
-    one folder per system, as ``save_pretrained`` writes it.
+    *Input*: ``sequences/``, and the settings of ``sequential/`` and ``thought_space/``; for A-LLMRec also
+    ``sequential/``, ``candidates/`` and ``thoughts/`` themselves, and the settings of ``recommender/``. *Output* in
+    ``baselines/``: one folder per system, as ``save_pretrained`` writes it.
 
     Args:
         run: The run's folder.
@@ -71,12 +73,17 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
 
     space = ThoughtSpaceSettings(**_settings_of(run / "thought_space"))
     sequential = SequentialSettings(**_settings_of(run / "sequential"))
-    budgets = {"thought_space": asdict(space), "sequential": asdict(sequential)}
+    budgets: dict[str, Any] = {"thought_space": asdict(space), "sequential": asdict(sequential)}
+    parents = ["sequences"]
+    if set(settings.systems) & set(A_LLMREC):
+        scorer = _settings_of(run / "recommender")
+        budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
+        parents += ["sequential", "candidates", "thoughts"]
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
         settings=json.loads(json.dumps(asdict(settings))) | budgets,
         seed=seed,
-        parents={"sequences": artifacts.content_sha256(run / "sequences")},
+        parents={name: artifacts.content_sha256(run / name) for name in parents},
         model=resolve_model(space.encoder)[1],
     )
 
@@ -95,6 +102,7 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
                     text for one in pairs for text in (one.training_history, one.rationale)
                 ),
                 "sequential": inputs_sha256(sequences)["sequential"],
+                **{name: fits[name].pop("inputs_sha256") for name in settings.systems if name in A_LLMREC},
             },
         }
 
@@ -123,6 +131,10 @@ def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
             return _sasrec(name, material, replace(material.sequential, loss="bce", num_negatives=1))
         case "sasrec-gbce":
             return _sasrec(name, material, replace(material.sequential, loss="gbce"))
+        case "a-llmrec" | "a-llmrec+reason":
+            from pulse_hf.training.baseline_fits.a_llmrec import fit_a_llmrec
+
+            return fit_a_llmrec(name, material)
         case _:
             raise ValueError(f"no fit for {name!r}")
 
