@@ -22,7 +22,7 @@ from pulse_hf.training.scorer import RecommenderSettings
 from pulse_hf.training.scorer_fit import uses_bf16
 from pulse_hf.training.thought_space_fit import length_batches, num_batches
 
-LEARNING_RATE = 1e-3  # chosen on validation, of 3e-4, 1e-3, 3e-3
+LEARNING_RATE = 3e-3  # chosen on validation (Gift Cards, HR@1 .336; .327 with 1e-3)
 
 __all__ = ["ProjectionFit"]
 
