@@ -72,7 +72,9 @@ def state(name: str, folder: Path) -> str:
     path = REPORTS / f"{name}.json"
     if path.exists():
         report = read_json(path)
-        return f"{name}: {report['protocol']['users']:,} users, seeds {report['protocol']['seeds']}, {report['command']}"
+        return (
+            f"{name}: {report['protocol']['users']:,} users, seeds {report['protocol']['seeds']}, {report['command']}"
+        )
     reason = "no data here" if not folder.exists() else "not run"
     return f"{name}: {reason}; python scripts/evidence.py {name}"
 

@@ -53,6 +53,8 @@ SYSTEMS = (
     "encoder-tuned+sasrec",
     "gated",
     "fusion",
+    "a-llmrec",
+    "a-llmrec+reason",
     "slm+sft",
     "pulse-text",
     "pulse",
@@ -279,6 +281,9 @@ def _spent(run: Path, stage: str, name: str) -> tuple[int, float]:
     counts = manifest["counts"]
     if stage == "recommender":  # several scorers are tuned in one stage; each system pays for its own
         own = counts["systems"].get(name) or counts["systems"]["pulse"]
+        return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
+    own = counts["fits"].get(name, {}) if stage == "baselines" else {}
+    if "tokens_per_epoch" in own:
         return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
     usage = counts.get("written_by_this_process", {})
     return sum(int(usage.get(kind, 0)) for kind in ("prompt_tokens", "generated_tokens")), manifest["seconds"]

@@ -21,8 +21,9 @@ from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, scorer_example
 from pulse_hf.reasoning.prompts import Prompt, PromptBudget, candidate_text, rationale_prompt
 from pulse_hf.reasoning.shared_reasons import chosen_for
+from pulse_hf.reasoning.soft_prompts import soft_examples
 from pulse_hf.reasoning.thoughts import ThoughtInput, thought_inputs
-from pulse_hf.reasoning.titles import title_pairs
+from pulse_hf.reasoning.titles import A_LLMREC, title_pairs
 from pulse_hf.retrieval.candidates import CandidateSettings, chosen_decisions, draw_candidates, load_candidates
 from pulse_hf.retrieval.similar_users import NO_USER, lend_items, lendable, neighbours
 from pulse_hf.schema import SPLITS, CandidateSet, Decision, Item, Sequence, Split, fold_of, stable_hash
@@ -238,6 +239,8 @@ def stage_texts(ground: Ground, sequences: Series[Sequence], lent: Lent | None =
         texts["thought-space"] = _thought_space(ground, by_user)
     if ground.has("baselines"):
         texts["baselines"] = _title_pairs(ground, sequences)
+        for system in sorted(set(A_LLMREC) & set(ground.settings("baselines")["systems"])):
+            texts |= _soft_prompts(ground, by_user, system)
     if ground.has("thoughts"):
         for split in SPLITS:
             read = thoughts_read(ground, by_user, _thinking(ground, split), lent)
@@ -285,6 +288,24 @@ def _sequential(sequences: Series[Sequence]) -> Texts:
 def _title_pairs(ground: Ground, sequences: Series[Sequence]) -> list[str]:
     pairs = title_pairs(sequences, ground.items, ground.settings("baselines")["num_titles"])
     return [text for _, history, title in pairs for text in (history, title)]
+
+
+def _soft_prompts(ground: Ground, by_user: Mapping[str, Sequence], system: str) -> Texts:
+    """What A-LLMRec's frozen language model reads, with candidates where it is trained, as the scorers' prompts."""
+    from pulse_hf.models.a_llmrec import PulseALLMRecConfig
+    from pulse_hf.models.a_llmrec.soft_prompts import SoftPromptProcessor
+
+    config = PulseALLMRecConfig.from_pretrained(str(ground.run / "baselines" / system))
+    shape, fits = PromptShape.from_dict(config.prompt), SoftPromptProcessor.of(config).fits
+    texts: Texts = {}
+    for split in SPLITS:
+        train = split == "train"
+        sets = [one for one in ground.sets if one.split == split]
+        if train:  # the rows that the scorers learn from
+            sets = [one for one in sets if one.decision_id in ground.thoughts]
+        read = soft_examples(sets, by_user, ground.items, ground.thoughts, shape, fits)
+        texts[system if train else f"{system}/{split}"] = [one.told(candidates=train) for one in read]
+    return texts
 
 
 def _prompt_texts(made: Series[Prompt]) -> list[str]:

@@ -17,6 +17,7 @@ import numpy as np
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_table, write_json, write_table
 from pulse_hf.evaluation.baselines import (
+    a_llmrec,
     bm25,
     chance,
     encoder_tuned,
@@ -179,6 +180,18 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
             System(name, partial(sasrec.scores, model=name, stage="baselines"), ("baselines",), (f"baselines/{name}",))
             for name in ("sasrec-bce", "sasrec-gbce", "duorec", "ec4srec")
         ),
+        System(
+            "a-llmrec",
+            partial(a_llmrec.scores, model="a-llmrec", thoughts={}),
+            ("sequential", "baselines"),
+            ("sequential/sasrec", "baselines/a-llmrec"),
+        ),
+        System(
+            "a-llmrec+reason",
+            _a_llmrec_with_reasons,
+            (*_SLM_STAGES[:-1], "baselines"),
+            (*_REASON_MODELS, "baselines/a-llmrec+reason"),
+        ),
         System("sasrec", sasrec.scores, ("sequential",), ("sequential/sasrec",)),
         System("sasrec+text", partial(sasrec.scores, model="sasrec+text"), ("sequential",), (text,)),
         System("log-popularity", fusion.log_popularity),
@@ -214,6 +227,14 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
 
 
 def _with_reasons(study: Study, decisions: Sequence[Decision], *, folder: str) -> list[NDArray[np.float64]]:
+    return slm_scores(study, decisions, folder=folder, thoughts=_thoughts_of(study, decisions))
+
+
+def _a_llmrec_with_reasons(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    return a_llmrec.scores(study, decisions, model="a-llmrec+reason", thoughts=_thoughts_of(study, decisions))
+
+
+def _thoughts_of(study: Study, decisions: Sequence[Decision]) -> dict[str, Thought]:
     thoughts = load_thoughts(study.run)
     missing = [d.decision_id for d in decisions if d.decision_id not in thoughts]
     if missing:
@@ -221,7 +242,7 @@ def _with_reasons(study: Study, decisions: Sequence[Decision], *, folder: str) -
             f"{study.run / 'thoughts'}: {len(missing)} of {len(decisions)} decisions have no thought, the first is "
             f"{missing[0]}. All systems need the same decisions: make candidates and thoughts for the same."
         )
-    return slm_scores(study, decisions, folder=folder, thoughts=thoughts)
+    return thoughts
 
 
 def _stacked(

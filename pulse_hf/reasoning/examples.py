@@ -150,15 +150,22 @@ def scorer_example(
     return ScorerExample(prompt, texts, features=features, num_events=num_events)
 
 
+def shorter(num_events: int, num_words: int) -> list[tuple[int, int]]:
+    """Numbers of events and of words of reason to try, in this order: the oldest event goes first.
+
+    >>> shorter(2, 12)
+    [(2, 12), (1, 12), (1, 10)]
+    """
+    attempts = [(events, num_words) for events in range(num_events, 0, -1)] or [(0, num_words)]
+    return attempts + [(min(num_events, 1), count) for count in _REASON_WORDS if count < num_words]
+
+
 def _fitted_prompt(
     history: Sequence, items: Mapping[str, Item], thought: Thought, shape: PromptShape, fits: Callable[[str], bool]
 ) -> tuple[str, int]:
     agreement = thought.agreement if shape.use_agreement else None
     words = thought.reason.split() if thought.reason and shape.use_reason else []
-    most = min(shape.budget.score_events, len(history))
-    attempts = [(events, len(words)) for events in range(most, 0, -1)] or [(0, len(words))]
-    attempts += [(min(most, 1), count) for count in _REASON_WORDS if count < len(words)]
-    for events, count in attempts:
+    for events, count in shorter(min(shape.budget.score_events, len(history)), len(words)):
         budget = replace(shape.budget, score_events=events)
         prompt = score_prompt(history, items, " ".join(words[:count]) or None, agreement, budget)
         if fits(prompt):

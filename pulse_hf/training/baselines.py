@@ -5,6 +5,7 @@ trains as the Thought Space does (same encoder, steps, batches), only from a his
 instead of to a rationale; it is the control for what rationales add. ``sasrec-bce`` (one sampled negative, Kang &
 McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with.
 ``duorec`` (Qiu et al. 2022) and ``ec4srec`` (Wang et al. 2022) are SASRec with a contrastive loss beside its own.
+``a-llmrec`` (Kim et al. 2024) and ``a-llmrec+reason`` put SASRec's knowledge into the scorer's language model, frozen.
 """
 
 from __future__ import annotations
@@ -16,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.titles import BASELINES, FOLDER, title_pairs
+from pulse_hf.reasoning.titles import A_LLMREC, BASELINES, FOLDER, title_pairs
 from pulse_hf.training.baseline_fits.material import Material
 from pulse_hf.training.sequential import SequentialSettings
 from pulse_hf.training.thought_pairs import Pair
@@ -53,8 +54,9 @@ class BaselineSettings:
 def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool = False) -> Path:
     """Fit the learned baselines of a run.
 
-    *Input*: ``sequences/``, and the settings of ``sequential/`` and ``thought_space/``. *Output* in ``baselines/``:
-    one folder per system, as ``save_pretrained`` writes it.
+    *Input*: ``sequences/``, and the settings of ``sequential/`` and ``thought_space/``; for A-LLMRec also
+    ``sequential/``, ``candidates/`` and ``thoughts/`` themselves, and the settings of ``recommender/``. *Output* in
+    ``baselines/``: one folder per system, as ``save_pretrained`` writes it.
 
     Args:
         run: The run's folder.
@@ -72,12 +74,17 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
 
     space = ThoughtSpaceSettings(**_settings_of(run / "thought_space"))
     sequential = SequentialSettings(**_settings_of(run / "sequential"))
-    budgets = {"thought_space": asdict(space), "sequential": asdict(sequential)}
+    budgets: dict[str, Any] = {"thought_space": asdict(space), "sequential": asdict(sequential)}
+    parents = ["sequences"]
+    if set(settings.systems) & set(A_LLMREC):
+        scorer = _settings_of(run / "recommender")
+        budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
+        parents += ["sequential", "candidates", "thoughts"]
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
         settings=json.loads(json.dumps(asdict(settings))) | budgets,
         seed=seed,
-        parents={"sequences": artifacts.content_sha256(run / "sequences")},
+        parents={name: artifacts.content_sha256(run / name) for name in parents},
         model=resolve_model(space.encoder)[1],
     )
 
@@ -96,6 +103,7 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
                     text for one in pairs for text in (one.training_history, one.rationale)
                 ),
                 "sequential": inputs_sha256(sequences)["sequential"],
+                **{name: fits[name].pop("inputs_sha256") for name in settings.systems if name in A_LLMREC},
             },
         }
 
@@ -132,6 +140,10 @@ def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
             from pulse_hf.training.baseline_fits.ec4srec import fit_ec4srec
 
             return fit_ec4srec(name, material)
+        case "a-llmrec" | "a-llmrec+reason":
+            from pulse_hf.training.baseline_fits.a_llmrec import fit_a_llmrec
+
+            return fit_a_llmrec(name, material)
         case _:
             raise ValueError(f"no fit for {name!r}")
 

@@ -220,7 +220,22 @@ def score_sets(
             [sum(weight * value for weight, value in zip(weights, one, strict=True)) for one in example.features]
             for example in examples
         ]
-    encoded = processor.encode(examples)
+    return score_encoded(model, processor, processor.encode(examples), batch_size, bf16=bf16)
+
+
+def score_encoded(
+    model: PulseScorerModel,
+    processor: PulseScorerProcessor,
+    encoded: Sequence[EncodedExample],
+    batch_size: int = 16,
+    *,
+    bf16: bool = False,
+) -> list[list[float]]:
+    """What :func:`score_sets` gives, for examples that are tokens already.
+
+    Raises:
+        ValueError: A score is not finite.
+    """
     order = sorted(range(len(encoded)), key=lambda row: encoded[row].num_tokens)
     large = [row for row in order if len(encoded[row].candidate_ids) > MOST_PACKED]
     small = [row for row in order if len(encoded[row].candidate_ids) <= MOST_PACKED]
@@ -244,7 +259,7 @@ def score_sets(
     wrong = [row for row, values in scores.items() if not torch.tensor(values).isfinite().all()]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} of {len(examples)} examples have a score that is not finite, "
+            f"{len(wrong)} of {len(encoded)} examples have a score that is not finite, "
             f"the first is number {min(wrong)}"
         )
     return [scores[row] for row in range(len(encoded))]

@@ -15,6 +15,7 @@ from pulse_hf.training.thought_space import ThoughtSpaceSettings
 if TYPE_CHECKING:
     from torch import Tensor
 
+    from pulse_hf.training.scorer import RecommenderSettings
     from pulse_hf.training.sequential import Fits
 
 __all__ = ["Material"]
@@ -53,6 +54,15 @@ class Material:
     def text_vectors(self) -> Tensor:
         """(num_items, text_dim) frozen encoder's vectors of the item texts, as the stage ``sequential`` kept them."""
         return artifacts.read_tensors(self.run / "sequential" / "item_vectors.safetensors")["item_vectors"].float()
+
+    @cached_property
+    def recommender(self) -> RecommenderSettings:
+        """Budget of systems that use the language model: the scorer's own settings."""
+        from pulse_hf.training.scorer import RecommenderSettings
+
+        return RecommenderSettings(
+            **artifacts.settings_of(artifacts.read_manifest(self.run / "recommender")["fingerprint"])
+        )
 
     def fits(self, settings: SequentialSettings | None = None) -> Fits:
         """SASRec's own fitting, with the run's settings or other ones."""
