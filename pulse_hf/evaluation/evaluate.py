@@ -48,6 +48,8 @@ SYSTEMS = (
     "sasrec-gbce",
     "sasrec",
     "sasrec+text",
+    "morec",
+    "ctrl",
     "encoder-tuned+sasrec",
     "fusion",
     "slm+sft",

@@ -176,7 +176,7 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         System("encoder-tuned", encoder_tuned.scores, ("baselines",), ("baselines/encoder-tuned",)),
         *(
             System(name, partial(sasrec.scores, model=name, stage="baselines"), ("baselines",), (f"baselines/{name}",))
-            for name in ("sasrec-bce", "sasrec-gbce")
+            for name in ("sasrec-bce", "sasrec-gbce", "morec", "ctrl")
         ),
         System("sasrec", sasrec.scores, ("sequential",), ("sequential/sasrec",)),
         System("sasrec+text", partial(sasrec.scores, model="sasrec+text"), ("sequential",), (text,)),

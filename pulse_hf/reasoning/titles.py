@@ -6,7 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pulse_hf.schema import Decision, Item, Sequence
 
-BASELINES = ("encoder-tuned", "sasrec-bce", "sasrec-gbce")
+BASELINES = ("encoder-tuned", "sasrec-bce", "sasrec-gbce", "morec", "ctrl")
 FOLDER = "baselines"
 
 __all__ = ["BASELINES", "FOLDER", "history_titles", "title_pairs"]

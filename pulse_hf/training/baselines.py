@@ -3,7 +3,8 @@
 Each is fitted on training events alone, with the run's own budgets, so that no row wins by tuning: ``encoder-tuned``
 trains as the Thought Space does (same encoder, steps, batches), only from a history's titles to the next item's title
 instead of to a rationale; it is the control for what rationales add. ``sasrec-bce`` (one sampled negative, Kang &
-McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with.
+McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with;
+``morec`` and ``ctrl`` bring a text encoder in while they train (each in a file of ``baseline_fits``).
 """
 
 from __future__ import annotations
@@ -116,6 +117,9 @@ def _pairs(material: Material) -> list[Pair]:
 
 def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
     """Fit one system and save it in a folder of its name; what happened goes into the manifest."""
+    from pulse_hf.training.baseline_fits.ctrl import ctrl
+    from pulse_hf.training.baseline_fits.morec import morec
+
     match name:
         case "encoder-tuned":
             return _encoder(material, pairs)
@@ -123,6 +127,10 @@ def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
             return _sasrec(name, material, replace(material.sequential, loss="bce", num_negatives=1))
         case "sasrec-gbce":
             return _sasrec(name, material, replace(material.sequential, loss="gbce"))
+        case "morec":
+            return morec(material)
+        case "ctrl":
+            return ctrl(material)
         case _:
             raise ValueError(f"no fit for {name!r}")
 
