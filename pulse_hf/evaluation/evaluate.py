@@ -50,6 +50,8 @@ SYSTEMS = (
     "ec4srec",
     "sasrec",
     "sasrec+text",
+    "morec",
+    "ctrl",
     "encoder-tuned+sasrec",
     "gated",
     "fusion",

@@ -178,7 +178,7 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         System("encoder-tuned", encoder_tuned.scores, ("baselines",), ("baselines/encoder-tuned",)),
         *(
             System(name, partial(sasrec.scores, model=name, stage="baselines"), ("baselines",), (f"baselines/{name}",))
-            for name in ("sasrec-bce", "sasrec-gbce", "duorec", "ec4srec")
+            for name in ("sasrec-bce", "sasrec-gbce", "duorec", "ec4srec", "morec", "ctrl")
         ),
         System(
             "a-llmrec",

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Iterator, Mapping
 from pulse_hf.schema import Decision, Item, Sequence
 
 A_LLMREC = ("a-llmrec", "a-llmrec+reason")
-BASELINES = ("encoder-tuned", "sasrec-bce", "sasrec-gbce", "duorec", "ec4srec", *A_LLMREC)
+BASELINES = ("encoder-tuned", "sasrec-bce", "sasrec-gbce", "duorec", "ec4srec", "morec", "ctrl", *A_LLMREC)
 FOLDER = "baselines"
 
 __all__ = ["A_LLMREC", "BASELINES", "FOLDER", "history_titles", "title_pairs"]

@@ -3,9 +3,11 @@
 Each is fitted on training events alone, with the run's own budgets, so that no row wins by tuning: ``encoder-tuned``
 trains as the Thought Space does (same encoder, steps, batches), only from a history's titles to the next item's title
 instead of to a rationale; it is the control for what rationales add. ``sasrec-bce`` (one sampled negative, Kang &
-McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with.
-``duorec`` (Qiu et al. 2022) and ``ec4srec`` (Wang et al. 2022) are SASRec with a contrastive loss beside its own.
-``a-llmrec`` (Kim et al. 2024) and ``a-llmrec+reason`` put SASRec's knowledge into the scorer's language model, frozen.
+McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with;
+``duorec`` (Qiu et al. 2022) and ``ec4srec`` (Wang et al. 2022) are SASRec with a contrastive loss beside its own;
+``morec`` (Yuan et al. 2023) and ``ctrl`` (Li et al. 2023) bring a text encoder in while they train; ``a-llmrec`` (Kim et
+al. 2024) and ``a-llmrec+reason`` put SASRec's knowledge into the scorer's language model, frozen. Each has a file in
+``baseline_fits``.
 """
 
 from __future__ import annotations
@@ -125,6 +127,9 @@ def _pairs(material: Material) -> list[Pair]:
 
 def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
     """Fit one system and save it in a folder of its name; what happened goes into the manifest."""
+    from pulse_hf.training.baseline_fits.ctrl import ctrl
+    from pulse_hf.training.baseline_fits.morec import morec
+
     match name:
         case "encoder-tuned":
             return _encoder(material, pairs)
@@ -144,6 +149,14 @@ def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
             from pulse_hf.training.baseline_fits.a_llmrec import fit_a_llmrec
 
             return fit_a_llmrec(name, material)
+        case "morec":
+            from pulse_hf.training.baseline_fits.morec import morec
+
+            return morec(material)
+        case "ctrl":
+            from pulse_hf.training.baseline_fits.ctrl import ctrl
+
+            return ctrl(material)
         case _:
             raise ValueError(f"no fit for {name!r}")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import copy
 import logging
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -30,7 +30,10 @@ Auxiliary = Callable[[PulseSASRecModel, Sequence[Sequence[int]], torch.Generator
 """A further loss of a batch: the model in training mode, the batch's training rows (item indices, oldest first, the
 last one a target) and the fit's generator, to a scalar."""
 
-__all__ = ["Auxiliary", "FitReport", "fit_sasrec", "validation_ndcg"]
+Build = Callable[[PulseSASRecConfig], PulseSASRecModel]
+"""Makes the model that is trained; a baseline may train a subclass."""
+
+__all__ = ["Auxiliary", "Build", "FitReport", "fit_sasrec", "sasrec_config", "validation_ndcg"]
 
 _logger = logging.getLogger(__name__)
 _BATCHES_PER_POOL = 8
@@ -72,6 +75,8 @@ def fit_sasrec(
     checkpoints: Checkpoints | None = None,
     start: PulseSASRecModel | None = None,
     auxiliary: Auxiliary | None = None,
+    build: Build = PulseSASRecModel,
+    rates: Mapping[str, float] | None = None,
 ) -> tuple[PulseSASRecModel, FitReport]:
     """Fit a SASRec on training histories; the validation targets choose the epoch and nothing else.
 
@@ -89,6 +94,8 @@ def fit_sasrec(
         checkpoints: Where the fit keeps its state, and goes on from if it was killed; the result is the same.
         start: Weights to begin with, of a model with the same sizes; ``None`` for random ones.
         auxiliary: A further loss that is added to each batch's, of some baselines.
+        build: Makes the model from its configuration.
+        rates: Learning rates of parts that have one of their own, by the beginning of their parameters' names.
 
     Returns:
         The model in evaluation mode with the weights of the best epoch, and what happened.
@@ -102,14 +109,16 @@ def fit_sasrec(
         raise ValueError(
             f"{name}: none of {len(histories)} users has two training events; there is no next item to learn"
         )
+    text_dim = 0 if text_features is None else text_features.shape[1]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
-        model = PulseSASRecModel(_config(num_items, settings, text_features)).to(device)
+        model = build(sasrec_config(num_items, settings, text_dim)).to(device)
         excluded = None if text_features is None else _begin_with_text(model, text_features, rows)
         if start is not None:
             model.load_state_dict(start.state_dict())
-        fit = _Fit(model, rows, settings, torch.Generator().manual_seed(seed), excluded, checkpoints, auxiliary)
+        generator = torch.Generator().manual_seed(seed)
+        fit = _Fit(model, rows, settings, generator, excluded, checkpoints, auxiliary, rates or {})
         history = fit.run(validation, name)
     best = int(np.argmax(history)) + 1 if validation else settings.epochs
     report = FitReport(
@@ -125,7 +134,8 @@ def fit_sasrec(
     return model.eval(), report
 
 
-def _config(num_items: int, settings: SequentialSettings, text_features: Tensor | None) -> PulseSASRecConfig:
+def sasrec_config(num_items: int, settings: SequentialSettings, text_dim: int = 0) -> PulseSASRecConfig:
+    """Size and objective as the settings say; ``text_dim`` is the width of text vectors, 0 for ids alone."""
     return PulseSASRecConfig(
         num_items=num_items,
         dim=settings.dim,
@@ -133,7 +143,7 @@ def _config(num_items: int, settings: SequentialSettings, text_features: Tensor 
         num_heads=settings.num_heads,
         dropout=settings.dropout,
         max_events=settings.max_length,
-        text_dim=0 if text_features is None else text_features.shape[1],
+        text_dim=text_dim,
         loss=settings.loss,
     )
 
@@ -164,6 +174,7 @@ class _Fit:
         excluded: (num_items,) items left out of the softmax, or ``None``.
         checkpoints: Where the state is kept, if anywhere.
         auxiliary: A further loss of each batch, or ``None``.
+        rates: Learning rates of parts of the model, by the beginning of their parameters' names.
     """
 
     model: PulseSASRecModel
@@ -173,6 +184,7 @@ class _Fit:
     excluded: Tensor | None
     checkpoints: Checkpoints | None = None
     auxiliary: Auxiliary | None = None
+    rates: Mapping[str, float] = field(default_factory=dict)
 
     def run(self, validation: Sequence[tuple[Sequence[int], int]], name: str) -> list[float]:
         """Train until nothing gets better; the model ends with the weights of the best epoch.
@@ -181,7 +193,7 @@ class _Fit:
             Validation NDCG@10 after each epoch; empty if nothing validates.
         """
         optimizer = torch.optim.AdamW(
-            self.model.parameters(),
+            self._groups(),
             lr=self.settings.learning_rate,
             weight_decay=self.settings.weight_decay,
             fused=True,
@@ -210,6 +222,13 @@ class _Fit:
             self.model.load_state_dict(best_weights)
         return history
 
+    def _groups(self) -> list[dict[str, Any]]:
+        parts: dict[str, list[Tensor]] = {part: [] for part in ("", *self.rates)}
+        for name, parameter in self.model.named_parameters():
+            parts[next((part for part in self.rates if name.startswith(part)), "")].append(parameter)
+        own = {part: {"lr": rate} for part, rate in self.rates.items()}
+        return [{"params": members, **own.get(part, {})} for part, members in parts.items()]
+
     def _save(
         self, optimizer: torch.optim.Optimizer, epochs: int, history: list[float], best: dict[str, Tensor]
     ) -> None:
@@ -224,7 +243,8 @@ class _Fit:
         if found is None:
             return 0, [], {}
         epochs, tensors, state = found
-        weights, best = restore_fit(tensors, optimizer, [self.settings.learning_rate], self.generator)
+        rates = [group["lr"] for group in optimizer.param_groups]
+        weights, best = restore_fit(tensors, optimizer, rates, self.generator)
         self.model.load_state_dict(weights)
         _logger.info("going on after epoch %d", epochs)
         return epochs, list(state["history"]), best

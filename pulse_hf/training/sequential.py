@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from pulse_hf import schema
     from pulse_hf.models.sasrec import PulseSASRecModel
-    from pulse_hf.training.sasrec import Auxiliary
+    from pulse_hf.training.sasrec import Auxiliary, Build
 
 __all__ = ["SequentialSettings", "inputs_sha256", "sequential", "training_sequences"]
 
@@ -219,9 +219,12 @@ class Fits:
         text_features: Tensor | None = None,
         start: PulseSASRecModel | None = None,
         auxiliary: Auxiliary | None = None,
+        build: Build | None = None,
+        rates: Mapping[str, float] | None = None,
     ) -> PulseSASRecModel:
         """Fit, save and report one model, on all users or without those of one fold; as ``fit_sasrec`` is told."""
         from pulse_hf.data.sequences import decisions, sample_decisions
+        from pulse_hf.models.sasrec import PulseSASRecModel
         from pulse_hf.training.sasrec import fit_sasrec
 
         number = self.settings.num_folds
@@ -239,6 +242,8 @@ class Fits:
             checkpoints=artifacts.Checkpoints(self.work, name),
             start=start,
             auxiliary=auxiliary,
+            build=build or PulseSASRecModel,
+            rates=rates,
         )
         if artifacts.process() == 0:
             model.save_pretrained(self.work / name)
