@@ -7,7 +7,16 @@ import pytest
 import torch
 
 from pulse_hf.artifacts import write_tensors
-from pulse_hf.evaluation.baselines import chance, fusion, item_knn, popularity, repeat, title_similarity
+from pulse_hf.evaluation.baselines import (
+    calibration,
+    chance,
+    fusion,
+    gated,
+    item_knn,
+    popularity,
+    repeat,
+    title_similarity,
+)
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.systems import ScoreBook, System, _stacked, systems
 from pulse_hf.metrics import rank_metrics
@@ -193,15 +202,55 @@ def test_fusion_is_fitted_on_validation_alone_and_applied_to_test(study, tmp_pat
     validation, test = study.split("validation"), study.split("test")
     scorers = {"popularity": popularity.scores, "repeat": repeat.scores}
     given = {name: score(study, validation) for name, score in scorers.items()}
-    expected = fusion.fit_stacker(given, study.targets(validation), l2=0.1)
-    assert book.beside(fused, "test")["stacker"]["weights"] == pytest.approx(list(expected.weights))
-    wanted = expected.scores({name: score(study, test) for name, score in scorers.items()})
+    expected = calibration.fit_fusion(given, gated.gate(study, validation), study.targets(validation), l2=0.1)
+    assert book.beside(fused, "test")["stacker"]["weights"] == pytest.approx(list(expected.stacker.weights))
+    gates = gated.gate(study, test)
+    wanted = expected.scores({name: score(study, test) for name, score in scorers.items()}, gates)
     for row, right in zip(rows, wanted, strict=True):
         assert row == pytest.approx(right)
-    on_test = fusion.fit_stacker(
-        {name: score(study, test) for name, score in scorers.items()}, study.targets(test), l2=0.1
+    on_test = calibration.fit_fusion(
+        {name: score(study, test) for name, score in scorers.items()}, gates, study.targets(test), l2=0.1
     )
-    assert on_test.weights != pytest.approx(expected.weights)
+    assert on_test.stacker.weights != pytest.approx(expected.stacker.weights)
+
+
+def rare_and_popular(seed, decisions=800, candidates=8):
+    """A world in which text decides among rare items and sequence among popular ones."""
+    generator = np.random.default_rng(seed)
+    gates = generator.choice([0.0, 0.9], size=(decisions, candidates))
+    text, sequence = generator.normal(3, 1, size=(2, decisions, candidates))
+    worth = 3 * np.where(gates > 0, sequence, text)
+    chance_of = np.exp(worth - worth.max(axis=1, keepdims=True))
+    chance_of /= chance_of.sum(axis=1, keepdims=True)
+    targets = [int(generator.choice(candidates, p=row)) for row in chance_of]
+    return {"text": list(text), "sequence": list(sequence)}, list(gates), targets
+
+
+def test_popularity_enters_the_fusion_where_validation_asks_for_it():
+    rows, gates, targets = rare_and_popular(0)
+    fitted = calibration.fit_fusion(rows, gates, targets, l2=1e-3)
+    assert fitted.centres is not None
+    others, shares, chosen = rare_and_popular(1)
+    plain = fusion.fit_stacker(rows, targets)
+    calibrated = calibration.log_loss(fitted.scores(others, shares), chosen)
+    assert calibrated < calibration.log_loss(plain.scores(others), chosen) - 0.2
+    few = fitted.scores({name: [row[0][[3, 1]]] for name, row in others.items()}, [shares[0][[3, 1]]])
+    assert few[0] == pytest.approx(fitted.scores(others, shares)[0][[3, 1]])  # no word of a candidate's company
+
+
+def test_the_fusion_stays_plain_where_popularity_tells_nothing():
+    ingredients, targets = made_up(4, decisions=300)
+    gates = list(np.random.default_rng(0).uniform(0, 1, size=(300, 10)))
+    fitted = calibration.fit_fusion(ingredients, gates, targets, l2=1e-3)
+    assert fitted.centres is None
+    assert len(fitted.cross_validated) == 6
+    assert fitted.cross_validated[min(fitted.cross_validated, key=fitted.cross_validated.get)] < np.log(10)
+
+
+def test_a_handful_of_decisions_is_not_split():
+    ingredients, targets = made_up(5, decisions=4)
+    fitted = calibration.fit_fusion(ingredients, list(np.zeros((4, 10))), targets, l2=1e-3)
+    assert (fitted.centres, fitted.cross_validated) == (None, {})
 
 
 def test_the_book_scores_once_and_refuses_rows_that_do_not_fit(study, tmp_path):

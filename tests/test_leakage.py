@@ -11,6 +11,7 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, P
 
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import load_sequences
+from pulse_hf.evaluation.baselines.fusion import INGREDIENTS
 from pulse_hf.evaluation.evaluate import SYSTEMS, EvaluateSettings, evaluate
 from pulse_hf.evaluation.leakage import audit
 from pulse_hf.evaluation.stage_inputs import CANARY, stage_inputs, swap_targets
@@ -444,7 +445,7 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     report = artifacts.read_json(whole / "report.json")
     assert report["audit"]["passed"]
     known = [
-        name for name in SYSTEMS if name not in (*BASELINES, "encoder-tuned+sasrec", "gated")
+        name for name in SYSTEMS if name not in (*BASELINES, "encoder-tuned+sasrec", "gated", "thought-space")
     ]  # a stage of their own
     assert set(report["systems"]) == set(known)
     assert report["systems"]["random"]["hr@1"]["value"] == pytest.approx(0.2)
@@ -455,7 +456,9 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert set(report["worth_of_a_reason"]["variants"]) == {"own", "none", "another user's", "a random leaf"}
     assert report["worth_of_a_reason"]["variants"]["own"]["mrr"] == report["systems"]["pulse"]["mrr"]
     assert set(report["stackers"]) == {"fusion", "pulse-fused"}
-    assert report["stackers"]["pulse-fused"]["names"] == [*report["stackers"]["fusion"]["names"], "pulse"]
+    fused, ours = report["stackers"]["fusion"], report["stackers"]["pulse-fused"]
+    assert ours["names"][: len(INGREDIENTS) + 1] == [*fused["names"][: len(INGREDIENTS)], "pulse"]
+    assert set(fused["cross_validated"]) == set(ours["cross_validated"])
     rows = report["train_vs_test"]
     assert [rows[name]["decisions"] for name in sorted(rows)] == [40, 80, 80]
     assert all(0 <= row["shared_reasons_hr@1"]["value"] <= 1 for row in rows.values())

@@ -48,7 +48,7 @@ def test_the_report_has_its_fixed_keys_and_the_audit_passed(run):
     report = json.loads((run / "report.json").read_text())
     assert {"protocol", "systems", "comparisons", "audit", "stages", "versions"} <= set(report)
     assert {"split", "negatives", "sampling", "seed", "candidates_sha256", "users", "refit"} <= set(report["protocol"])
-    assert set(SYSTEMS) - {*BASELINES, "encoder-tuned+sasrec", "gated"} == set(report["systems"])
+    assert set(SYSTEMS) - {*BASELINES, "encoder-tuned+sasrec", "gated", "thought-space"} == set(report["systems"])
     for name in report["systems"]:
         row = report["systems"][name]
         for metric in ("hr@1", "hr@5", "hr@10", "ndcg@10", "mrr"):

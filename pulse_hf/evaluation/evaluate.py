@@ -58,6 +58,7 @@ SYSTEMS = (
     "a-llmrec",
     "a-llmrec+reason",
     "slm+sft",
+    "thought-space",
     "pulse-text",
     "pulse",
     "pulse-fused",
@@ -158,6 +159,7 @@ def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[
 
 def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
     """The systems without those that this run's stages were told not to fit."""
+    from pulse_hf.evaluation.systems import fitted_with_titles
     from pulse_hf.reasoning.examples import SCORERS
     from pulse_hf.reasoning.titles import BASELINES
 
@@ -166,6 +168,8 @@ def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
     if (run / "recommender" / MANIFEST).exists():
         absent |= set(SCORERS) - set(_fitted(run, "recommender"))
     absent |= set(BASELINES) - set(_fitted(run, "baselines") if (run / "baselines" / MANIFEST).exists() else ())
+    if not fitted_with_titles(run):
+        absent.add("thought-space")
     if "encoder-tuned" in absent:
         absent |= {"encoder-tuned+sasrec", "gated"}
     return tuple(name for name in systems if name not in absent)

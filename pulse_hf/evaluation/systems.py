@@ -15,10 +15,20 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_table, write_json, write_table
+from pulse_hf.artifacts import (
+    MANIFEST,
+    ArtifactError,
+    read_json,
+    read_manifest,
+    read_table,
+    settings_of,
+    write_json,
+    write_table,
+)
 from pulse_hf.evaluation.baselines import (
     a_llmrec,
     bm25,
+    calibration,
     chance,
     encoder_tuned,
     fusion,
@@ -40,9 +50,9 @@ if TYPE_CHECKING:
     Row = NDArray[np.float64] | None
     Scores = Callable[[Study, Sequence[Decision]], Sequence[Row]]
 
-__all__ = ["OURS", "ScoreBook", "System", "load_thoughts", "slm_scores", "systems"]
+__all__ = ["OURS", "ScoreBook", "System", "fitted_with_titles", "load_thoughts", "slm_scores", "systems"]
 
-OURS = ("pulse", "pulse-text", "pulse-fused")
+OURS = ("pulse", "pulse-text", "pulse-fused", "thought-space")
 _REASON_MODELS = ("sequential/sasrec", "thought_space")
 _SLM_STAGES = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")
 
@@ -77,7 +87,7 @@ class ScoreBook:
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder = folder
         self.study = study
-        self.stackers: dict[str, fusion.Stacker] = {}
+        self.stackers: dict[str, dict[str, Any]] = {}
 
     def rows(self, system: System, split: str) -> list[Row]:
         """The system's scores of all decisions of a split, in the study's order."""
@@ -88,10 +98,9 @@ class ScoreBook:
             started = time.perf_counter()
             rows = list(system.scores(self.study, decisions))
             self._write(path, system.name, decisions, rows)
-            stacker = self.stackers.get(system.name)
             beside = {
                 "seconds": round(time.perf_counter() - started, 3),
-                "stacker": asdict(stacker) if stacker else None,
+                "stacker": self.stackers.get(system.name),
             }
             write_json(path.with_name(f"{system.name}.json"), beside)
         return self._read(path, decisions)
@@ -192,6 +201,7 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
             (*_SLM_STAGES[:-1], "baselines"),
             (*_REASON_MODELS, "baselines/a-llmrec+reason"),
         ),
+        System("thought-space", _agreements, ("rationales", "thought-space"), ("thought_space/model",)),
         System("sasrec", sasrec.scores, ("sequential",), ("sequential/sasrec",)),
         System("sasrec+text", partial(sasrec.scores, model="sasrec+text"), ("sequential",), (text,)),
         System("log-popularity", fusion.log_popularity),
@@ -205,10 +215,13 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
     ]
     named = {system.name: system for system in known}
     sequential = ("sequential/sasrec", text, vectors)
+    # Exactly pulse-fused's ingredients and stacker minus the thoughts (DESIGN §8.7).
+    tuned = ("encoder-tuned",) if (book.study.run / "baselines" / "encoder-tuned").exists() else ()
+    thinking = (*(("thought-space",) if fitted_with_titles(book.study.run) else ()), "pulse")
     for name, parts in (
-        ("fusion", fusion.INGREDIENTS),
-        ("encoder-tuned+sasrec", (*fusion.INGREDIENTS, "encoder-tuned")),
-        ("pulse-fused", (*fusion.INGREDIENTS, "pulse")),
+        ("fusion", (*fusion.INGREDIENTS, *tuned)),
+        ("encoder-tuned+sasrec", ("sasrec+text", "encoder-tuned")),
+        ("pulse-fused", (*fusion.INGREDIENTS, *tuned, *thinking)),
     ):
         joined = [named[part] for part in parts]
         models = (
@@ -224,6 +237,22 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
     score = partial(_gated, book=book, parts=joined, l2=l2)
     named["gated"] = System("gated", score, ("sequential", "baselines"), models, gated.PARTS)
     return named
+
+
+def fitted_with_titles(run: Path) -> bool:
+    """Whether candidates have a place in the run's Thought Space."""
+    manifest = run / "thought_space" / MANIFEST
+    return manifest.exists() and bool(settings_of(read_manifest(manifest.parent)["fingerprint"]).get("titles"))
+
+
+def _agreements(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    """Agreement of each candidate's title with the behaviour: the space alone, without reason or language model."""
+    histories, candidates = study.histories(decisions), study.candidates(decisions)
+    shared = study.shared
+    told = [shared.told(history, study.items) for history in histories]
+    shared.read((), told, (study.items[item].title for items in candidates for item in items))
+    rows = zip(told, candidates, strict=True)
+    return [np.array(shared.near(text, [study.items[item].title for item in items])) for text, items in rows]
 
 
 def _with_reasons(study: Study, decisions: Sequence[Decision], *, folder: str) -> list[NDArray[np.float64]]:
@@ -250,9 +279,10 @@ def _stacked(
 ) -> list[NDArray[np.float64]]:
     """Fit on validation, score the decisions' split from the parts' kept scores."""
     validation = study.split("validation")
-    fitted = fusion.fit_stacker(_whole(book, parts, "validation"), study.targets(validation), l2=l2)
-    book.stackers[name] = fitted
-    return fitted.scores(_whole(book, parts, decisions[0].split)) if decisions else []
+    rows, gates = _whole(book, parts, "validation"), gated.gate(study, validation)
+    fitted = calibration.fit_fusion(rows, gates, study.targets(validation), l2=l2)
+    book.stackers[name] = fitted.record()
+    return fitted.scores(_whole(book, parts, decisions[0].split), gated.gate(study, decisions)) if decisions else []
 
 
 def _gated(
@@ -263,7 +293,7 @@ def _gated(
     rows, targets = _whole(book, parts, "validation"), study.targets(validation)
     constants = fusion.fit_stacker(rows, targets, l2=l2)
     fitted = fusion.fit_stacker(gated.sides(study, validation, rows, constants), targets, l2=l2)
-    book.stackers["gated"] = fitted
+    book.stackers["gated"] = asdict(fitted)
     rows = _whole(book, parts, decisions[0].split) if decisions else {name: [] for name in gated.PARTS}
     return fitted.scores(gated.sides(study, decisions, rows, constants))
 

@@ -148,6 +148,16 @@ class SharedReasons:
             found += [self._near(query, names) for query in queries]
         return list(zip(*found, strict=True))
 
+    def near(self, told: str, names: Series[str]) -> list[float]:
+        """Agreement of a behaviour with titles, in [-1, 1].
+
+        Args:
+            told: The behaviour text b_u.
+            names: Titles.
+        """
+        self.read((), [told], names)
+        return self._near(self._behaviours.get(told), names)
+
     def _near(self, query: NDArray[np.float32] | None, names: Series[str]) -> list[float]:
         # A title without a letter has no vector; it is near nothing.
         return [

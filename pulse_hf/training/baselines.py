@@ -5,9 +5,9 @@ trains as the Thought Space does (same encoder, steps, batches), only from a his
 instead of to a rationale; it is the control for what rationales add. ``sasrec-bce`` (one sampled negative, Kang &
 McAuley 2018) and ``sasrec-gbce`` (Petrov & Macdonald 2023) are SASRec under the losses that most papers compare with;
 ``duorec`` (Qiu et al. 2022) and ``ec4srec`` (Wang et al. 2022) are SASRec with a contrastive loss beside its own;
-``morec`` (Yuan et al. 2023) and ``ctrl`` (Li et al. 2023) bring a text encoder in while they train; ``a-llmrec`` (Kim et
-al. 2024) and ``a-llmrec+reason`` put SASRec's knowledge into the scorer's language model, frozen. Each has a file in
-``baseline_fits``.
+``morec`` (Yuan et al. 2023) and ``ctrl`` (Li et al. 2023) bring a text encoder in while they train; ``a-llmrec`` (Kim
+et al. 2024) and ``a-llmrec+reason`` put SASRec's knowledge into the scorer's language model, frozen. Each has a file
+in ``baseline_fits``.
 """
 
 from __future__ import annotations
@@ -127,9 +127,6 @@ def _pairs(material: Material) -> list[Pair]:
 
 def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
     """Fit one system and save it in a folder of its name; what happened goes into the manifest."""
-    from pulse_hf.training.baseline_fits.ctrl import ctrl
-    from pulse_hf.training.baseline_fits.morec import morec
-
     match name:
         case "encoder-tuned":
             return _encoder(material, pairs)
@@ -167,7 +164,11 @@ def _encoder(material: Material, pairs: list[Pair]) -> dict[str, Any]:
     from pulse_hf.training.thought_space import Fitting, start_model
 
     location, identity = resolve_model(material.space.encoder)
-    alone = replace(material.space, num_folds=0, behaviour="history")
+    # A space with titles takes two steps where this takes one; equal budgets are equal steps.
+    passes = 2 if material.space.titles else 1
+    alone = replace(
+        material.space, num_folds=0, behaviour="history", titles=False, epochs=passes * material.space.epochs
+    )
     model = start_model(location, identity["revision"], alone)
     return Fitting(model, pairs, alone, material.seed).fit(material.work, "encoder-tuned")[2]
 
