@@ -57,6 +57,25 @@ def knobs(control: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def leaks(report: dict[str, Any]) -> str:
+    """What ``scripts/leak_worth.py`` found."""
+    rows = list(report["honest"])
+    lines = [
+        f"{report['users']:,} test users of `{report['run']}`; HR@1, and what a leak adds (paired, 95 %):",
+        "",
+        f"| leak | {' | '.join(f'`{row}`' for row in rows)} |",
+        "|---" * (1 + len(rows)) + "|",
+        f"| none (honest) | {' | '.join(format(value, '.3f') for value in report['honest'].values())} |",
+    ]
+    for name, found in report["leaks"].items():
+        cells = [
+            f"{one['hr@1']:.3f} ({one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}])"
+            for one in (found[row] for row in rows)
+        ]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     """A table of paired differences in HR@1, if there are any."""
     lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
@@ -67,12 +86,15 @@ def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     return lines if rows else []
 
 
+SHAPES = {"control": knobs, "leak-worth": leaks}
+
+
 def render(text: str) -> str:
     """README.md with every block rendered anew."""
 
     def block(match: re.Match[str]) -> str:
         report = json.loads((ROOT / "hub_cards" / "reports" / f"{match[2]}.json").read_text(encoding="utf-8"))
-        rendered = knobs(report) if match[2] == "control" else table(report)
+        rendered = SHAPES.get(match[2].partition("-of-")[0], table)(report)
         return f"{match[1]}{rendered}\n{match[3]}"
 
     return BLOCK.sub(block, text)

@@ -333,7 +333,7 @@ def _thought_space(ground: Ground, by_user: Mapping[str, Sequence]) -> list[str]
             told = behaviour_text(sequence.before(row["position"]), ground.items, target=target, **limits)
             texts += [told, row["text"]]
             titles += [told, ground.items[chosen].title]
-    return texts + titles if settings["titles"] else texts
+    return texts + titles if settings.get("titles") else texts
 
 
 def thoughts_read(
