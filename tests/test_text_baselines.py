@@ -91,11 +91,12 @@ def test_no_fresh_vector_is_scored_beside_a_stale_one(prepared, tmp_path, monkey
         draw = torch.Generator().manual_seed(0)
         return float(end_to_end_loss(model, rows, draw, shares=shares, most=8))
 
-    # Inputs are 1 and 4 for the first targets; only their vectors change what the users are.
     monkeypatch.setattr(model, "_encode", lambda items, table: torch.ones(*items.shape, 8))
     before, encode = loss(), model.encoded
     monkeypatch.setattr(model, "encoded", lambda items: encode(items) + 3.0)
     assert loss() == pytest.approx(before, abs=1e-4)
+    model.scores([[1, 2]])  # a validation encodes every item anew
+    torch.testing.assert_close(model.text_features[1:], encode(range(1, len(titles) + 1)) + 3.0)
 
 
 def test_alignment_finds_a_users_own_text(prepared, tmp_path):

@@ -77,7 +77,7 @@ class TextItemsModel(PulseSASRecModel):
         self.register_module(_TOWER, nn.ParameterDict(trained))
         self.register_buffer("text_mean", mean, persistent=False)
         self.tower, self.texts = tower, list(texts)
-        self.stale = False  # whether the encoder may have trained since every item was encoded
+        self.stale = True  # whether the encoder may have trained since every item was encoded
 
     def encoded(self, items: Sequence[int]) -> Tensor:
         """Text features (n, text_dim) of item indices by the encoder as it is now, with gradients if enabled."""
