@@ -9,7 +9,8 @@ base loss is the softmax over all items, in the paper as here.
 Departures: the house's SASRec and budget, one instance per row and batch (as ``duorec``); importance is read anew
 from the present weights for every batch instead of every so many epochs after a warm-up, since a fit here may be over
 before such a warm-up and has no state beyond its weights; a masked event is a vector of zeros at its position; shares
-of events are rounded up, one event at least stays as it is in a positive view.
+of events are rounded down, but a negative view always loses one: positive views of up to three events differ by
+dropout alone.
 """
 
 from __future__ import annotations
