@@ -28,11 +28,14 @@ from pulse_hf.training.baseline_fits.contrast import History, SameTarget, draw_i
 from pulse_hf.training.baseline_fits.explained_views import importance, negative_view, positive_view, with_mask
 from pulse_hf.training.baseline_fits.material import Material
 
-POSITIVE_WEIGHT = 0.1
-NEGATIVE_WEIGHT = 0.05
-SUPERVISED_WEIGHT = 0.1
-TEMPERATURE = 1.0
-NEGATIVE_TEMPERATURE = 0.1
+# Of three settings tried with all losses on Gift Cards, the best mean validation NDCG@10 of two seeds: 0.1693 (SASRec
+# 0.1678 over five). Weights 0.1, 0.05, 0.1 gave 0.1520 with these temperatures; the authors' temperatures with them
+# 0.1330 (three seeds, shares still rounded up). The supervised loss alone gives 0.1689: the other two add nothing there.
+POSITIVE_WEIGHT = 0.03
+NEGATIVE_WEIGHT = 0.01
+SUPERVISED_WEIGHT = 0.3
+TEMPERATURE = 8.0
+NEGATIVE_TEMPERATURE = 8.0
 
 __all__ = ["EC4SRecLoss", "fit_ec4srec", "negative_loss", "utility"]
 
