@@ -123,12 +123,12 @@ def test_positive_views_alter_unimportant_events_only_and_negative_ones_lose_the
     history, weights, mask = (1, 2, 3, 4, 5, 6, 7), (0.3, 0.01, 0.2, 0.03, 0.02, 0.24, 0.2), 13
     torch.manual_seed(0)
     positives = {positive_view(history, weights, mask) for _ in range(200)}
-    kept = (1, 3, 6, 7)  # ceil(0.3 * 7) = 3 are unimportant: 2, 4 and 5
+    kept = (1, 3, 4, 6, 7)  # 2 of 7 are unimportant: 2 and 5
     assert all(tuple(item for item in view if item in kept) == kept for view in positives)
-    assert {kept, (1, 13, 3, 13, 13, 6, 7)} <= positives
+    assert {kept, (1, 13, 3, 4, 13, 6, 7)} <= positives
     assert {view for view in positives if sorted(view) == list(history)} > {history}  # reordered
-    assert {negative_view(history, weights, mask) for _ in range(50)} == {(2, 5), (13, 2, 13, 13, 5, 13, 13)}
-    assert {positive_view((4,), (1.0,), mask) for _ in range(20)} == {(4,)}
+    assert {negative_view(history, weights, mask) for _ in range(50)} == {(2, 4, 5), (13, 2, 13, 4, 5, 13, 13)}
+    assert {positive_view((4, 5, 6), (0.2, 0.3, 0.5), mask) for _ in range(20)} == {(4, 5, 6)}
     assert {negative_view((4,), (1.0,), mask) for _ in range(20)} == {(13,)}
 
 

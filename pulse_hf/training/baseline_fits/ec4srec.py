@@ -9,7 +9,8 @@ base loss is the softmax over all items, in the paper as here.
 Departures: the house's SASRec and budget, one instance per row and batch (as ``duorec``); importance is read anew
 from the present weights for every batch instead of every so many epochs after a warm-up, since a fit here may be over
 before such a warm-up and has no state beyond its weights; a masked event is a vector of zeros at its position; shares
-of events are rounded up, one event at least stays as it is in a positive view.
+of events are rounded down, but a negative view always loses one: positive views of up to three events differ by
+dropout alone.
 """
 
 from __future__ import annotations
@@ -27,11 +28,14 @@ from pulse_hf.training.baseline_fits.contrast import History, SameTarget, draw_i
 from pulse_hf.training.baseline_fits.explained_views import importance, negative_view, positive_view, with_mask
 from pulse_hf.training.baseline_fits.material import Material
 
-POSITIVE_WEIGHT = 0.1
-NEGATIVE_WEIGHT = 0.05
-SUPERVISED_WEIGHT = 0.1
-TEMPERATURE = 1.0
-NEGATIVE_TEMPERATURE = 0.1
+# Of five settings, the best mean validation NDCG@10 on Gift Cards: 0.1693 (two seeds; SASRec 0.1678 over five). With
+# weights 0.1, 0.05, 0.1 it was 0.1520, with these and the authors' temperatures 1 and 0.1 0.1330 (shares of events
+# rounded up then). The supervised loss alone gave 0.1689: the other two add nothing on so small a shop.
+POSITIVE_WEIGHT = 0.03
+NEGATIVE_WEIGHT = 0.01
+SUPERVISED_WEIGHT = 0.3
+TEMPERATURE = 8.0
+NEGATIVE_TEMPERATURE = 8.0
 
 __all__ = ["EC4SRecLoss", "fit_ec4srec", "negative_loss", "utility"]
 

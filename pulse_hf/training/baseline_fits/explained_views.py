@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -63,14 +62,14 @@ def with_mask(model: PulseSASRecModel) -> tuple[Tensor, int]:
 
 
 def positive_view(history: History, weights: Sequence[float], mask: int) -> History:
-    """Crop, mask or reorder (drawn) the least important events; the most important one always stays as it is.
+    """Crop, mask or reorder (drawn) the least important events; none of up to three events.
 
     Args:
         history: Item indices, oldest first.
         weights: The importance of each.
         mask: Index of the masked event.
     """
-    number = min(len(history) - 1, math.ceil(POSITIVE_SHARE * len(history)))
+    number = int(POSITIVE_SHARE * len(history))
     least = sorted(sorted(range(len(history)), key=lambda place: weights[place])[:number])
     match drawn(3):
         case 0:
@@ -85,14 +84,14 @@ def positive_view(history: History, weights: Sequence[float], mask: int) -> Hist
 
 
 def negative_view(history: History, weights: Sequence[float], mask: int) -> History:
-    """Crop or mask (drawn) the most important events; all of them are masked, never cropped.
+    """Crop or mask (drawn) the most important events, one at least; an only event is masked, never cropped.
 
     Args:
         history: Item indices, oldest first.
         weights: The importance of each.
         mask: Index of the masked event.
     """
-    number = math.ceil(NEGATIVE_SHARE * len(history))
+    number = max(1, int(NEGATIVE_SHARE * len(history)))
     most = sorted(range(len(history)), key=lambda place: -weights[place])[:number]
     if drawn(2) == 0 and number < len(history):
         return tuple(item for place, item in enumerate(history) if place not in most)
