@@ -91,7 +91,7 @@ def test_no_fresh_vector_is_scored_beside_a_stale_one(prepared, tmp_path, monkey
         draw = torch.Generator().manual_seed(0)
         return float(end_to_end_loss(model, rows, draw, shares=shares, most=8))
 
-    monkeypatch.setattr(model, "_encode", lambda items, table: torch.ones(*items.shape, 8))
+    monkeypatch.setattr(model, "encode", lambda items, table: torch.ones(*items.shape, 8))
     before, encode = loss(), model.encoded
     monkeypatch.setattr(model, "encoded", lambda items: encode(items) + 3.0)
     assert loss() == pytest.approx(before, abs=1e-4)

@@ -141,7 +141,7 @@ def end_to_end_loss(
     vectors = model.text_projection(model.encoded(items.tolist()))
     device = model.device
     table = model.item_vectors().index_copy(0, items.to(device), vectors)
-    users = model._encode(item_indices.to(device), table)[known.to(device)]
+    users = model.encode(item_indices.to(device), table)[known.to(device)]
     return functional.cross_entropy(users @ vectors.T - chance.log().to(device), place[labels[known]].to(device))
 
 
