@@ -17,6 +17,7 @@ from qa_questions import Question
 from qa_rationales import Pools
 
 from pulse_hf.models.embedded import MINILM_ID, resolve_model
+from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.schema import fold_of, stable_hash
 from pulse_hf.training.thought_pairs import Pair
 from pulse_hf.training.thought_space import ThoughtSpaceSettings
@@ -75,6 +76,7 @@ def by_encoder(questions: Sequence[Question], pools: Pools) -> Scores:
 
 def by_space(space: PulseThoughtSpaceModel, questions: Sequence[Question], pools: Pools) -> Scores:
     """Agreement in a Thought Space: the question by the history tower, the candidates by the rationale tower."""
+    space.encodes_in_bf16 = computes_in_bf16(space.device.type)  # as the road selects; alike for every space
     asked = space.encode_histories([one.text for one in questions]).numpy()
     texts = [candidate.text for one in questions for candidate in pools[one.question_id]]
     told = space.encode_rationales(texts).numpy()
