@@ -295,6 +295,7 @@ def test_models_come_back_from_the_hub(published, saved, tmp_path):
     torch.testing.assert_close(tagged["rationales"], model.encode_rationales(RATIONALES), atol=1e-6, rtol=0)
 
 
+@pytest.mark.slow
 def test_a_sentence_transformer_comes_back_from_the_hub(published, saved, tmp_path):
     program = f"""
     import sys
