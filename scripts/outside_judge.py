@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 
 import torch
-from outside_judge_data import CHOICES, MASKINGS
+from outside_judge_data import CHOICES, MASKINGS, TITLES
 from outside_judge_fits import Study
 from outside_judge_rollouts import rollouts
 from outside_judge_xrec import xrec
@@ -37,6 +37,7 @@ def main() -> None:
     parser.add_argument("--thought-space", type=Path, help="model folder of a finished run's Thought Space")
     parser.add_argument("--part", choices=("rollouts", "xrec"), nargs="+", default=("rollouts", "xrec"))
     parser.add_argument("--choices", choices=CHOICES, nargs="+", default=("best",), help="rationales to fit on")
+    parser.add_argument("--titles", choices=TITLES, nargs="+", default=TITLES, help="forms of the rollouts to judge")
     parser.add_argument("--masking", choices=MASKINGS, nargs="+", default=MASKINGS, help="of titles' words in xrec")
     parser.add_argument("--towers", choices=("shared", "two"), nargs="+", default=("shared",))
     parser.add_argument("--candidates", type=int, default=1000)
@@ -53,7 +54,7 @@ def main() -> None:
     report = artifacts.read_json(path) if path.exists() else {}
     for name in given.part:
         if name == "rollouts":
-            report[name] = rollouts(study, given.choices, given.thought_space)
+            report[name] = rollouts(study, given.choices, given.titles, given.thought_space)
         else:
             parts = [xrec(study, masking, given.towers, given.candidates) for masking in given.masking]
             report[name] = {"counts": parts[0]["counts"], "rows": [row for part in parts for row in part["rows"]]}

@@ -143,12 +143,13 @@ def figures(
     return row
 
 
-def rollouts(study: Study, choices: Sequence[str], given: Path | None) -> dict[str, Any]:
+def rollouts(study: Study, choices: Sequence[str], maskings: Sequence[str], given: Path | None) -> dict[str, Any]:
     """Fit, score and judge.
 
     Args:
         study: Where things are.
         choices: Which rationales to train on, see :func:`outside_judge_data.rollout_pairs`.
+        maskings: Which forms of the texts to judge, see ``outside_judge_data.TITLES``.
         given: Folder of a Thought Space that was trained in recommendation, if there is one.
     """
     training, judged = data.split_groups(data.read_groups(study.data))
@@ -162,7 +163,7 @@ def rollouts(study: Study, choices: Sequence[str], given: Path | None) -> dict[s
     parents["texts"] = artifacts.sha256_of_text(text for group in judged for text in group.texts)
     parents["given"] = artifacts.sha256_of_file(given / "model.safetensors") if given else "none"
     rows: list[dict[str, Any]] = []
-    for titles in data.TITLES:
+    for titles in maskings:
         scored, seconds = study.kept(
             f"rollouts-scores-{titles}", parents, lambda t=titles: agreements(judged, t, folders, given, study.seed)
         )
