@@ -35,7 +35,7 @@ from pulse_hf.metrics import rank_metrics
 from pulse_hf.models.scorer.adapter import read_record
 from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.reasoning.examples import PromptShape, Thought
-from pulse_hf.reasoning.generator import Sampling, open_generator
+from pulse_hf.reasoning.generator import Generation, Sampling, open_generator
 from pulse_hf.reasoning.parsing import parse_reason
 from pulse_hf.reasoning.prompts import PromptBudget, rationale_prompt
 from pulse_hf.reasoning.shared_reasons import SharedReasons
@@ -77,11 +77,11 @@ def target_in_behaviour(study: Study, decisions: Sequence[Decision], thoughts: T
     wanted = set(told)
     nodes = [row for row in read_table(study.run / "thoughts" / "trees.parquet").to_pylist() if row["status"] == "ok"]
     nodes = [row for row in nodes if row["decision_id"] in wanted]
-    leaky.read((row["text"] for row in nodes), told.values())
+    leaky.read((), told.values(), (row["text"] for row in nodes))
     best: dict[str, tuple[int, float, str]] = {}
     for row in nodes:
         key = row["decision_id"]
-        cosine = float(leaky._reasons[row["text"]] @ leaky._behaviours[told[key]])
+        (cosine,) = leaky.near(told[key], [row["text"]])
         best[key] = max(best.get(key, (-1, -2.0, "")), (row["depth"], cosine, row["text"]))
     return _with_shared(study, leaky), {key: Thought(text, cosine) for key, (_, cosine, text) in best.items()}
 
@@ -100,9 +100,9 @@ def rationale_at_test_time(study: Study, decisions: Sequence[Decision], thoughts
     written = generator.generate(prompts, width=1, sampling=Sampling(settings["max_new_tokens"], 0.0), seed=0)
     texts = [parse_reason(replies[0]).text for replies in written]
     told = [study.shared.told(history, study.items) for history in study.histories(decisions)]
-    study.shared.read(texts, told)
+    study.shared.read((), told, texts)
     return study, {
-        one.decision_id: Thought(text, float(study.shared._reasons[text] @ study.shared._behaviours[behaviour]))
+        one.decision_id: Thought(text, study.shared.near(behaviour, [text])[0])
         for one, text, behaviour in zip(decisions, texts, told, strict=True)
         if text
     }
@@ -129,7 +129,7 @@ def neighbours_future(study: Study, decisions: Sequence[Decision], thoughts: Tho
     made = {}
     for key, tree in grown.items():
         if tree.leaf >= 0:
-            text = parse_reason_text(tree.texts[tree.leaf])
+            text = parse_reason(Generation(tree.texts[tree.leaf])).text
             made[key] = Thought(text, tree.agreements[tree.leaf])
     return study, made
 
@@ -164,7 +164,7 @@ def rationales_of_test(study: Study, decisions: Sequence[Decision], thoughts: Th
     shared = study.shared
     keys = [one for one in decisions if one.decision_id in made]
     items = dict(zip((one.decision_id for one in decisions), study.target_items(decisions), strict=True))
-    vectors = np.stack([shared._reasons[made[one.decision_id].reason or ""] for one in keys])
+    vectors = np.asarray(shared.space.encode_rationales([made[one.decision_id].reason or "" for one in keys]))
     places = np.array([shared.places[items[one.decision_id]] for one in keys])
     # Nobody looked whose they are: they vote on their own decisions.
     more = SharedReasons(
@@ -184,13 +184,6 @@ LEAKS: dict[str, Callable[[Study, Sequence[Decision], Thoughts], tuple[Study, Th
     "similar users' held-out choices are lent": neighbours_future,
     "negatives like the target removed": unlike_negatives,
 }
-
-
-def parse_reason_text(raw: str) -> str:
-    """A node's text from what was written."""
-    from pulse_hf.reasoning.generator import Generation
-
-    return parse_reason(Generation(raw)).text
 
 
 def _with_shared(study: Study, shared: SharedReasons) -> Study:

@@ -188,7 +188,7 @@ def _publish(run: Path, folder: Path) -> None:
 
 def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
     from pulse_hf.evaluation.protocol import load_study
-    from pulse_hf.evaluation.report import COMPARED_SYSTEMS, compare, summarise
+    from pulse_hf.evaluation.report import compare, compared_pairs, summarise
     from pulse_hf.evaluation.systems import ScoreBook, systems
 
     study = load_study(run)
@@ -201,15 +201,11 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
         name: _metrics(study, decisions, known[name].name, book.rows(known[name], "test")) for name in settings.systems
     }
     summary = summarise(metrics, cold=_cold(study, decisions), seed=seed)
-    ours = [name for name in COMPARED_SYSTEMS if name in settings.systems]
-    pairs = [(system, other) for system in ours for other in settings.systems if other != system]
-    # One question, one row: pulse-fused against pulse is there, pulse against pulse-fused is its mirror.
-    pairs = [pair for pair in pairs if pair != ("pulse", "pulse-fused")]
     stacked = {name: book.beside(known[name], "test")["stacker"] for name in settings.systems if known[name].parts}
     report = {
         "protocol": _protocol(run, study, decisions, seed),
         "systems": {name: {**summary[name], "cost": _cost(run, book, known, name)} for name in settings.systems},
-        "comparisons": compare(metrics, pairs, seed=seed),
+        "comparisons": compare(metrics, compared_pairs(settings.systems), seed=seed),
         "stages": _stages(run),
         "versions": package_versions(),
         "stackers": stacked,

@@ -19,7 +19,7 @@ Metrics = Mapping[str, "NDArray[np.float64]"]
 COMPARED_METRICS = ("hr@1", "ndcg@10", "mrr")
 COMPARED_SYSTEMS = ("pulse", "pulse-fused")
 
-__all__ = ["COMPARED_METRICS", "COMPARED_SYSTEMS", "compare", "render", "summarise"]
+__all__ = ["COMPARED_METRICS", "COMPARED_SYSTEMS", "compare", "compared_pairs", "render", "summarise"]
 
 
 def summarise(metrics: Mapping[str, Metrics], *, cold: NDArray[np.bool_], seed: int) -> dict[str, dict[str, Any]]:
@@ -48,6 +48,16 @@ def summarise(metrics: Mapping[str, Metrics], *, cold: NDArray[np.bool_], seed: 
         }
         report[name] = {**named["all"], "slices": slices}
     return report
+
+
+def compared_pairs(systems: Sequence[str]) -> list[tuple[str, str]]:
+    """Ours against everything else. One question, one row: pulse against pulse-fused is the mirror of the other.
+
+    >>> compared_pairs(["sasrec", "pulse", "pulse-fused"])
+    [('pulse', 'sasrec'), ('pulse-fused', 'sasrec'), ('pulse-fused', 'pulse')]
+    """
+    pairs = [(ours, other) for ours in COMPARED_SYSTEMS if ours in systems for other in systems if other != ours]
+    return [pair for pair in pairs if pair != ("pulse", "pulse-fused")]
 
 
 def compare(

@@ -135,13 +135,15 @@ def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
         case "sasrec-gbce":
             return _sasrec(name, material, replace(material.sequential, loss="gbce"))
         case "duorec":
-            from pulse_hf.training.baseline_fits.duorec import fit_duorec
+            from pulse_hf.training.baseline_fits.contrast import fit_contrastive
+            from pulse_hf.training.baseline_fits.duorec import DuoRecLoss
 
-            return fit_duorec(name, material)
+            return fit_contrastive(name, material, DuoRecLoss)
         case "ec4srec":
-            from pulse_hf.training.baseline_fits.ec4srec import fit_ec4srec
+            from pulse_hf.training.baseline_fits.contrast import fit_contrastive
+            from pulse_hf.training.baseline_fits.ec4srec import EC4SRecLoss
 
-            return fit_ec4srec(name, material)
+            return fit_contrastive(name, material, EC4SRecLoss)
         case "a-llmrec" | "a-llmrec+reason":
             from pulse_hf.training.baseline_fits.a_llmrec import fit_a_llmrec
 

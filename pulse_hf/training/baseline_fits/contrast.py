@@ -8,7 +8,9 @@ generator has to stay alike in every process, and what is drawn here depends on 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -16,7 +18,11 @@ from torch.nn import functional
 
 from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel, left_padded
 
-__all__ = ["SameTarget", "draw_instances", "drawn", "encode_views", "info_nce"]
+if TYPE_CHECKING:
+    from pulse_hf.training.baseline_fits.material import Material
+    from pulse_hf.training.sasrec import Auxiliary
+
+__all__ = ["SameTarget", "draw_instances", "drawn", "encode_views", "fit_contrastive", "info_nce"]
 
 History = tuple[int, ...]
 
@@ -120,3 +126,21 @@ def info_nce(first: Tensor, second: Tensor, temperature: float) -> Tensor:
     logits = (views @ views.T / temperature).masked_fill(itself, float("-inf"))
     partners = torch.arange(len(views), device=views.device).roll(len(first))
     return functional.cross_entropy(logits, partners)
+
+
+def fit_contrastive(name: str, material: Material, make: Callable[[SameTarget], Auxiliary]) -> dict[str, Any]:
+    """Fit and save a SASRec with a contrastive loss beside its softmax, with SASRec's own budget.
+
+    Args:
+        name: Folder of the model.
+        material: Data and budgets.
+        make: The loss, from the training instances by target.
+
+    Returns:
+        What happened and the loss's constants, for the manifest.
+    """
+    settings = replace(material.sequential, loss="ce")
+    fits = material.fits(settings)
+    loss = make(SameTarget(fits.training, settings.max_length))
+    fits.fit(name, auxiliary=loss)
+    return {**fits.reports[name], **{key: value for key, value in vars(loss).items() if key != "same_target"}}

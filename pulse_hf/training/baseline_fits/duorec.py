@@ -13,15 +13,13 @@ supervised view, by another dropout.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
 from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel
 from pulse_hf.training.baseline_fits.contrast import History, SameTarget, draw_instances, drawn, encode_views, info_nce
-from pulse_hf.training.baseline_fits.material import Material
 
 # Of weights 0.03, 0.1, 0.3 and 1 and temperatures 1 and 8, the best mean validation NDCG@10 of five seeds on Gift
 # Cards: 0.1708 (SASRec 0.1678, the authors' 0.1 and 1 0.1608). User vectors come out of a layer norm of width 64:
@@ -29,7 +27,7 @@ from pulse_hf.training.baseline_fits.material import Material
 WEIGHT = 0.3
 TEMPERATURE = 8.0
 
-__all__ = ["DuoRecLoss", "fit_duorec"]
+__all__ = ["DuoRecLoss"]
 
 
 @dataclass(frozen=True)
@@ -57,20 +55,3 @@ class DuoRecLoss:
         """A drawn other history that led to the same target; this one if there is no other."""
         others = self.same_target.others(history, target)
         return others[drawn(len(others))] if others else history
-
-
-def fit_duorec(name: str, material: Material) -> dict[str, Any]:
-    """Fit and save it with SASRec's own budget.
-
-    Args:
-        name: Folder of the model.
-        material: Data and budgets.
-
-    Returns:
-        What happened, for the manifest.
-    """
-    settings = replace(material.sequential, loss="ce")
-    fits = material.fits(settings)
-    loss = DuoRecLoss(SameTarget(fits.training, settings.max_length))
-    fits.fit(name, auxiliary=loss)
-    return {**fits.reports[name], "weight": loss.weight, "temperature": loss.temperature}

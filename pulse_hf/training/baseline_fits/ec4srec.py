@@ -16,8 +16,7 @@ dropout alone.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
-from typing import Any
+from dataclasses import dataclass
 
 import torch
 from torch import Tensor
@@ -26,7 +25,6 @@ from torch.nn import functional
 from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel
 from pulse_hf.training.baseline_fits.contrast import History, SameTarget, draw_instances, encode_views, info_nce
 from pulse_hf.training.baseline_fits.explained_views import importance, negative_view, positive_view, with_mask
-from pulse_hf.training.baseline_fits.material import Material
 
 # Of five settings, the best mean validation NDCG@10 on Gift Cards: 0.1693 (two seeds; SASRec 0.1678 over five). With
 # weights 0.1, 0.05, 0.1 it was 0.1520, with these and the authors' temperatures 1 and 0.1 0.1330 (shares of events
@@ -37,7 +35,7 @@ SUPERVISED_WEIGHT = 0.3
 TEMPERATURE = 8.0
 NEGATIVE_TEMPERATURE = 8.0
 
-__all__ = ["EC4SRecLoss", "fit_ec4srec", "negative_loss", "utility"]
+__all__ = ["EC4SRecLoss", "negative_loss", "utility"]
 
 
 def negative_loss(negative: Tensor, positive: Tensor, temperature: float) -> Tensor:
@@ -123,21 +121,3 @@ class EC4SRecLoss:
             return others[0] if others else history
         utilities = torch.tensor([utility(history, weights, other) for other in others])
         return others[int(torch.multinomial(utilities.softmax(0), 1))]
-
-
-def fit_ec4srec(name: str, material: Material) -> dict[str, Any]:
-    """Fit and save it with SASRec's own budget.
-
-    Args:
-        name: Folder of the model.
-        material: Data and budgets.
-
-    Returns:
-        What happened, for the manifest.
-    """
-    settings = replace(material.sequential, loss="ce")
-    fits = material.fits(settings)
-    loss = EC4SRecLoss(SameTarget(fits.training, settings.max_length))
-    fits.fit(name, auxiliary=loss)
-    used = {key: value for key, value in vars(loss).items() if key != "same_target"}
-    return {**fits.reports[name], **used}
