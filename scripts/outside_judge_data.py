@@ -14,7 +14,7 @@ import numpy as np
 from nano_corpus import held_out_rollout
 
 from pulse_hf import schema
-from pulse_hf.reasoning.behaviour import behaviour_text, mask_words
+from pulse_hf.reasoning.behaviour import behaviour_text, without_words
 from pulse_hf.schema import Item, stable_hash
 from pulse_hf.training.thought_pairs import Pair
 
@@ -59,13 +59,13 @@ class Group:
         sequence = schema.Sequence(self.person, tuple(names), (), (None,) * size, words)
         masked = titles == "titles_masked"
         text = behaviour_text(
-            sequence, items, target=None, max_events=max_events, review_words=review_words, mask_titles=masked
+            sequence, items, target=None, max_events=max_events, review_words=review_words, with_titles=not masked
         )
-        return mask_words(text, self.titles) if masked else text
+        return without_words(text, self.titles) if masked else text
 
     def rationales(self, titles: str) -> list[str]:
         """The rationales, with the words of all titles masked if asked for."""
-        return [mask_words(text, self.titles) if titles == "titles_masked" else text for text in self.texts]
+        return [without_words(text, self.titles) if titles == "titles_masked" else text for text in self.texts]
 
 
 def rows(path: Path) -> Iterator[dict[str, Any]]:
@@ -140,7 +140,7 @@ def rollout_pairs(groups: Sequence[Group], choice: str, settings: Any, seed: int
         history, masked = (group.told(titles, **length) for titles in TITLES)
         text = group.texts[row]
         name = f"{group.prompt}@{group.step}"
-        hidden = mask_words(text, group.titles)
+        hidden = without_words(text, group.titles)
         pairs.append(Pair(name, group.person, group.target, history, history, masked, text, hidden))
     return pairs
 
@@ -165,14 +165,12 @@ class Explained:
 
 
 def read_explained(data: Path, domain: str, masking: str) -> list[Explained]:
-    """The rows of one domain, the words of the chosen item's title masked in its explanation.
+    """The rows of one domain, the words of the chosen item's title left out of its explanation.
 
     Args:
         data: Folder of the data sets.
         domain: ``"amazon"`` or ``"google"``.
-        masking: ``"explanation"``: queries are left alone. ``"both"``: the same words are masked in them, too;
-            where a title has common words ("the"), query and explanation then share more masks than words would tell,
-            so that masking itself gives the pair away.
+        masking: ``"explanation"``: queries are left alone. ``"both"``: the same words are left out of them, too.
 
     Raises:
         ValueError: The masking is another.
@@ -184,8 +182,8 @@ def read_explained(data: Path, domain: str, masking: str) -> list[Explained]:
         query, item, explanation = (row[key] for key in ("user_summary", "item_summary", "explanation"))
         title = [row["title"]]
         if masking == "both":
-            query, item = mask_words(query, title), mask_words(item, title)
-        return Explained(str(row["uid"]), str(row["iid"]), query, item, mask_words(explanation, title))
+            query, item = without_words(query, title), without_words(item, title)
+        return Explained(str(row["uid"]), str(row["iid"]), query, item, without_words(explanation, title))
 
     return [explained(row) for row in rows(data / "xrec" / f"{domain}.jsonl.gz")]
 

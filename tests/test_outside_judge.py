@@ -167,8 +167,8 @@ def test_masked_texts_hold_no_word_of_a_title_and_no_target():
     one = group(1, (0.0, -1.0), ["They like the Target, as the Norvik.", "A kettle."])
     settings = {"max_events": 6, "review_words": 16}
     assert one.told("titles", **settings) == "Norvik Kettle: quiet"
-    assert one.told("titles_masked", **settings) == "item: quiet"
-    assert one.rationales("titles_masked") == ["They like the item, as the item.", "A item."]
+    assert one.told("titles_masked", **settings) == "quiet"
+    assert one.rationales("titles_masked") == ["They like the as the", "A"]
     assert one.rationales("titles") == list(one.texts)
 
 
@@ -184,10 +184,10 @@ def test_the_control_lends_everybody_somebody_elses_history():
 def test_explanations_are_judged_on_other_users_one_row_each(tmp_path):
     xrec_files(tmp_path)
     rows = data.read_explained(tmp_path, "google", "both")
-    assert rows[3].query == "Likes item and theme3."
+    assert rows[3].query == "Likes and theme3"
     clean = data.read_explained(tmp_path, "google", "explanation")
     assert clean[3].query == "Likes Book3 and theme3."
-    assert clean[3].explanation == rows[3].explanation == "item has theme3."
+    assert clean[3].explanation == rows[3].explanation == "has theme3"
     with pytest.raises(ValueError, match="masking"):
         data.read_explained(tmp_path, "google", "query")
     seen, judged = data.split_explained([*rows, *rows], 15, seed=0)

@@ -2,7 +2,7 @@
 
 import pytest
 
-from pulse_hf.reasoning.behaviour import behaviour_text, mask_words
+from pulse_hf.reasoning.behaviour import behaviour_text, without_words
 from pulse_hf.reasoning.prompts import (
     PromptBudget,
     candidate_text,
@@ -86,5 +86,5 @@ def test_behaviour_text_tells_recent_first_masks_and_holds_the_target_only_when_
     text = behaviour_text(history, ITEMS, target=None, max_events=2, review_words=5)
     assert text == "C Kettle: three. B Kettle: two"
     assert behaviour_text(history, ITEMS, target="E", max_events=1, review_words=5).startswith("E Kettle. ")
-    assert "Kettle" not in behaviour_text(history, ITEMS, target="E", max_events=3, review_words=5, mask_titles=True)
-    assert mask_words("The Norvik pan is fine", ["Norvik Pan"]) == "The item item is fine"
+    assert "Kettle" not in behaviour_text(history, ITEMS, target="E", max_events=3, review_words=5, with_titles=False)
+    assert without_words("The Norvik pan is fine", ["Norvik Pan"]) == "The is fine"

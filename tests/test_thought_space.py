@@ -275,7 +275,18 @@ def test_masked_texts_hold_no_word_of_the_titles():
     for pair in some_pairs(10):
         words = set(f"{pair.masked_history} {pair.masked_rationale}".replace(":", " ").replace(".", " ").split())
         assert not words & {title for title in TITLES if len(title) > 2}
-        assert "item" in words
+
+
+def test_masking_itself_gives_no_pair_away():
+    sequences, items, rows = world(10)
+    silent = {user: replace(one, reviews=("",) * 5) for user, one in sequences.items()}
+    told = [{**row, "text": f"They like {items[silent[row['user_id']].item_ids[0]].title}."} for row in rows]
+    pairs = training_pairs(told, silent, items, SETTINGS)
+    # Nothing but titles tells these pairs apart; without them any history fits any rationale.
+    assert len({pair.history for pair in pairs}) > 1
+    assert {pair.masked_history for pair in pairs} == {"item"}
+    long = [pair.masked_rationale for pair in pairs if len(items[silent[pair.user_id].item_ids[0]].title) > 2]
+    assert set(long) == {"They like"}
 
 
 def test_a_rationale_of_a_later_target_is_refused():

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 
 from pulse_hf.schema import Item, Sequence
 
-MASK = "item"
+NOTHING = "item"  # stands for a text of which no word is left
 _WORD = re.compile(r"[^\W_]+")
 
 
@@ -18,7 +18,7 @@ def behaviour_text(
     target: str | None,
     max_events: int,
     review_words: int,
-    mask_titles: bool = False,
+    with_titles: bool = True,
 ) -> str:
     """The user's recent choices and words as one text, most recent first.
 
@@ -30,25 +30,28 @@ def behaviour_text(
         target: The chosen item, only while *training* with ``behaviour="paper"``; ``None`` everywhere else.
         max_events: Events told.
         review_words: Words of each review.
-        mask_titles: Replace every title by a fixed word, so that matching cannot rest on titles.
+        with_titles: Tell the items' titles; without them only the person's words are left.
 
     Returns:
         One line of text.
     """
-    parts = [] if target is None else [MASK if mask_titles else items[target].title]
     recent = list(zip(history.item_ids, history.reviews, strict=True))[-max_events:]
-    for item_id, review in reversed(recent):
-        title = MASK if mask_titles else items[item_id].title
-        words = " ".join(review.split()[:review_words])
-        parts.append(f"{title}: {words}" if words else title)
-    return ". ".join(parts)
+    told = [(items[item_id].title, " ".join(review.split()[:review_words])) for item_id, review in reversed(recent)]
+    told = told if target is None else [(items[target].title, ""), *told]
+    parts = (": ".join(part for part in (title if with_titles else "", words) if part) for title, words in told)
+    return ". ".join(part for part in parts if part)
 
 
-def mask_words(text: str, titles: Iterable[str]) -> str:
-    """Replace every word of the titles in a rationale by a fixed word (DESIGN §8.2).
+def without_words(text: str, titles: Iterable[str]) -> str:
+    """The words of a text that no title has (DESIGN §8.2).
 
-    >>> mask_words("They chose the Norvik kettle for quiet.", ["Norvik Kettle"])
-    'They chose the item item for quiet.'
+    They are left out on both sides, not replaced: two texts with the same words replaced by the same mask match by
+    their masks alone.
+
+    >>> without_words("They chose the Norvik kettle for quiet.", ["Norvik Kettle"])
+    'They chose the for quiet'
+    >>> without_words("Norvik!", ["Norvik Kettle"])
+    'item'
     """
     named = {word.lower() for title in titles for word in _WORD.findall(title) if len(word) > 2}
-    return _WORD.sub(lambda match: MASK if match[0].lower() in named else match[0], text)
+    return " ".join(word for word in _WORD.findall(text) if word.lower() not in named) or NOTHING

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.behaviour import MASK, behaviour_text, mask_words
+from pulse_hf.reasoning.behaviour import NOTHING, behaviour_text, without_words
 from pulse_hf.schema import Item, Sequence, fold_of, stable_hash
 
 if TYPE_CHECKING:
@@ -36,9 +36,9 @@ class Pair:
         target_id: The chosen item.
         training_history: The text the history tower is trained on.
         history: The target-free text, as when serving.
-        masked_history: The same with the words of all titles, the target's too, masked.
+        masked_history: The same without any word of the titles, the target's too.
         rationale: The positive rationale.
-        masked_rationale: The same with those words masked.
+        masked_rationale: The same without those words.
     """
 
     decision_id: str
@@ -78,7 +78,7 @@ def with_titles(pairs: Series[Pair], items: Mapping[str, Item], settings: Though
     """
     if not settings.titles:
         return list(pairs)
-    twins = (replace(one, rationale=items[one.target_id].title, masked_rationale=MASK) for one in pairs)
+    twins = (replace(one, rationale=items[one.target_id].title, masked_rationale=NOTHING) for one in pairs)
     return [*pairs, *twins]
 
 
@@ -99,14 +99,14 @@ def _pair(
         )
     history, target_id = sequence.before(position), sequence.item_ids[position]
 
-    def told(target: str | None = None, *, mask: bool = False) -> str:
+    def told(target: str | None = None, *, with_titles: bool = True) -> str:
         return behaviour_text(
             history,
             items,
             target=target,
             max_events=settings.max_events,
             review_words=settings.review_words,
-            mask_titles=mask,
+            with_titles=with_titles,
         )
 
     titles = [items[item_id].title for item_id in (target_id, *history.item_ids)]
@@ -116,9 +116,9 @@ def _pair(
         target_id=target_id,
         training_history=told(target_id) if settings.behaviour == "paper" else told(),
         history=told(),
-        masked_history=mask_words(told(mask=True), titles),
+        masked_history=without_words(told(with_titles=False), titles),
         rationale=row["text"],
-        masked_rationale=mask_words(row["text"], titles),
+        masked_rationale=without_words(row["text"], titles),
     )
 
 

@@ -228,7 +228,7 @@ class _State:
 
 
 def validation_quality(space: TrainableSpace, pairs: Sequence[Pair], *, masked: bool = False) -> dict[str, float]:
-    """Retrieval quality on target-free histories, titles as they are or masked on both sides."""
+    """Retrieval quality on target-free histories, titles as they are or their words left out on both sides."""
     history = space.vectors("history", [pair.masked_history if masked else pair.history for pair in pairs])
     rationale = space.vectors("rationale", [pair.masked_rationale if masked else pair.rationale for pair in pairs])
     return retrieval_quality(history, rationale, groups_of(pairs))
