@@ -4,8 +4,8 @@
     python scripts/evidence.py luxury-beauty-dedup-1x9 --seeds 0 1 2
     python scripts/evidence.py --list                             # what has run, what has not, and its command
 
-An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder and its settings on top of
-the preset ``small``. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when
+An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder, its settings on top of the
+preset ``small``, and the figures that the paper published for it, which are shown beside ours. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when
 all seeds of an arm are done, every user's metrics are averaged over them and the report goes to
 ``hub_cards/reports/<arm>.json`` with its command, settings' hash, seeds and seconds. README and cards are rendered
 from these files alone. The data is not part of this repository; an arm without data says so and is passed over.
@@ -52,7 +52,7 @@ def facts_of(settings: RunSettings) -> dict[str, Any]:
 
 
 def run_arm(name: str, settings: RunSettings, seeds: list[int], runs: Path) -> dict[str, Any]:
-    """Run every seed of an arm and pool their reports."""
+    """Run every seed of an arm, pool their reports and put the published figures beside them."""
     folders = []
     for seed in seeds:
         folders.append(runs / f"{name}-s{seed}")
@@ -64,6 +64,7 @@ def run_arm(name: str, settings: RunSettings, seeds: list[int], runs: Path) -> d
     report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
     report["settings_sha256"] = sha256_of_text([json.dumps(facts_of(settings), sort_keys=True)])
     report["seconds"] = round(sum(manifest["seconds"] for manifest in manifests), 1)
+    report["published"] = read_json(ARMS / f"{name}.json").get("published", {})
     return report
 
 

@@ -23,21 +23,42 @@ BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 def table(report: dict[str, Any]) -> str:
     """HR@1, NDCG@10 and the slices of every system, worst first, and the worth of a reason."""
-    protocol = report["protocol"]
+    protocol, published = report["protocol"], report.get("published", {})
+    paper = ["paper"] if published else []
     kind = "**synthetic embedded shop**" if protocol["synthetic"] else "real data"
     lines = [
         f"{protocol['users']:,} test users, 1 of {protocol['negatives'] + 1} candidates ({kind}; audit "
         f"{'passed' if report['audit']['passed'] else 'FAILED'}):",
         "",
-        "| system | HR@1 (95 % interval) | NDCG@10 | HR@1 cold | HR@1 warm |",
-        "|---|---|---|---|---|",
+        *header("system", "HR@1 (95 % interval)", "NDCG@10", "HR@1 cold", "HR@1 warm", *paper),
     ]
     for row in cards.systems_table(report):
-        lines.append(f"| {row['name']} | {row['hr']} | {row['ndcg']} | {row['cold']} | {row['warm']} |")
+        cells = [row[key] for key in ("name", "hr", "ndcg", "cold", "warm")]
+        lines.append(f"| {' | '.join(cells + [figure(published.get('systems', {}), row['name'])] * len(paper))} |")
     against = cards.against_the_strongest(report)
     lines += differences("against the strongest row that is not ours (HR@1, paired)", against)
     lines += differences("what a reason is worth (`pulse`, HR@1, paired)", cards.worth_of_a_reason(report))
+    if published and "worth_of_a_reason" in report:
+        lines += reasons(report["worth_of_a_reason"]["variants"], published["reasons"])
     return "\n".join(lines)
+
+
+def reasons(variants: dict[str, Any], published: dict[str, float]) -> list[str]:
+    """The paper's ablations A and B in one table: which reason the scorer is given."""
+    lines = ["", *header("`pulse`, given", "HR@1 (95 % interval)", "paper")]
+    for name, row in sorted(variants.items(), key=lambda pair: pair[1]["hr@1"]["value"]):
+        lines.append(f"| {name} | {cards.span(row['hr@1'])} | {figure(published, name)} |")
+    return lines
+
+
+def header(*names: str) -> list[str]:
+    """The two lines that a table begins with."""
+    return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
+
+
+def figure(published: dict[str, float], name: str) -> str:
+    """What was published for a row, if anything."""
+    return f"{published[name]:.3f}" if name in published else "–"
 
 
 def knobs(control: dict[str, Any]) -> str:

@@ -149,7 +149,8 @@ def variants(study: Study, decisions: Sequence[Decision], seed: int, *, ablation
         study: Shared data.
         decisions: What is scored.
         seed: Of swapped reasons and drawn leaves.
-        ablations: Also the base reason, the likeliest leaf and the untuned encoder's.
+        ablations: Also the base reason, the untuned encoder's leaf and, where the engine tells likelihoods, the
+            likeliest one.
     """
     thoughts, grown = load_thoughts(study.run), trees_of(study.run)
     given: dict[str, Mapping[str, Thought]] = {
@@ -162,9 +163,11 @@ def variants(study: Study, decisions: Sequence[Decision], seed: int, *, ablation
         encoder = settings_of(read_manifest(study.run / "sequential")["fingerprint"])["encoder"]
         given |= {
             BASE: base_reasons(grown, decisions),
-            LIKELY: likeliest_leaves(grown, decisions),
             NEAR: nearest_leaves(grown, decisions, behaviours, encoder),
         }
+        # An engine without a language model finds every text equally likely.
+        if any(node["log_likelihood"] for nodes in grown.values() for node in nodes):
+            given[LIKELY] = likeliest_leaves(grown, decisions)
     return {
         name: System(score_file(name), partial(slm_scores, folder="pulse", thoughts=given[name])) for name in given
     }
