@@ -5,10 +5,11 @@
     python scripts/evidence.py --list                             # what has run, what has not, and its command
 
 An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder, its settings on top of the
-preset ``small``, and the figures that the paper published for it, which are shown beside ours. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when
-all seeds of an arm are done, every user's metrics are averaged over them and the report goes to
-``hub_cards/reports/<arm>.json`` with its command, settings' hash, seeds and seconds. README and cards are rendered
-from these files alone. The data is not part of this repository; an arm without data says so and is passed over.
+preset ``small``, and the figures that the paper published for it, which are shown beside ours. Each seed runs the whole
+road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when all seeds of an arm are done, every user's
+metrics are averaged over them and the report goes to ``hub_cards/reports/<arm>.json`` with its command, settings' hash,
+seeds and seconds. README and cards are rendered from these files alone. The data is not part of this repository; an arm
+without data says so and is passed over.
 """
 
 from __future__ import annotations

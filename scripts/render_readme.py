@@ -107,7 +107,25 @@ def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     return lines if rows else []
 
 
-SHAPES = {"control": knobs, "leak-worth": leaks}
+def grown(report: dict[str, Any]) -> str:
+    """What ``scripts/protocols.py`` found, best at the whole catalogue last."""
+    protocols = report["protocols"]
+    names = list(protocols["catalogue"]["systems"])
+    names.sort(key=lambda name: protocols["uniform 1+9"]["systems"][name]["hr@1"]["value"])
+    lines = [
+        f"{report['users']:,} test users of `{report['run']}`, HR@1; of the whole catalogue language models rank the "
+        f"{report['read']} best by `sasrec+text`:",
+        "",
+        *header("system", *protocols),
+    ]
+    for name in names:
+        found = [one["systems"].get(name) for one in protocols.values()]
+        cells = ["–" if row is None else f"{row['hr@1']['value']:.3f}" for row in found]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+SHAPES = {"control": knobs, "leak-worth": leaks, "protocols": grown}
 
 
 def render(text: str) -> str:

@@ -1,0 +1,212 @@
+"""HR@1 as candidates grow, uniform and popularity-sampled, from the models of one finished run.
+
+    python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 --users 1000
+
+No score of this package depends on the company a candidate is in (DESIGN §6), so one scoring of many candidates ranks
+any part of them, too. Each test decision's own set is drawn out: its ten candidates come first, more negatives behind
+them, so that 1 of 10 is the run's own protocol on these users and 20, 100, 1,000 and the whole catalogue go on from
+it. ``popularity`` draws negatives in proportion to training events instead. Nothing is fitted anew: fusions keep the
+constants that the run fitted on its validation sets of ten.
+
+A language model reads at most ``--read`` candidates of a decision. Up to there it ranks all of them; of the whole
+catalogue it ranks the best ones by ``sasrec+text``, and a target that was not retrieved is a miss (retrieve, then
+score). At 1,000 such rows are left out.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from pulse_hf.artifacts import read_json, read_manifest, settings_of, write_json
+from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
+from pulse_hf.evaluation.report import compare, compared_pairs, summarise
+from pulse_hf.evaluation.systems import ScoreBook, System, systems
+from pulse_hf.metrics import rank_metrics
+from pulse_hf.retrieval.candidates import CandidateSettings, candidates_sha256, draw_candidates
+from pulse_hf.schema import CandidateSet, Decision
+
+SIZES = (10, 20, 100)
+MANY = 1000
+RETRIEVER = "sasrec+text"
+READERS = frozenset({"a-llmrec", "a-llmrec+reason", "slm+sft", "pulse-text", "pulse"})
+
+Rows = Sequence[NDArray[np.float64]]
+Measured = dict[str, dict[str, NDArray[np.float64]]]
+
+
+def drawn_out(study: Study, decisions: Sequence[Decision], *, seed: int) -> list[CandidateSet]:
+    """Each decision's own set and behind it, in drawn order, every other item that the person had not chosen."""
+    everything = CandidateSettings(sampling="full")
+    drawn = draw_candidates(list(study.sequences.values()), list(study.items), decisions, everything, seed=seed)
+    made = []
+    for one in drawn:
+        own = study.sets[one.decision_id]
+        first = set(own.item_ids)
+        made.append(replace(own, item_ids=(*own.item_ids, *(item for item in one.item_ids if item not in first))))
+    return made
+
+
+def popular(study: Study, decisions: Sequence[Decision], size: int, *, seed: int) -> list[CandidateSet]:
+    """Sets whose negatives are drawn in proportion to training events, the target first."""
+    settings = CandidateSettings(num_negatives=size - 1, sampling="popularity")
+    drawn = draw_candidates(list(study.sequences.values()), list(study.items), decisions, settings, seed=seed)
+    made = []
+    for one in drawn:
+        target = one.item_ids[one.target_index]
+        others = [item for item in one.item_ids if item != target]
+        made.append(replace(one, item_ids=(target, *others), target_index=0))
+    return made
+
+
+def first(sets: Sequence[CandidateSet], size: int) -> list[CandidateSet]:
+    """The first candidates of each set."""
+    return [replace(one, item_ids=one.item_ids[:size]) for one in sets]
+
+
+def retrieved(sets: Sequence[CandidateSet], rows: Rows, size: int) -> list[CandidateSet]:
+    """The best candidates by a system's scores, in the set's order; a target that is not among them comes last.
+
+    Example:
+        >>> one = CandidateSet("u#2", "test", ("a", "b", "c"), 2)
+        >>> retrieved([one], [np.array([0.1, 0.9, 0.5])], 1)[0].item_ids
+        ('b', 'c')
+    """
+    made = []
+    for one, row in zip(sets, rows, strict=True):
+        best = np.sort(np.argsort(-row, kind="stable")[:size]).tolist()
+        kept = best if one.target_index in best else [*best, one.target_index]
+        members = tuple(one.item_ids[place] for place in kept)
+        made.append(replace(one, item_ids=members, target_index=kept.index(one.target_index)))
+    return made
+
+
+def last_if_missed(rows: Rows, sets: Sequence[CandidateSet], size: int) -> Rows:
+    """Scores in which a target beyond the retrieved ones stands below all of them."""
+    made = [row.copy() for row in rows]
+    for row, one in zip(made, sets, strict=True):
+        if len(one.item_ids) > size:
+            row[one.target_index] = row.min() - 1.0
+    return made
+
+
+class Leg:
+    """Scores of all wanted systems on one kind of sets, kept on disk.
+
+    Args:
+        study: The run's data.
+        decisions: Test decisions.
+        sets: Their candidates.
+        folder: Where scores are kept.
+        l2: The run's setting of its stackers.
+    """
+
+    def __init__(
+        self, study: Study, decisions: Sequence[Decision], sets: Sequence[CandidateSet], folder: Path, *, l2: float
+    ) -> None:
+        kept = {one.decision_id: one for one in [*study.split("validation"), *decisions]}
+        changed = replace(study, decisions=kept, sets={**study.sets, **{one.decision_id: one for one in sets}})
+        changed.__dict__["shared"] = study.shared  # texts that are encoded already stay so
+        self.sets = sets
+        self.folder = folder / candidates_sha256(sets)[:16]
+        if not (self.folder / "validation").exists():
+            # Fusions are fitted on the run's own validation scores.
+            shutil.copytree(study.run / "evaluate" / "scores" / "validation", self.folder / "validation")
+        self.book = ScoreBook(self.folder, changed)
+        self.known: Mapping[str, System] = systems(self.book, l2=l2)
+
+    def rows(self, name: str) -> Rows:
+        """Scores of every candidate."""
+        print(f"   {name}", flush=True)
+        return [np.asarray(row) for row in self.book.rows(self.known[name], "test")]
+
+    def reads(self, name: str) -> bool:
+        """Whether a language model takes part in a system."""
+        return bool({name, *self.known[name].parts} & READERS)
+
+
+def metrics(rows: Rows, sets: Sequence[CandidateSet], name: str) -> dict[str, NDArray[np.float64]]:
+    """Rank metrics of the sets, from scores that may go on behind them."""
+    cut = [row[: len(one.item_ids)] for row, one in zip(rows, sets, strict=True)]
+    return rank_metrics(cut, [one.target_index for one in sets], system=name)
+
+
+def measure(study: Study, decisions: Sequence[Decision], given: argparse.Namespace) -> dict[str, Measured]:
+    """Metrics by protocol and system."""
+    report = read_json(given.run / "report.json")
+    names = list(report["systems"])
+    l2 = float(settings_of(read_manifest(given.run / "evaluate")["fingerprint"])["stacker_l2"])
+    work = given.work / given.run.name
+    measured: dict[str, Measured] = {}
+    whole = drawn_out(study, decisions, seed=given.seed)
+    sizes = [size for size in SIZES if size <= given.read]
+    for kind, sets in (
+        ("uniform", first(whole, given.read)),
+        ("popularity", popular(study, decisions, given.read, seed=given.seed)),
+    ):
+        print(f"== {kind}, {given.read} candidates ==", flush=True)
+        leg = Leg(study, decisions, sets, work, l2=l2)
+        rows = {name: leg.rows(name) for name in names}
+        for size in sizes:
+            cut = first(sets, size)
+            measured[f"{kind} 1+{size - 1}"] = {name: metrics(rows[name], cut, name) for name in names}
+    print(f"== the catalogue, {len(whole[0].item_ids):,} candidates ==", flush=True)
+    leg = Leg(study, decisions, whole, work, l2=l2)
+    rows = {name: leg.rows(name) for name in names if not leg.reads(name)}
+    if min(len(one.item_ids) for one in whole) > MANY:
+        cut = first(whole, MANY)
+        measured[f"uniform 1+{MANY - 1}"] = {name: metrics(rows[name], cut, name) for name in rows}
+    measured["catalogue"] = {name: metrics(rows[name], whole, name) for name in rows}
+    if RETRIEVER in rows:
+        near = retrieved(whole, rows[RETRIEVER], given.read)
+        leg = Leg(study, decisions, near, work, l2=l2)
+        for name in names:
+            if leg.reads(name):
+                found = last_if_missed(leg.rows(name), near, given.read)
+                measured["catalogue"][name] = metrics(found, near, name)
+    return measured
+
+
+def main() -> None:
+    """Measure and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run with uniform negatives")
+    parser.add_argument("--users", type=int, default=1000, help="test users, the first ones of the candidates table")
+    parser.add_argument("--read", type=int, default=100, help="candidates of a decision that a language model reads")
+    parser.add_argument("--work", type=Path, default=Path("runs/protocols"))
+    parser.add_argument("--out", type=Path, default=Path("hub_cards/reports/protocols.json"))
+    parser.add_argument("--seed", type=int, default=0)
+    given = parser.parse_args()
+    study = load_study(given.run)
+    decisions = study.split("test")[: given.users]
+    started = time.perf_counter()
+    measured = measure(study, decisions, given)
+    cold = np.array([study.training_counts[item] <= COLD_EVENTS for item in study.target_items(decisions)])
+    report: dict[str, Any] = {
+        "run": given.run.name,
+        "users": len(decisions),
+        "read": given.read,
+        "command": f"python scripts/protocols.py --run {given.run} --users {given.users} --read {given.read}",
+        "seed": given.seed,
+        "protocols": {
+            name: {
+                "systems": summarise(rows, cold=cold, seed=given.seed),
+                "comparisons": compare(rows, compared_pairs(tuple(rows)), seed=given.seed),
+            }
+            for name, rows in measured.items()
+        },
+        "seconds": round(time.perf_counter() - started, 1),
+    }
+    write_json(given.out, report)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,70 @@
+"""HR@1 as candidates grow: one scoring holds all sizes, and the smallest is the run's own protocol."""
+
+import argparse
+import importlib.util
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from pulse_hf.artifacts import read_table
+from pulse_hf.evaluation.protocol import load_study
+from pulse_hf.metrics import rank_metrics
+from pulse_hf.schema import CandidateSet
+
+spec = importlib.util.spec_from_file_location(
+    "protocols", Path(__file__).resolve().parents[1] / "scripts" / "protocols.py"
+)
+protocols = importlib.util.module_from_spec(spec)
+spec.loader.exec_module(protocols)
+
+
+@pytest.fixture(scope="module")
+def measured(small_run, tmp_path_factory):
+    study = load_study(small_run)
+    decisions = study.split("test")[:10]
+    given = argparse.Namespace(run=small_run, read=20, seed=0, work=tmp_path_factory.mktemp("protocols"))
+    return study, decisions, protocols.measure(study, decisions, given)
+
+
+def test_one_of_ten_is_the_runs_own_protocol_for_every_system(measured):
+    study, decisions, found = measured
+    for name, metrics in found["uniform 1+9"].items():
+        table = read_table(study.run / "evaluate" / "scores" / "test" / f"{name}.parquet")
+        rows = dict(zip(table["decision_id"].to_pylist(), table["scores"].to_pylist(), strict=True))
+        own = [np.array(rows[one.decision_id]) for one in decisions]
+        expected = rank_metrics(own, study.targets(decisions), system=name)
+        assert metrics["mrr"] == pytest.approx(expected["mrr"]), name
+
+
+def test_more_candidates_never_help(measured):
+    _, _, found = measured
+    for kind in ("uniform", "popularity"):
+        few, many = found[f"{kind} 1+9"], found[f"{kind} 1+19"]
+        assert all((many[name]["hr@1"] <= few[name]["hr@1"] + 1e-12).all() for name in few)
+    whole = found["catalogue"]
+    assert set(whole) == set(few)
+    assert all((whole[name]["mrr"] <= found["uniform 1+19"][name]["mrr"] + 1e-12).all() for name in ("bm25", "fusion"))
+
+
+def test_drawn_out_sets_hold_every_item_once_and_none_that_the_person_chose(measured):
+    study, decisions, _ = measured
+    for one, decision in zip(protocols.drawn_out(study, decisions, seed=0), decisions, strict=True):
+        own = study.sets[decision.decision_id]
+        assert one.item_ids[: len(own.item_ids)] == own.item_ids
+        past = study.sequences[decision.user_id].before(decision.position + 1).item_ids
+        target = past[-1]
+        assert one.item_ids[one.target_index] == target
+        assert len(set(one.item_ids)) == len(one.item_ids) == len(study.items) - len(set(past)) + 1
+    for one in protocols.popular(study, decisions, 20, seed=0):
+        assert all(study.training_counts[item] > 0 for item in one.item_ids[1:])
+
+
+def test_a_target_that_was_not_retrieved_is_a_miss():
+    sets = [CandidateSet("u#2", "test", tuple("abcd"), 3), CandidateSet("v#2", "test", tuple("abcd"), 1)]
+    near = protocols.retrieved(sets, [np.array([3.0, 2.0, 1.0, 0.0])] * 2, 2)
+    assert [one.item_ids for one in near] == [("a", "b", "d"), ("a", "b")]
+    rows = protocols.last_if_missed([np.array([0.1, 0.2, 0.9]), np.array([0.1, 0.2])], near, 2)
+    found = protocols.metrics(rows, near, "any")
+    assert found["hr@1"].tolist() == [0.0, 1.0]
+    assert found["mrr"].tolist() == pytest.approx([1 / 3, 1.0])
