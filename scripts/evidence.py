@@ -4,12 +4,12 @@
     python scripts/evidence.py luxury-beauty-dedup-1x9 --seeds 0 1 2
     python scripts/evidence.py --list                             # what has run, what has not, and its command
 
-An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder, its settings on top of the
-preset ``small``, and the figures that the paper published for it, which are shown beside ours. Each seed runs the whole
-road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when all seeds of an arm are done, every user's
-metrics are averaged over them and the report goes to ``hub_cards/reports/<arm>.json`` with its command, settings' hash,
-seeds and seconds. README and cards are rendered from these files alone. The data is not part of this repository; an arm
-without data says so and is passed over.
+An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder, its settings on top of
+the preset ``small``, what later seeds leave out, and the figures that the paper published for it, which are shown
+beside ours. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when all seeds
+of an arm are done, every user's metrics are averaged over them and the report goes to ``hub_cards/reports/<arm>.json``
+with its command, settings' hash, seeds and seconds. README and cards are rendered from these files alone. The data is
+not part of this repository; an arm without data says so and is passed over.
 """
 
 from __future__ import annotations
@@ -34,12 +34,20 @@ REPORTS = ROOT / "hub_cards" / "reports"
 SEEDS = (0, 1, 2)
 
 
-def settings_of_arm(path: Path, data: Path) -> tuple[RunSettings, Path]:
-    """An arm's settings and the folder of its data."""
+def settings_of_arm(path: Path, data: Path, *, later: bool = False) -> tuple[RunSettings, Path]:
+    """An arm's settings and the folder of its data.
+
+    Args:
+        path: The arm's file.
+        data: Folder of the datasets.
+        later: Of seeds after the first one: what costs most is run once.
+    """
     arm = read_json(path)
     folder = data / arm["data"]
     prepare = {key: arm["settings"]["prepare"][key] for key in ("reviews", "metadata")}
     settings = merge(preset_named("small"), arm["settings"], str(path))
+    if later:
+        settings = merge(settings, arm.get("later_seeds", {}), str(path))
     where = {key: str(folder / name) for key, name in prepare.items() if name}
     return replace(settings, prepare=replace(settings.prepare, **where)), folder
 
@@ -52,10 +60,11 @@ def facts_of(settings: RunSettings) -> dict[str, Any]:
     return {**facts, "seed": None}
 
 
-def run_arm(name: str, settings: RunSettings, seeds: list[int], runs: Path) -> dict[str, Any]:
+def run_arm(name: str, data: Path, seeds: list[int], runs: Path) -> dict[str, Any]:
     """Run every seed of an arm, pool their reports and put the published figures beside them."""
-    folders = []
+    path, folders = ARMS / f"{name}.json", []
     for seed in seeds:
+        settings, _ = settings_of_arm(path, data, later=seed != seeds[0])
         folders.append(runs / f"{name}-s{seed}")
         print(f"== {name}, seed {seed}: {folders[-1]} ==", flush=True)
         run_road(folders[-1], replace(settings, seed=seed))
@@ -63,9 +72,10 @@ def run_arm(name: str, settings: RunSettings, seeds: list[int], runs: Path) -> d
     stages = [*STAGES.values(), "evaluate"]
     manifests = [read_manifest(folder / stage) for folder in folders for stage in stages if (folder / stage).exists()]
     report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
-    report["settings_sha256"] = sha256_of_text([json.dumps(facts_of(settings), sort_keys=True)])
+    told = [facts_of(settings_of_arm(path, data, later=later)[0]) for later in (False, True)]
+    report["settings_sha256"] = sha256_of_text(json.dumps(one, sort_keys=True) for one in told)
     report["seconds"] = round(sum(manifest["seconds"] for manifest in manifests), 1)
-    report["published"] = read_json(ARMS / f"{name}.json").get("published", {})
+    report["published"] = read_json(path).get("published", {})
     return report
 
 
@@ -97,11 +107,11 @@ def main() -> None:
     # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     for name in chosen.arms or known:
-        settings, folder = settings_of_arm(ARMS / f"{name}.json", chosen.data)
+        _, folder = settings_of_arm(ARMS / f"{name}.json", chosen.data)
         if chosen.list or not folder.exists():
             print(state(name, folder))
             continue
-        write_json(REPORTS / f"{name}.json", run_arm(name, settings, chosen.seeds, chosen.runs))
+        write_json(REPORTS / f"{name}.json", run_arm(name, chosen.data, chosen.seeds, chosen.runs))
 
 
 if __name__ == "__main__":

@@ -25,15 +25,18 @@ def table(report: dict[str, Any]) -> str:
     """HR@1, NDCG@10 and the slices of every system, worst first, and the worth of a reason."""
     protocol, published = report["protocol"], report.get("published", {})
     paper = ["paper"] if published else []
+    seeds = len(protocol.get("seeds", [0]))
+    told = f", mean of {seeds} seeds; rows with * have one" if seeds > 1 else ""
     kind = "**synthetic embedded shop**" if protocol["synthetic"] else "real data"
     lines = [
-        f"{protocol['users']:,} test users, 1 of {protocol['negatives'] + 1} candidates ({kind}; audit "
+        f"{protocol['users']:,} test users, 1 of {protocol['negatives'] + 1} candidates ({kind}{told}; audit "
         f"{'passed' if report['audit']['passed'] else 'FAILED'}):",
         "",
         *header("system", "HR@1 (95 % interval)", "NDCG@10", "HR@1 cold", "HR@1 warm", *paper),
     ]
     for row in cards.systems_table(report):
         cells = [row[key] for key in ("name", "hr", "ndcg", "cold", "warm")]
+        cells[0] += "*" * (len(report["systems"][row["name"]].get("seeds", [0])) < seeds)
         lines.append(f"| {' | '.join(cells + [figure(published.get('systems', {}), row['name'])] * len(paper))} |")
     against = cards.against_the_strongest(report)
     lines += differences("against the strongest row that is not ours (HR@1, paired)", against)

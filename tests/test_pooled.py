@@ -45,6 +45,19 @@ def test_the_mean_over_seeds_is_that_of_each_users_means(runs):
     assert again == pytest.approx(worth)
 
 
+def test_what_only_one_run_has_is_that_runs_own(runs):
+    path = runs[1] / "report.json"
+    report = read_json(path)
+    del report["systems"]["bm25"], report["worth_of_a_reason"]
+    write_json(path, report)
+    single, pooled = read_json(runs[0] / "report.json"), pooled_report(runs)
+    assert pooled["systems"]["bm25"]["hr@1"]["value"] == pytest.approx(single["systems"]["bm25"]["hr@1"]["value"])
+    assert pooled["systems"]["bm25"]["seeds"] == [single["protocol"]["seed"]]
+    assert len(pooled["systems"]["pulse"]["seeds"]) == 2
+    assert pooled["by_seed"]["bm25"] == [single["systems"]["bm25"]["hr@1"]["value"], None]
+    assert pooled["worth_of_a_reason"]["runs"] == 1
+
+
 def test_one_seed_twice_other_users_or_a_failed_audit_are_refused(runs):
     with pytest.raises(ArtifactError, match="each must have its own"):
         pooled_report([runs[0], runs[0]])

@@ -36,9 +36,10 @@ def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
         seed: Of resamples and flips.
 
     Returns:
-        A report with a run's own keys (DESIGN §8.7). ``systems`` are those that all runs have, with mean costs;
-        ``protocol`` has the ``seeds`` and each run's ``candidates_sha256``; ``by_seed`` has each run's HR@1. What
-        cannot be pooled (stackers, training rows) is left to the runs' own reports.
+        A report with a run's own keys (DESIGN §8.7). A system is averaged over the runs that have it, ``seeds`` says
+        over which; ``protocol`` has all ``seeds`` and each run's ``candidates_sha256``; ``by_seed`` has each run's
+        HR@1, ``None`` where it has none. What cannot be pooled (stackers, training rows) is left to the runs' own
+        reports.
 
     Raises:
         ArtifactError: The runs differ in protocol or users, or an audit did not pass.
@@ -49,33 +50,54 @@ def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
     for run, study in zip(runs, studies, strict=True):
         if _target(study) != _target(studies[0]):
             raise ArtifactError(f"{run}: its test users or what they chose are others than in {runs[0]}")
-    systems = [name for name in reports[0]["systems"] if all(name in one["systems"] for one in reports)]
-    worths = [one.get("worth_of_a_reason", {}).get("variants", {}) for one in reports]
-    variants = [name for name in worths[0] if name != OWN and all(name in one for one in worths)]
-
-    def pooled(named: Mapping[str, str]) -> dict[str, dict[str, NDArray[np.float64]]]:
-        return {name: _mean([_metrics(study, file) for study in studies]) for name, file in named.items()}
-
-    metrics = pooled({name: name for name in systems})
+    systems = list(dict.fromkeys(name for one in reports for name in one["systems"]))
+    having = {name: [place for place, one in enumerate(reports) if name in one["systems"]] for name in systems}
+    seeds = [one["protocol"]["seed"] for one in reports]
+    metrics = {name: _mean([_metrics(studies[place], name) for place in having[name]]) for name in systems}
     cold = _cold(studies[0])
     summary = summarise(metrics, cold=cold, seed=seed)
-    protocol = {**reports[0]["protocol"], "seeds": [one["protocol"]["seed"] for one in reports]}
-    protocol["candidates_sha256"] = [one["protocol"]["candidates_sha256"] for one in reports]
     report = {
-        "protocol": protocol,
-        "systems": {name: {**summary[name], "cost": _mean_cost(reports, name)} for name in systems},
+        "protocol": {
+            **reports[0]["protocol"],
+            "seeds": seeds,
+            "candidates_sha256": [one["protocol"]["candidates_sha256"] for one in reports],
+        },
+        "systems": {
+            name: {
+                **summary[name],
+                "cost": _mean_cost([reports[place] for place in having[name]], name),
+                "seeds": [seeds[place] for place in having[name]],
+            }
+            for name in systems
+        },
         "comparisons": compare(metrics, compared_pairs(systems), seed=seed),
-        "by_seed": {name: [one["systems"][name]["hr@1"]["value"] for one in reports] for name in systems},
+        "by_seed": {
+            name: [one["systems"][name]["hr@1"]["value"] if name in one["systems"] else None for one in reports]
+            for name in systems
+        },
         "audit": {"passed": True, "checks": [check for one in reports for check in one["audit"]["checks"]]},
         **{key: reports[0][key] for key in _KEPT},
     }
-    if variants:
-        told = {OWN: metrics["pulse"], **pooled({name: score_file(name) for name in variants})}
-        report["worth_of_a_reason"] = {
-            "variants": summarise(told, cold=cold, seed=seed),
-            "comparisons": compare(told, [(OWN, name) for name in variants], seed=seed),
-        }
-    return report
+    told = [
+        (study, one["worth_of_a_reason"])
+        for study, one in zip(studies, reports, strict=True)
+        if "worth_of_a_reason" in one
+    ]
+    return report | ({"worth_of_a_reason": _worth(told, cold, seed)} if told else {})
+
+
+def _worth(told: Sequence[tuple[Study, Mapping[str, Any]]], cold: NDArray[np.bool_], seed: int) -> dict[str, Any]:
+    """The controls of a reason over the runs that scored them, against ``pulse`` in these very runs."""
+    names = [
+        name for name in told[0][1]["variants"] if name != OWN and all(name in one["variants"] for _, one in told)
+    ]
+    files = {OWN: "pulse", **{name: score_file(name) for name in names}}
+    metrics = {name: _mean([_metrics(study, file) for study, _ in told]) for name, file in files.items()}
+    return {
+        "variants": summarise(metrics, cold=cold, seed=seed),
+        "comparisons": compare(metrics, [(OWN, name) for name in names], seed=seed),
+        "runs": len(told),
+    }
 
 
 def _check(runs: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> None:
