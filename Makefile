@@ -3,8 +3,9 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+DATA ?= ../shared/data
 
-.PHONY: demo test test-slow control space lint bench clean
+.PHONY: demo test test-slow control evidence space lint bench clean
 
 $(READY): pyproject.toml constraints.txt
 	@echo "== installing into $(VENV) (about 2 minutes the first time) =="
@@ -27,6 +28,16 @@ test-slow: $(READY)  ## the long checks
 control: $(READY)  ## does the gain of PULSE follow the strength of the motives? (four demo-like worlds, long)
 	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="
 	$(BIN)/python scripts/control.py
+
+evidence: $(READY)  ## every table of the README on real data (DATA=folder of the datasets; days on 2 cores, resumable)
+	$(BIN)/python scripts/evidence.py --data $(DATA)
+	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 \
+		--out hub_cards/reports/protocols-of-luxury-beauty.json
+	@test -e runs/demo/report.json || $(MAKE) demo
+	$(BIN)/python scripts/leak_worth.py --run runs/demo --users 500 --out hub_cards/reports/leak-worth-of-demo.json
+	$(BIN)/python scripts/outside_judge.py --data $(DATA) --thought-space runs/demo/thought_space/model
+	$(BIN)/python scripts/question_answering.py --seed 11 --data $(DATA)/hotpotqa
+	$(BIN)/python scripts/render_readme.py
 
 space: $(READY)  ## the interactive Space on this machine, over runs/demo (made first if it is not there)
 	$(BIN)/python spaces_app/app.py

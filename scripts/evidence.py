@@ -34,6 +34,18 @@ REPORTS = ROOT / "hub_cards" / "reports"
 SEEDS = (0, 1, 2)
 
 
+def arm_of(path: Path) -> dict[str, Any]:
+    """An arm's file; what it does not say is as in the arm that it is ``like``."""
+    arm: dict[str, Any] = read_json(path)
+    if "like" not in arm:
+        return arm
+    other = arm_of(path.with_name(f"{arm['like']}.json"))
+    settings = {**other["settings"]}
+    for group, values in arm["settings"].items():
+        settings[group] = {**settings.get(group, {}), **values}
+    return {**other, **arm, "settings": settings}
+
+
 def settings_of_arm(path: Path, data: Path, *, later: bool = False) -> tuple[RunSettings, Path]:
     """An arm's settings and the folder of its data.
 
@@ -42,7 +54,7 @@ def settings_of_arm(path: Path, data: Path, *, later: bool = False) -> tuple[Run
         data: Folder of the datasets.
         later: Of seeds after the first one: what costs most is run once.
     """
-    arm = read_json(path)
+    arm = arm_of(path)
     folder = data / arm["data"]
     prepare = {key: arm["settings"]["prepare"][key] for key in ("reviews", "metadata")}
     settings = merge(preset_named("small"), arm["settings"], str(path))
@@ -75,7 +87,7 @@ def run_arm(name: str, data: Path, seeds: list[int], runs: Path) -> dict[str, An
     told = [facts_of(settings_of_arm(path, data, later=later)[0]) for later in (False, True)]
     report["settings_sha256"] = sha256_of_text(json.dumps(one, sort_keys=True) for one in told)
     report["seconds"] = round(sum(manifest["seconds"] for manifest in manifests), 1)
-    report["published"] = read_json(path).get("published", {})
+    report["published"] = arm_of(path).get("published", {})
     return report
 
 
