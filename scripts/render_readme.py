@@ -43,6 +43,8 @@ def table(report: dict[str, Any]) -> str:
     lines += differences("what a reason is worth (`pulse`, HR@1, paired)", cards.worth_of_a_reason(report))
     if published and "worth_of_a_reason" in report:
         lines += reasons(report["worth_of_a_reason"]["variants"], published["reasons"])
+    if published:
+        lines += costs(report["systems"])
     return "\n".join(lines)
 
 
@@ -51,6 +53,16 @@ def reasons(variants: dict[str, Any], published: dict[str, float]) -> list[str]:
     lines = ["", *header("`pulse`, given", "HR@1 (95 % interval)", "paper")]
     for name, row in sorted(variants.items(), key=lambda pair: pair[1]["hr@1"]["value"]):
         lines.append(f"| {name} | {cards.span(row['hr@1'])} | {figure(published, name)} |")
+    return lines
+
+
+def costs(systems: dict[str, Any]) -> list[str]:
+    """What each row took: all the stages it rests on and its own scoring, as the run measured them."""
+    lines = ["", *header("what it took", "HR@1", "minutes", "million tokens of a language model", "MB loaded")]
+    for name, row in sorted(systems.items(), key=lambda pair: pair[1]["cost"]["seconds"]):
+        cost = row["cost"]
+        told = f"{cost['seconds'] / 60:.1f} | {cost['tokens'] / 1e6:.2f} | {cost['bytes'] / 1e6:.0f}"
+        lines.append(f"| {name} | {row['hr@1']['value']:.3f} | {told} |")
     return lines
 
 
