@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import unicodedata
 from collections import Counter, OrderedDict
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -16,6 +15,7 @@ from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
+from pulse_hf.retrieval.names import Event, Names
 from pulse_hf.saving import load_parts, save_parts, save_published
 from pulse_hf.schema import Decision, Item, Sequence
 
@@ -30,22 +30,6 @@ if TYPE_CHECKING:
 
 NUM_RETRIEVED = 100
 KEPT_THOUGHTS = 512
-ALIKE = 0.5
-
-
-@dataclass(frozen=True, slots=True)
-class Event:
-    """One thing a person did.
-
-    Args:
-        item: An item id of the catalogue, or any title.
-        rating: Stars, if known.
-        review: The person's own words, if any; reasons are drawn from them.
-    """
-
-    item: str
-    rating: float | None = None
-    review: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,9 +65,7 @@ class PulseRecommender:
         self.parts = parts
         self.users: dict[str, Sequence] = {}
         self.run: Path | None = None
-        self._titles = {_spelling(item.title): item_id for item_id, item in parts.items.items()}
-        self._index = {item_id: index for index, item_id in enumerate(parts.items, start=1)}
-        self._ids = list(parts.items)
+        self._names = Names(parts.items, parts.item_vectors, parts.record["encoder"])
         self._trees: OrderedDict[Sequence, Tree] = OrderedDict()
         thoughts = dict(parts.record["thoughts"])
         self._settings = ThoughtSettings(**{**thoughts, "budget": PromptBudget(**thoughts["budget"])})
@@ -114,8 +96,8 @@ class PulseRecommender:
         """
         if k < 1:
             raise ValueError(f"k is {k}; expected at least 1")
-        past, items = self._read(history)
-        chosen = self._retrieve(past, items) if candidates is None else self._named(candidates, items)
+        past, items = self._names.read(history)
+        chosen = self._retrieve(past, items) if candidates is None else self._names.found(candidates, items)
         thought = self._thought(past, items, rationale)
         scores = self._score(past, items, chosen, thought)
         ranked = sorted(zip(chosen, scores, strict=True), key=lambda pair: -pair[1])[:k]
@@ -128,12 +110,12 @@ class PulseRecommender:
         self, history: Series[str | Event], candidates: Series[str], rationale: str | None = None
     ) -> list[float]:
         """One raw logit per candidate, in the candidates' order; independent of that order and of each other."""
-        past, items = self._read(history)
-        return self._score(past, items, self._named(candidates, items), self._thought(past, items, rationale))
+        past, items = self._names.read(history)
+        return self._score(past, items, self._names.found(candidates, items), self._thought(past, items, rationale))
 
     def explain(self, history: Series[str | Event]) -> Tree:
         """The whole tree of thoughts of a history, with likelihoods, agreements and the chosen leaf."""
-        past, items = self._read(history)
+        past, items = self._names.read(history)
         return self._tree(past, items)
 
     def embed(
@@ -147,7 +129,7 @@ class PulseRecommender:
         """
         import numpy as np
 
-        past, items = self._read(history)
+        past, items = self._names.read(history)
         space = self.parts.thought_space
         behaviour = np.asarray(space.encode_histories([self.parts.shared.told(past, items)])[0].cpu(), np.float32)
         if not reasons:
@@ -176,66 +158,22 @@ class PulseRecommender:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _read(self, history: Series[str | Event]) -> tuple[Sequence, dict[str, Item]]:
-        if isinstance(history, str):
-            raise ValueError(f"found the text {history!r}, expected a list of item ids, titles or events")
-        events = [event if isinstance(event, Event) else Event(event) for event in history]
-        items = dict(self.parts.items)
-        ids = tuple(self._named([event.item for event in events], items))
-        past = Sequence("", ids, (), tuple(event.rating for event in events), tuple(event.review for event in events))
-        return past, items
-
-    def _named(self, names: Series[str], items: dict[str, Item]) -> list[str]:
-        """Item ids of ids or titles; a title outside the catalogue becomes an item of its own."""
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"found {names!r}, expected a list of item ids or titles")
-        found = []
-        for name in names:
-            item_id = str(name if name in items else self._titles.get(_spelling(name), name))
-            if not item_id.strip():
-                raise ValueError("an item is empty; give an item id or a title")
-            items.setdefault(item_id, Item(item_id, name, name))
-            found.append(item_id)
-        return found
-
-    def _stand_ins(self, item_ids: Iterable[str], items: Mapping[str, Item]) -> list[int]:
-        """Catalogue indices for the sequential model; an unknown title lends the place to its nearest item."""
-        from pulse_hf.models.text_encoder import encode_texts
-
-        ids = list(item_ids)
-        unknown = [item_id for item_id in ids if item_id not in self._index]
-        nearest: dict[str, int] = {}
-        if unknown:
-            vectors = encode_texts([items[item_id].item_text for item_id in unknown], self.parts.record["encoder"])
-            similarity = vectors @ self.parts.item_vectors.T
-            best = similarity.argmax(axis=1)
-            nearest = {
-                item_id: int(place) + 1
-                for item_id, place, row in zip(unknown, best, similarity, strict=True)
-                if row[place] >= ALIKE
-            }
-        return [
-            self._index.get(item_id, nearest.get(item_id, 0))
-            for item_id in ids
-            if item_id in self._index or item_id in nearest
-        ]
-
     def _retrieve(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
         """The catalogue's best by SASRec; by popularity where nothing is known of the person."""
         known = set(past.item_ids)
-        indices = self._stand_ins(past.item_ids, items)
+        indices = self._names.stand_ins(past.item_ids, items)
         if indices:
             order = self.parts.sequential.scores([indices])[0, 1:].argsort(descending=True, stable=True).tolist()
-            best = [self._ids[place] for place in order]
+            best = [self._names.ids[place] for place in order]
         else:
             counts = Counter(item_id for row in self.parts.pool.item_ids for item_id in row)
-            best = sorted(self._ids, key=lambda item_id: -counts[item_id])
+            best = sorted(self._names.ids, key=lambda item_id: -counts[item_id])
         return [item_id for item_id in best if item_id not in known][:NUM_RETRIEVED]
 
     def _lent(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
         from pulse_hf.retrieval.similar_users import NO_USER, lend_items, neighbours
 
-        indices = self._stand_ins(past.item_ids, items)
+        indices = self._names.stand_ins(past.item_ids, items)
         if not indices:
             return []
         query = self.parts.sequential.user_vectors([indices]).cpu().numpy()
@@ -423,8 +361,3 @@ class PulseRecommender:
         made = cls(parts)
         made.users, made.run = users, Path(run)
         return made
-
-
-def _spelling(title: str) -> str:
-    """A title as it is looked up: the catalogue's are in normal form C, typed ones need not be."""
-    return unicodedata.normalize("NFC", title).strip().casefold()

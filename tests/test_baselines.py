@@ -11,7 +11,6 @@ from pulse_hf.evaluation.baselines import (
     calibration,
     chance,
     fusion,
-    gated,
     item_knn,
     popularity,
     repeat,
@@ -202,9 +201,11 @@ def test_fusion_is_fitted_on_validation_alone_and_applied_to_test(study, tmp_pat
     validation, test = study.split("validation"), study.split("test")
     scorers = {"popularity": popularity.scores, "repeat": repeat.scores}
     given = {name: score(study, validation) for name, score in scorers.items()}
-    expected = calibration.fit_fusion(given, gated.gate(study, validation), study.targets(validation), l2=0.1)
+    expected = calibration.fit_fusion(
+        given, calibration.events_shares(study, validation), study.targets(validation), l2=0.1
+    )
     assert book.beside(fused, "test")["stacker"]["weights"] == pytest.approx(list(expected.stacker.weights))
-    gates = gated.gate(study, test)
+    gates = calibration.events_shares(study, test)
     wanted = expected.scores({name: score(study, test) for name, score in scorers.items()}, gates)
     for row, right in zip(rows, wanted, strict=True):
         assert row == pytest.approx(right)

@@ -9,7 +9,7 @@ from small_road import small_settings
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
 from pulse_hf.data.sequences import load_items, load_sequences
-from pulse_hf.evaluation.baselines import bm25, encoder_tuned, gated
+from pulse_hf.evaluation.baselines import bm25, calibration, encoder_tuned, gated
 from pulse_hf.evaluation.baselines.fusion import Stacker
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.evaluation.protocol import load_study
@@ -70,7 +70,7 @@ def test_the_gate_trusts_sasrec_on_popular_items_only(run):
     decisions = study.split("test")[:40]
     counts = study.training_counts
     mean = sum(counts.values()) / len(study.items)
-    for share, items in zip(gated.gate(study, decisions), study.candidates(decisions), strict=True):
+    for share, items in zip(calibration.events_shares(study, decisions), study.candidates(decisions), strict=True):
         assert share.tolist() == pytest.approx([counts[item] / (counts[item] + mean) for item in items])
     ones = [np.ones(len(items)) for items in study.candidates(decisions)]
     constants = Stacker(gated.PARTS, (0.0, 0.5), (1.0, 0.5), (1.0, 1.0), 1)

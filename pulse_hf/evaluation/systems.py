@@ -279,10 +279,14 @@ def _stacked(
 ) -> list[NDArray[np.float64]]:
     """Fit on validation, score the decisions' split from the parts' kept scores."""
     validation = study.split("validation")
-    rows, gates = _whole(book, parts, "validation"), gated.gate(study, validation)
+    rows, gates = _whole(book, parts, "validation"), calibration.events_shares(study, validation)
     fitted = calibration.fit_fusion(rows, gates, study.targets(validation), l2=l2)
     book.stackers[name] = fitted.record()
-    return fitted.scores(_whole(book, parts, decisions[0].split), gated.gate(study, decisions)) if decisions else []
+    return (
+        fitted.scores(_whole(book, parts, decisions[0].split), calibration.events_shares(study, decisions))
+        if decisions
+        else []
+    )
 
 
 def _gated(

@@ -16,6 +16,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pulse_hf.evaluation.baselines.fusion import Rows, Stacker, fit_stacker
+from pulse_hf.evaluation.protocol import Study
+from pulse_hf.schema import Decision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -24,7 +26,7 @@ SHARE, UNSEEN = "share of events", "never chosen"
 FOLDS = 5
 _PULLS = (1.0, 10.0, 100.0)
 
-__all__ = ["FOLDS", "SHARE", "UNSEEN", "Fusion", "by_popularity", "fit_fusion", "log_loss"]
+__all__ = ["FOLDS", "SHARE", "UNSEEN", "Fusion", "by_popularity", "events_shares", "fit_fusion", "log_loss"]
 
 
 @dataclass(frozen=True)
@@ -56,6 +58,16 @@ class Fusion:
         """The constants as JSON."""
         beside = {"by_popularity": self.centres is not None, "l2": self.l2, "cross_validated": self.cross_validated}
         return {**asdict(self.stacker), **beside}
+
+
+def events_shares(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    """Each candidate's share of events, in [0, 1): 0 for an item without a training event, 1/2 for an average one."""
+    counts = study.training_counts
+    mean = sum(counts.values()) / len(study.items)
+    return [
+        events / (events + mean)
+        for events in (np.array([counts[item] for item in items], float) for items in study.candidates(decisions))
+    ]
 
 
 def by_popularity(rows: Mapping[str, Rows], gates: Rows, centres: Mapping[str, float]) -> dict[str, Rows]:

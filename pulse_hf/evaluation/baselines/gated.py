@@ -10,29 +10,19 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-import numpy as np
-
+from pulse_hf.evaluation.baselines.calibration import events_shares
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.schema import Decision
 
 if TYPE_CHECKING:
+    import numpy as np
     from numpy.typing import NDArray
 
     from pulse_hf.evaluation.baselines.fusion import Rows, Stacker
 
 PARTS = ("sasrec", "encoder-tuned")
 
-__all__ = ["PARTS", "gate", "sides"]
-
-
-def gate(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
-    """Each candidate's trust in SASRec, in [0, 1): 0 for an item without a training event, 1/2 for an average one."""
-    counts = study.training_counts
-    mean = sum(counts.values()) / len(study.items)
-    return [
-        events / (events + mean)
-        for events in (np.array([counts[item] for item in items], float) for items in study.candidates(decisions))
-    ]
+__all__ = ["PARTS", "sides"]
 
 
 def sides(
@@ -46,7 +36,7 @@ def sides(
         rows: Scores of SASRec and of the text model, by name.
         constants: Means and scales of both, in the order of :data:`PARTS`.
     """
-    shares = gate(study, decisions)
+    shares = events_shares(study, decisions)
     known, text = (
         [(row - mean) / scale for row in rows[name]]
         for name, mean, scale in zip(PARTS, constants.means, constants.scales, strict=True)

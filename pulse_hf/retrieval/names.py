@@ -1,0 +1,120 @@
+"""What people type, found in the catalogue: item ids, titles that it has, and titles that it does not have."""
+
+from __future__ import annotations
+
+import unicodedata
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from pulse_hf.schema import Item, Sequence
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+ALIKE = 0.5  # cosine from which an unknown title counts as like a known item
+
+__all__ = ["Event", "Names"]
+
+
+@dataclass(frozen=True, slots=True)
+class Event:
+    """One thing a person did.
+
+    Args:
+        item: An item id of the catalogue, or any title.
+        rating: Stars, if known.
+        review: The person's own words, if any; reasons are drawn from them.
+    """
+
+    item: str
+    rating: float | None = None
+    review: str = ""
+
+
+class Names:
+    """Item ids and titles of a catalogue.
+
+    Args:
+        items: By item id, in catalogue order.
+        vectors: ``(num_items, dim)`` unit vectors of the item texts, in that order.
+        encoder: Name of the encoder that made them.
+    """
+
+    def __init__(self, items: Mapping[str, Item], vectors: NDArray[np.float32], encoder: str) -> None:
+        self.items, self.vectors, self.encoder = items, vectors, encoder
+        self.ids = list(items)
+        self._titles = {_spelling(item.title): item_id for item_id, item in items.items()}
+        self._index = {item_id: index for index, item_id in enumerate(items, start=1)}
+
+    def read(self, history: Series[str | Event]) -> tuple[Sequence, dict[str, Item]]:
+        """A history as a sequence, and the catalogue with whatever it names beyond.
+
+        Args:
+            history: Oldest first: item ids, titles (known or not), or events with words.
+
+        Raises:
+            ValueError: It is a text instead of a list, or an item is empty.
+        """
+        if isinstance(history, str):
+            raise ValueError(f"found the text {history!r}, expected a list of item ids, titles or events")
+        events = [event if isinstance(event, Event) else Event(event) for event in history]
+        items = dict(self.items)
+        ids = tuple(self.found([event.item for event in events], items))
+        past = Sequence("", ids, (), tuple(event.rating for event in events), tuple(event.review for event in events))
+        return past, items
+
+    def found(self, names: Series[str], items: dict[str, Item]) -> list[str]:
+        """Item ids of ids or titles; a title outside the catalogue becomes an item of its own.
+
+        Args:
+            names: Ids or titles.
+            items: The catalogue, to which new items are added.
+
+        Raises:
+            ValueError: It is no list of texts, or one is empty.
+        """
+        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
+            raise ValueError(f"found {names!r}, expected a list of item ids or titles")
+        found = []
+        for name in names:
+            item_id = str(name if name in items else self._titles.get(_spelling(name), name))
+            if not item_id.strip():
+                raise ValueError("an item is empty; give an item id or a title")
+            items.setdefault(item_id, Item(item_id, name, name))
+            found.append(item_id)
+        return found
+
+    def stand_ins(self, item_ids: Iterable[str], items: Mapping[str, Item]) -> list[int]:
+        """Catalogue indices, from 1, for a sequential model; an unknown title lends the place to its nearest item.
+
+        Args:
+            item_ids: Ids in order; an unknown one that no item is like is left out.
+            items: What :meth:`read` returned beside them.
+        """
+        from pulse_hf.models.text_encoder import encode_texts
+
+        ids = list(item_ids)
+        unknown = [item_id for item_id in ids if item_id not in self._index]
+        nearest: dict[str, int] = {}
+        if unknown:
+            vectors = encode_texts([items[item_id].item_text for item_id in unknown], self.encoder)
+            similarity = vectors @ self.vectors.T
+            best = similarity.argmax(axis=1)
+            nearest = {
+                item_id: int(place) + 1
+                for item_id, place, row in zip(unknown, best, similarity, strict=True)
+                if row[place] >= ALIKE
+            }
+        return [
+            self._index.get(item_id, nearest.get(item_id, 0))
+            for item_id in ids
+            if item_id in self._index or item_id in nearest
+        ]
+
+
+def _spelling(title: str) -> str:
+    """A title as it is looked up: the catalogue's are in normal form C, typed ones need not be."""
+    return unicodedata.normalize("NFC", title).strip().casefold()
