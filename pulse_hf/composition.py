@@ -16,6 +16,7 @@ from pulse_hf.schema import Item, Sequence
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from pulse_hf.models.sasrec import PulseSASRecModel
@@ -60,8 +61,15 @@ class Parts:
     folder: Path
 
 
-def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
+def parts_of_run(
+    run: Path, *, device: str | None = None, dtype: torch.dtype | None = None
+) -> tuple[Parts, dict[str, Sequence]]:
     """Compose the parts from a finished run.
+
+    Args:
+        run: The run's folder.
+        device: See :func:`compose`.
+        dtype: See :func:`compose`.
 
     Returns:
         The parts, and the run's sequences by user id.
@@ -104,7 +112,9 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
         if writing["engine"] == "server"
         else None
     )
-    return compose(record, scorer, *folders, items, vectors, pool, voting, generator), users
+    return compose(
+        record, scorer, *folders, items, vectors, pool, voting, generator, device=device, dtype=dtype
+    ), users
 
 
 def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:
@@ -133,6 +143,9 @@ def compose(
     pool: Pool,
     voting: Callable[[PulseThoughtSpaceModel], SharedReasons],
     generator: Generator | None = None,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
 ) -> Parts:
     """Load the models and put all parts together.
 
@@ -146,6 +159,8 @@ def compose(
         pool: The users that similar users are sought among.
         voting: Makes the voting rationales, given the thought space.
         generator: Writes the reasons, instead of the recorded language model.
+        device: Of the language model that scores; by default a GPU if there is one.
+        dtype: Of its weights; by default bfloat16 on a GPU that computes in it, else float32.
 
     Raises:
         ArtifactError: It was made with other prompts or another base model, or a weight is not finite.
@@ -162,7 +177,7 @@ def compose(
             f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
         )
     base = base_of(record, scorer)
-    model, processor = load_scorer(base, scorer)
+    model, processor = load_scorer(base, scorer, device=device, dtype=dtype)
     thoughts = record["thoughts"]
     space = PulseThoughtSpaceModel.from_pretrained(thought_space).eval()
     sasrec, shared = PulseSASRecModel.from_pretrained(sequential).eval(), voting(space)

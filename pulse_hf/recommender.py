@@ -22,6 +22,7 @@ from pulse_hf.schema import Decision, Item, Sequence
 if TYPE_CHECKING:
     import numpy as np
     import pyarrow as pa
+    import torch
     from numpy.typing import NDArray
 
     from pulse_hf.reasoning.examples import Thought
@@ -320,6 +321,8 @@ class PulseRecommender:
         cache_dir: str | Path | None = None,
         local_files_only: bool = False,
         generator: Generator | None = None,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> PulseRecommender:
         """Restore a recommender from a folder or from a repo of the Hub.
 
@@ -332,6 +335,8 @@ class PulseRecommender:
             cache_dir: Cache folder.
             local_files_only: Use the cache and do not ask the Hub (as ``HF_HUB_OFFLINE=1`` does).
             generator: Writes the reasons, instead of the language model it was made with.
+            device: Of the language model that scores, ``"cuda"`` or ``"cpu"``; by default a GPU if there is one.
+            dtype: Of its weights; by default bfloat16 on a GPU that computes in it, else float32.
 
         Raises:
             ArtifactError: It is none, is damaged, or was made with other prompts or another base model.
@@ -348,16 +353,23 @@ class PulseRecommender:
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
-        return cls(load_parts(folder, generator))
+        return cls(load_parts(folder, generator, device=device, dtype=dtype))
 
     @classmethod
-    def from_run(cls, run: str | Path) -> PulseRecommender:
+    def from_run(
+        cls, run: str | Path, *, device: str | None = None, dtype: torch.dtype | None = None
+    ) -> PulseRecommender:
         """Compose a recommender from a finished run; it also knows the run's users (:meth:`history_of`).
+
+        Args:
+            run: The run's folder.
+            device: See :meth:`from_pretrained`.
+            dtype: See :meth:`from_pretrained`.
 
         Raises:
             ArtifactError: A stage is missing.
         """
-        parts, users = parts_of_run(Path(run))
+        parts, users = parts_of_run(Path(run), device=device, dtype=dtype)
         made = cls(parts)
         made.users, made.run = users, Path(run)
         return made

@@ -35,6 +35,7 @@ from pulse_hf.schema import Item
 
 if TYPE_CHECKING:
     import numpy as np
+    import torch
     from numpy.typing import NDArray
 
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
@@ -153,12 +154,20 @@ def require_public(parts: Parts) -> None:
         )
 
 
-def load_parts(folder: Path, generator: Generator | None = None) -> Parts:
+def load_parts(
+    folder: Path,
+    generator: Generator | None = None,
+    *,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Parts:
     """Restore what :func:`save_parts` wrote.
 
     Args:
         folder: Written by :func:`save_parts`; every file is compared with its checksum first.
         generator: Writes the reasons, instead of the recorded language model.
+        device: See :func:`pulse_hf.composition.compose`.
+        dtype: See :func:`pulse_hf.composition.compose`.
 
     Raises:
         ArtifactError: The folder is not one, is damaged, was made with other prompts or another base model, or its
@@ -188,7 +197,7 @@ def load_parts(folder: Path, generator: Generator | None = None) -> Parts:
         return SharedReasons(votes["vectors"].numpy(), votes["item_indices"].long().numpy(), places, space)
 
     folders = (folder / "thought_space", folder / "sequential")
-    return compose(record, folder, *folders, items, vectors, pool, voting, generator)
+    return compose(record, folder, *folders, items, vectors, pool, voting, generator, device=device, dtype=dtype)
 
 
 def _write_votes(path: Path, shared: SharedReasons) -> None:

@@ -140,7 +140,35 @@ def grown(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-SHAPES = {"control": knobs, "leak-worth": leaks, "protocols": grown}
+QA_PUBLISHED = {  # arXiv 2510.08626, table 7: EM, F1
+    "standard": (0.4553, 0.5607),
+    "cot": (0.4553, 0.5623),
+    "act": (0.4333, 0.5318),
+    "react+cot": (0.4283, 0.5667),
+    "pulse/space/demo": (0.4951, 0.6060),
+}
+
+
+def answered(report: dict[str, Any]) -> str:
+    """What ``scripts/question_answering.py`` found: which rationale is selected, and what is answered."""
+    ranked, protocol = report["rankings"]["all"]["rows"], report["protocol"]["questions"]
+    size = protocol["train"] + protocol["test"]
+    lines = [
+        f"{size} HotpotQA questions (distractor, dev), 10 paragraphs each, 2 of them supporting:",
+        "",
+        *header("selector of a rationale", "its paragraph supports", "recall of paragraphs @2", "MRR"),
+    ]
+    for row in sorted(ranked, key=lambda row: row["selection"]["value"]):
+        cells = [cards.span(row["selection"]), cards.span(row["recall@2"]), f"{row['mrr']['value']:.3f}"]
+        lines.append(f"| {row['system']} | {' | '.join(cells)} |")
+    lines += ["", *header(f"answers, {protocol['test']} test questions", "EM", "F1", "paper's EM", "paper's F1")]
+    for row in report["answers"]["rows"]:
+        published = [f"{value:.3f}" for value in QA_PUBLISHED.get(row["system"], ())] or ["–", "–"]
+        lines.append(f"| {row['system']} | {' | '.join([cards.span(row['em']), cards.span(row['f1']), *published])} |")
+    return "\n".join(lines)
+
+
+SHAPES = {"question-answering": answered, "control": knobs, "leak-worth": leaks, "protocols": grown}
 
 
 def render(text: str) -> str:

@@ -6,6 +6,7 @@ import subprocess
 import sys
 
 import pytest
+import torch
 from small_road import small_settings
 
 from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, verify, write_tensors
@@ -166,6 +167,18 @@ def test_a_saved_recommender_is_the_same_and_holds_no_user(recommender, tmp_path
     }  # .py: the tower's own source
     text = b"".join(path.read_bytes() for path in (tmp_path / "shop").rglob("*.json"))
     assert not any(user_id.encode() in text for user_id in recommender.users)
+
+
+def test_a_recommender_loads_in_the_precision_and_place_asked_for(recommender, tmp_path):
+    history = recommender.history_of(next(iter(recommender.users)))
+    recommender.save_pretrained(tmp_path / "shop")
+    halved = PulseRecommender.from_pretrained(tmp_path / "shop", device="cpu", dtype=torch.bfloat16)
+    assert {weight.dtype for weight in halved.parts.scorer.model.parameters()} == {torch.bfloat16}
+    whole = PulseRecommender.from_pretrained(tmp_path / "shop").parts.scorer
+    assert {weight.dtype for weight in whole.parameters()} == {torch.float32}
+    names = list(recommender.parts.items)[:5]
+    given = {"rationale": "They look for something quiet."}
+    assert halved.score(history, names, **given) == pytest.approx(recommender.score(history, names, **given), abs=0.1)
 
 
 def test_a_merged_recommender_scores_the_same_without_an_adapter(recommender, tmp_path):

@@ -135,6 +135,7 @@ def load_scorer(
     *,
     attn_implementation: str = "sdpa",
     dtype: torch.dtype | None = None,
+    device: str | None = None,
 ) -> tuple[PulseScorerModel, PulseScorerProcessor]:
     """A trained scorer on its base model, ready to score.
 
@@ -143,7 +144,8 @@ def load_scorer(
         folder: Written by :func:`save_adapter`.
         merge: Add the adapter into the base weights, so that PEFT is gone afterwards.
         attn_implementation: ``"sdpa"`` or ``"eager"``.
-        dtype: Of the base weights; float32 by default.
+        dtype: Of the weights; by default bfloat16 on a GPU that computes in it, else float32.
+        device: Where to; by default a GPU if there is one.
 
     Returns:
         The scorer (its LoRA layers inside it unless merged) and its processor.
@@ -157,9 +159,12 @@ def load_scorer(
     from transformers import AutoTokenizer
 
     from pulse_hf.models.embedded import resolve_model
+    from pulse_hf.models.precision import computes_in_bf16
     from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
+    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    halved = place.type == "cuda" and computes_in_bf16(place.type)
     record = read_record(folder)
     merged = (folder / MERGED).is_dir()
     path, identity = resolve_model(str(folder / MERGED) if merged else base_id_or_path)
@@ -170,7 +175,7 @@ def load_scorer(
         path,
         num_candidate_features=record.num_candidate_features,
         likelihood_scale=record.likelihood_scale,
-        dtype=dtype or torch.float32,
+        dtype=dtype or (torch.bfloat16 if halved else torch.float32),
         attn_implementation=attn_implementation,
         revision=revision,
     )
@@ -189,7 +194,7 @@ def load_scorer(
     processor = PulseScorerProcessor(
         tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
     )
-    return scorer.eval(), processor
+    return scorer.to(place).eval(), processor
 
 
 def save_merged(base_id_or_path: str, folder: Path, target: Path) -> None:
