@@ -119,7 +119,7 @@ def worth_of_a_reason(report: Mapping[str, Any]) -> list[dict[str, Any]]:
 
 
 def matching(validation: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    """A thought space's figures before and after training, on histories whose titles are masked."""
+    """A thought space's figures before and after training, without the words of titles."""
     return {
         when: {
             "pairs": validation[when]["titles_masked"]["pairs"],
