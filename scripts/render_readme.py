@@ -82,7 +82,7 @@ def abroad(report: dict[str, Any]) -> str:
     kind = "**synthetic embedded shops**" if protocol["synthetic"] else "real data"
 
     def paper(row: dict[str, Any]) -> str:
-        return "–" if row["paper_hr@1"] is None else f"{row['paper_hr@1']:.3f}"
+        return "–" if row["paper_hr@1"] is None else f"{row['paper_hr@1']:.4f}"
 
     lines = [
         f"{protocol['users']:,} test users of {protocol['target']}, 1 of {protocol['negatives'] + 1} candidates "
