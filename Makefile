@@ -33,6 +33,8 @@ evidence: $(READY)  ## every table of the README on real data (DATA=folder of th
 	$(BIN)/python scripts/evidence.py --data $(DATA)
 	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 \
 		--out hub_cards/reports/protocols-of-luxury-beauty.json
+	$(BIN)/python scripts/cross_domain.py --reviews $(DATA)/video_games_2018/interactions.jsonl.gz \
+		--metadata $(DATA)/video_games_2018/items.jsonl.gz
 	@test -e runs/demo/report.json || $(MAKE) demo
 	$(BIN)/python scripts/leak_worth.py --run runs/demo --users 500 --out hub_cards/reports/leak-worth-of-demo.json
 	$(BIN)/python scripts/outside_judge.py --data $(DATA) --thought-space runs/demo/thought_space/model

@@ -112,6 +112,31 @@ def leaks(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def abroad(report: dict[str, Any]) -> str:
+    """What ``scripts/cross_domain.py`` found, beside the paper's figures."""
+    protocol, systems = report["protocol"], report["systems"]
+    kind = "**synthetic embedded shops**" if protocol["synthetic"] else "real data"
+
+    def paper(row: dict[str, Any]) -> str:
+        return "–" if row["paper_hr@1"] is None else f"{row['paper_hr@1']:.4f}"
+
+    lines = [
+        f"{protocol['users']:,} test users of {protocol['target']}, 1 of {protocol['negatives'] + 1} candidates "
+        f"({kind}); everything learnt in `{protocol['source']}`, nothing fitted on the shop:",
+        "",
+        "| system | HR@1 (95 % interval) | NDCG@10 | MRR | the paper's HR@1 |",
+        "|---|---|---|---|---|",
+    ]
+    for name, row in sorted(systems.items(), key=lambda pair: (pair[1]["hr@1"]["value"], pair[0])):
+        shown = f"*{name}: sees the shop's interactions*" if row["sees_the_shop"] else name
+        means = f"{row['ndcg@10']['value']:.3f} | {row['mrr']['value']:.3f}"
+        lines.append(f"| {shown} | {cards.span(row['hr@1'])} | {means} | {paper(row)} |")
+    absent = [f"{name} ({row['why']}; paper {paper(row)})" for name, row in report["left_out"].items()]
+    lines += ["", f"No row: {'; '.join(absent)}."] if absent else []
+    paired = [row for row in report["comparisons"] if row["metric"] == "hr@1"]
+    return "\n".join(lines + differences("paired over the same users (HR@1)", paired))
+
+
 def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     """A table of paired differences in HR@1, if there are any."""
     lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
@@ -168,7 +193,14 @@ def answered(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-SHAPES = {"question-answering": answered, "control": knobs, "leak-worth": leaks, "protocols": grown}
+SHAPES = {
+    "question-answering": answered,
+    "control": knobs,
+    "leak-worth": leaks,
+    "protocols": grown,
+    "cross-domain": abroad,
+}
+"""The shape of a block by how its name begins; all others are tables of a run."""
 
 
 def render(text: str) -> str:
@@ -176,8 +208,8 @@ def render(text: str) -> str:
 
     def block(match: re.Match[str]) -> str:
         report = json.loads((ROOT / "hub_cards" / "reports" / f"{match[2]}.json").read_text(encoding="utf-8"))
-        rendered = SHAPES.get(match[2].partition("-of-")[0], table)(report)
-        return f"{match[1]}{rendered}\n{match[3]}"
+        shape = next((shape for start, shape in SHAPES.items() if match[2].startswith(start)), table)
+        return f"{match[1]}{shape(report)}\n{match[3]}"
 
     return BLOCK.sub(block, text)
 

@@ -33,7 +33,7 @@ last one a target) and the fit's generator, to a scalar."""
 Build = Callable[[PulseSASRecConfig], PulseSASRecModel]
 """Makes the model that is trained; a baseline may train a subclass."""
 
-__all__ = ["Auxiliary", "Build", "FitReport", "fit_sasrec", "sasrec_config", "validation_ndcg"]
+__all__ = ["Auxiliary", "Build", "FitReport", "centred", "fit_sasrec", "sasrec_config", "validation_ndcg"]
 
 _logger = logging.getLogger(__name__)
 _BATCHES_PER_POOL = 8
@@ -148,14 +148,23 @@ def sasrec_config(num_items: int, settings: SequentialSettings, text_dim: int = 
     )
 
 
+def centred(vectors: Tensor) -> Tensor:
+    """Text vectors of a catalogue as the model reads them: about their mean, of unit length.
+
+    >>> centred(torch.tensor([[1.0, 3.0], [1.0, 1.0]])).tolist()
+    [[0.0, 1.0], [0.0, -1.0]]
+    """
+    spread = vectors - vectors.mean(dim=0)  # one domain's texts share a direction that tells nothing
+    return torch.nn.functional.normalize(spread, dim=1)
+
+
 def _begin_with_text(model: PulseSASRecModel, vectors: Tensor, rows: list[list[int]]) -> Tensor:
     """Make every item its text alone, and say which items the softmax leaves out: those without a training event.
 
     Such an item can never be a target, so as a mere negative it would only be learnt to be wrong *because* it is
     new. Id embeddings start at zero: what a seen item is beyond its text is learnt, an unseen one stays its text.
     """
-    spread = vectors - vectors.mean(dim=0)  # one domain's texts share a direction that tells nothing
-    model.set_text_features(torch.nn.functional.normalize(spread, dim=1))
+    model.set_text_features(centred(vectors))
     torch.nn.init.zeros_(model.item_embedding.weight)
     excluded = torch.ones(model.config.num_items, dtype=torch.bool, device=model.device)
     excluded[torch.tensor(sorted({index - 1 for row in rows for index in row}), device=model.device)] = False

@@ -13,9 +13,11 @@ from pulse_hf.schema import Decision
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+    from pulse_hf.models.sasrec import PulseSASRecModel
+
 _BATCH = 256
 
-__all__ = ["scores"]
+__all__ = ["scores", "scores_by"]
 
 
 def scores(
@@ -32,14 +34,25 @@ def scores(
     Raises:
         ValueError: The model was fitted on another catalogue.
     """
-    import torch
-
     from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel
 
     folder = study.run / stage / model
     fitted = PulseSASRecModel.from_pretrained(str(folder)).eval()
     if fitted.config.num_items != len(study.items):
         raise ValueError(f"{folder} knows {fitted.config.num_items} items, the catalogue has {len(study.items)}")
+    return scores_by(fitted, study, decisions)
+
+
+def scores_by(fitted: PulseSASRecModel, study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    """Raw logits of the candidates after the history, by a model in memory.
+
+    Args:
+        fitted: A model whose item indices are the study's.
+        study: Shared data.
+        decisions: What to score.
+    """
+    import torch
+
     index = study.item_index
     histories = [[index[item] for item in history.item_ids] for history in study.histories(decisions)]
     candidates = study.candidates(decisions)
