@@ -193,7 +193,43 @@ def answered(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def judged(report: dict[str, Any]) -> str:
+    """What ``scripts/outside_judge.py`` found: rationales ranked as their rewards, explanations found."""
+    lines = []
+    if "rollouts" in report:
+        counts = report["rollouts"]["counts"]
+        lines += [
+            f"{counts['rationales']:,} rationales of {counts['prompts']} prompts that `pulse-nano` never saw "
+            "(Reason4Rec, 16 a prompt and step), ranked within their group:",
+            "",
+            *header("scorer", "titles", "rank correlation with the reward", "reward of its best over the mean"),
+        ]
+        for row in report["rollouts"]["rows"]:
+            told = "left out" if row["titles"] == "titles_masked" else "shown"
+            cells = [signed(row["spearman"]), signed(row["best_of_16"]["over_the_mean"])]
+            lines.append(f"| {row['scorer']} | {told} | {' | '.join(cells)} |")
+    if "xrec" in report:
+        chosen = next(key for key in report["xrec"]["rows"][0] if key.startswith("1-of-"))
+        lines += [
+            "",
+            "XRec: the explanation of a choice found by what is known of its reader, titles' words left out of both:",
+            "",
+            *header("scorer", "judged on", "R@1 of 1,000", "1 of " + chosen.removeprefix("1-of-")),
+        ]
+        for row in report["xrec"]["rows"]:
+            if row["masking"] == "both":
+                cells = [row["scorer"], row["judged_on"], cards.span(row["r@1"]), cards.span(row[chosen])]
+                lines.append(f"| {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
+def signed(span: dict[str, float]) -> str:
+    """A difference with its interval."""
+    return f"{span['value']:+.3f} [{span['low']:+.3f}, {span['high']:+.3f}]"
+
+
 SHAPES = {
+    "outside-judge": judged,
     "question-answering": answered,
     "control": knobs,
     "leak-worth": leaks,
