@@ -81,7 +81,7 @@ class PulseRecommender:
         self.parts = parts
         self.users: dict[str, Sequence] = {}
         self.run: Path | None = None
-        self._titles = {_spelling(item.title): item_id for item_id, item in parts.items.items()}
+        self._titles = _by_title(parts.items)
         self._index = {item_id: index for index, item_id in enumerate(parts.items, start=1)}
         self._ids = list(parts.items)
         self._trees: OrderedDict[Sequence, Tree] = OrderedDict()
@@ -423,6 +423,19 @@ class PulseRecommender:
         made = cls(parts)
         made.users, made.run = users, Path(run)
         return made
+
+
+def _by_title(items: Mapping[str, Item]) -> dict[str, str]:
+    """Item ids by title as it is looked up; of several items with one title the second one is ``title (#2)``."""
+    bearers: dict[str, list[str]] = {}
+    for item_id, item in items.items():
+        bearers.setdefault(_spelling(item.title), []).append(item_id)
+    numbered = {
+        f"{title} (#{number})": item_id
+        for title, item_ids in bearers.items()
+        for number, item_id in enumerate(item_ids[1:], start=2)
+    }
+    return numbered | {title: item_ids[0] for title, item_ids in bearers.items()}
 
 
 def _spelling(title: str) -> str:

@@ -11,7 +11,9 @@ import json
 import os
 import pickle
 import random
+import re
 import tarfile
+import tempfile
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -21,18 +23,23 @@ from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 import torch
 from test_artifacts import ROW
 from test_data import DAY, FULL, START, Event, event_row, read, table, write_rows
+from test_durability import in_child
 from test_modeling_scorer import base_folder, saved
 from test_sequential import SMALL
 
 from pulse_hf import artifacts
-from pulse_hf.artifacts import ArtifactError, read_json, seal, write_json
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, seal, write_json
 from pulse_hf.data import chunks
+from pulse_hf.data.columns import Columns
 from pulse_hf.data.item_text import build_item, clean_text, cut_text
-from pulse_hf.data.prepare import prepare
+from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.sequences import decisions, load_items, load_sequences
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.scorer.adapter import load_scorer
@@ -42,10 +49,17 @@ from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.recommender import PulseRecommender
 from pulse_hf.retrieval.candidates import CandidateSettings, draw_candidates
 from pulse_hf.schema import Decision, Item, Sequence
+from pulse_hf.settings import RunSettings, override
 from pulse_hf.training.candidate_trainer import newest_checkpoint
 from pulse_hf.training.sasrec import fit_sasrec
 
 __all__ = ["base_folder"]  # a fixture of another room
+
+
+@pytest.fixture(scope="module")
+def small_recommender(small_run: Path) -> PulseRecommender:
+    return PulseRecommender.from_run(small_run)
+
 
 LINES = "".join(json.dumps(event_row(f"u{n}", "a", n % 7, rating=5, review="")) + "\n" for n in range(2_000)).encode()
 WHOLE = gzip.compress(LINES)
@@ -117,8 +131,16 @@ def test_F20_a_flipped_byte_of_our_own_tables_is_noticed(tmp_path: Path) -> None
     assert told > 30  # the rest lies between the pages
 
 
-@pytest.mark.parametrize("kind", ["F25 folder", "F25 FIFO", "F25 dangling link", "F25 nothing"])
-def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("F25 folder", "a folder"),
+        ("F25 FIFO", "a pipe or device"),
+        ("F25 dangling link", "a link to .*gone, where there is nothing"),
+        ("F25 nothing", "nothing"),
+    ],
+)
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, kind: str, said: str) -> None:
     path = tmp_path / "log.jsonl"
     if "folder" in kind:
         path.mkdir()
@@ -126,10 +148,137 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, kind: st
         os.mkfifo(path)  # opening it would wait for ever
     elif "link" in kind:
         path.symlink_to(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"log\.jsonl: found .*, expected a file"):
+    with pytest.raises(ValueError, match=rf"log\.jsonl: found {said}, expected a file"):
         read(path, FULL)
-    with pytest.raises(ValueError, match=r"log\.jsonl is not a file"):
+    with pytest.raises(ValueError, match=rf"log\.jsonl: found {said}, expected a file"):
         prepare(tmp_path / "run", table(path), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"), [("log.jsonl", "a file that this user may not read"), (".", "a folder on the way")]
+)
+def test_F25_a_file_of_somebody_else_is_refused(tmp_path: Path, closed: str, said: str) -> None:  # noqa: N802
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        folder = Path(name) / "shop"
+        folder.mkdir()
+        os.chmod(name, 0o755)
+        path = write_rows(folder / "log.jsonl", [GOOD])
+        (folder / closed).chmod(0)
+
+        def as_somebody() -> None:
+            if os.getuid() == 0:
+                os.setuid(65_534)  # root may read anything
+            with pytest.raises(ValueError, match=rf"log\.jsonl: found {said}"):
+                prepare(Path(name) / "run", table(path), seed=0)
+
+        assert in_child(as_somebody) == 0
+        folder.chmod(0o755)
+
+
+def test_F26_one_file_in_two_roles_or_a_list_of_files(tmp_path: Path) -> None:  # noqa: N802
+    rows = [
+        {
+            "user_id": "u",
+            "parent_asin": f"i{n}",
+            "timestamp": (START + n) * 1_000,
+            "rating": 5,
+            "title": "So",
+            "text": "",
+        }
+        for n in range(5)
+    ]
+    one = write_rows(tmp_path / "log.jsonl", rows)
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(one.read_bytes()))
+    for other in (one, tmp_path / "log.jsonl.gz"):
+        settings = PrepareSettings("amazon-2023", str(one), str(other), min_user_events=0, min_item_events=0)
+        with pytest.raises(
+            ValueError, match=r"log\.jsonl and .* have the same content, expected reviews and metadata"
+        ):
+            prepare(tmp_path / "run", settings, seed=0)
+    items = write_rows(tmp_path / "items.jsonl", [*rows, {"parent_asin": "i9", "title": "Soap"}])
+    prepare(tmp_path / "run", replace(settings, metadata=str(items)), seed=0)
+    with pytest.raises(ValueError, match=r"prepare\.reviews.*\['a.jsonl', 'a.jsonl.gz'\], expected str"):
+        override(RunSettings(), ['prepare.reviews=["a.jsonl", "a.jsonl.gz"]'])
+    # A table may tell of events and items at once; its rows are counted once all the same.
+    both = write_rows(tmp_path / "both.jsonl", [{**event_row("u", f"i{n}", n), "title": f"T{n}"} for n in range(5)])
+    report = read_json(
+        prepare(tmp_path / "both", loose(both, columns=Columns(), metadata=str(both)), seed=0) / "report.json"
+    )
+    assert (report["reviews"]["read"], report["result"]["events"], report["metadata"]["kept"]) == (5, 5, 5)
+
+
+def test_F24_a_formula_is_text_and_nothing_of_ours_is_a_spreadsheet(tmp_path: Path) -> None:  # noqa: N802
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0"]
+    path = tmp_path / "log.csv"
+    lines = [f'{cell},"{cell}",{START + n},{cell}' for n, cell in enumerate(cells)]
+    path.write_text("\n".join(["user_id,item_id,timestamp,review", *lines]), "utf-8")
+    events, _ = read(path, Columns(review="review"))
+    assert [(event.user_id, event.item_id, event.review) for event in events] == [(cell,) * 3 for cell in cells]
+    # Escaping is for those who write such files; the package and its Space write none.
+    root = Path(artifacts.__file__).parents[2]
+    for source in [*root.glob("pulse_hf/**/*.py"), *root.glob("spaces_app/*.py")]:
+        assert not re.search(r"csv\.(writer|DictWriter)|write_csv|to_csv|CSVWriter", source.read_text("utf-8")), source
+
+
+# -- salvage and the rate of repairs ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damaged", "rows"),
+    [
+        (WHOLE[: len(WHOLE) // 2], None),
+        (WHOLE[:-1], 2_000),
+        (WHOLE + b"garbage", 2_000),
+        (WHOLE[:-6] + bytes([WHOLE[-6] ^ 1]) + WHOLE[-5:], 2_000),
+    ],
+    ids=["F1 half", "F1 last byte", "F4 trailing garbage", "F2 checksum"],
+)
+def test_salvage_reads_the_whole_lines_before_the_damage_and_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes, rows: int | None
+) -> None:
+    path = tmp_path / "log.jsonl.gz"
+    path.write_bytes(damaged)
+    settings = loose(path, deduplicate=False)
+    with pytest.raises(ValueError, match="set salvage"):
+        prepare(tmp_path / "run", settings, seed=0)
+    report = read_json(prepare(tmp_path / "run", replace(settings, salvage=True), seed=0) / "report.json")
+    count = report["reviews"]
+    assert count["repaired"]["damaged end left out"] == 1
+    assert count["read"] == count["kept"] == rows or (rows is None and 500 < count["read"] < 1_500)
+    users = {user.user_id for user in load_sequences(tmp_path / "run")}
+    assert users == {f"u{n}" for n in range(count["read"])}, "the first lines, each whole"
+    assert f"damaged after {count['read']} good lines" in caplog.text
+    fingerprint = read_manifest(tmp_path / "run" / "sequences")["fingerprint"]
+    assert fingerprint["settings.salvage"] == "true"
+    assert not {"settings.salvage", "settings.max_repair_rate"} & _fingerprint_of(tmp_path / "sound", settings).keys()
+
+
+def _fingerprint_of(folder: Path, settings: PrepareSettings) -> dict[str, str]:
+    """The fingerprint of the same settings on a sound file."""
+    path = write_rows(folder.with_suffix(".jsonl"), [GOOD])
+    known: dict[str, str] = read_manifest(prepare(folder, replace(settings, reviews=str(path)), seed=0))["fingerprint"]
+    return known
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"), [({"rating": 9}, "bad rating"), ({"review": "half \ud83d"}, "broken characters replaced")]
+)
+@pytest.mark.parametrize("role", ["reviews", "metadata"])
+def test_more_damage_than_the_rate_is_refused_and_named(
+    tmp_path: Path, bad: dict[str, Any], kind: str, role: str
+) -> None:
+    rows = [{**GOOD, "item_id": f"i{n}", "title": f"T{n}"} for n in range(300)]
+    sound = write_rows(tmp_path / "sound.jsonl", rows)
+    if role == "metadata":
+        bad, kind = ({"title": "half \ud83d"}, kind) if "review" in bad else ({"item_id": None}, "missing item_id")
+    for n in (5, 50, 150, 250):
+        rows[n] = {**rows[n], **bad}
+    files = {"reviews": str(sound), "metadata": str(sound), role: str(write_rows(tmp_path / "spoilt.jsonl", rows))}
+    settings = replace(loose(sound, drop_bad_rows=True), **files)
+    with pytest.raises(ValueError, match=rf"spoilt\.jsonl: 4 of 300 rows are damaged \({kind} 4\).* at most 1\.00%"):
+        prepare(tmp_path / "run", settings, seed=0)
+    assert not (tmp_path / "run" / "sequences").exists()
+    prepare(tmp_path / "run", replace(settings, max_repair_rate=4 / 300), seed=0)
 
 
 # -- 3.2 rows: id, what is wrong with one, and what the error says ----------------------------------------
@@ -195,7 +344,7 @@ def test_a_repair_is_counted(tmp_path: Path, bad: dict[str, Any], becomes: dict[
     assert event._asdict() == {**Event("u", "a", START + DAY, 5.0)._asdict(), **becomes}
     assert count.repaired[kind] == 1
     assert (count.read, count.kept) == (2, 2)
-    report = read_json(prepare(tmp_path / "run", loose(path), seed=0) / "report.json")
+    report = read_json(prepare(tmp_path / "run", loose(path, max_repair_rate=1), seed=0) / "report.json")
     assert report["reviews"]["repaired"][kind] == 1
 
 
@@ -223,6 +372,53 @@ def test_R18_R20_and_R21_metadata_that_does_not_fit(tmp_path: Path, caplog: pyte
     assert report["metadata"]["dropped"] == {"not in the catalogue": 1}
     assert (report["result"]["items"], report["result"]["distinct_titles"]) == (10, 3)
     assert len({item.item_id for item in load_items(tmp_path)}) == 10
+
+
+def test_R12_columns_that_are_not_read_are_told_once(  # noqa: N802
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**event_row("u", f"i{n}", n, rating=5, review=""), "raiting": 4, "vote": n} for n in range(9)]
+    items = [{"item_id": f"i{n}", "title": "T", "desciption": "x"} for n in range(9)]
+    known = write_rows(tmp_path / "items.jsonl", items)
+    paths = [write_rows(tmp_path / "log.jsonl", rows), tmp_path / "log.csv", tmp_path / "log.parquet"]
+    made = pa.Table.from_pylist(rows)
+    pa.csv.write_csv(made, paths[1], pa.csv.WriteOptions(quoting_style="none"))
+    pa.parquet.write_table(made, paths[2])
+    for path in paths:
+        caplog.clear()
+        prepare(tmp_path / path.suffix, loose(path, metadata=str(known)), seed=0)
+        told = [line for line in caplog.messages if "not read" in line]
+        assert told == [
+            f"{path}: columns that are not read: 'raiting', 'vote'",
+            f"{known}: columns that are not read: 'desciption'",
+        ]
+        read(path, FULL)
+    caplog.clear()
+    plain = [event_row("u", f"i{n}", n, rating=5, review="") for n in range(9)]
+    read(write_rows(tmp_path / "late.jsonl", [*plain, {**plain[0], "vote": 1}]), FULL)
+    assert {line for line in caplog.messages if "not read" in line} == {
+        f"{tmp_path / 'late.jsonl'}: columns that are not read: 'vote'"
+    }
+    caplog.clear()
+    read(write_rows(tmp_path / "plain.jsonl", plain), FULL)
+    assert "not read" not in caplog.text
+
+
+def test_R21_of_items_with_one_title_each_can_be_named(small_recommender: PulseRecommender) -> None:  # noqa: N802
+    """Ids are the key; a typed title means the first bearer, ``(#2)`` the second. Texts are scored without such a
+    suffix: it would make one of two equal candidates likelier for nothing, so they tie, and ties count as such."""
+    first, second, third = list(small_recommender.parts.items)[:3]
+    title = small_recommender.parts.items[first].title
+    items = dict(small_recommender.parts.items)
+    for item_id in (second, third):
+        items[item_id] = replace(items[item_id], title=title)
+    twins = PulseRecommender(replace(small_recommender.parts, items=items))
+    assert twins._named([title, f"{title} (#2)", f" {title.upper()} (#3)", second], dict(items)) == [
+        *(first, second, third),
+        second,
+    ]
+    assert twins._named([f"{title} (#4)"], dict(items)) == [f"{title} (#4)"]
+    assert candidate_text(items[first]) == candidate_text(items[second])
 
 
 # -- 3.3 texts ----------------------------------------------------------------------------------------
