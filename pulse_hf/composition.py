@@ -150,6 +150,7 @@ def compose(
     Raises:
         ArtifactError: It was made with other prompts or another base model, or a weight is not finite.
     """
+    from pulse_hf.models.folders import check_model_folder
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
@@ -161,6 +162,8 @@ def compose(
         raise ArtifactError(
             f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
         )
+    for folder in (thought_space, sequential):
+        check_model_folder(folder)
     base = base_of(record, scorer)
     model, processor = load_scorer(base, scorer)
     thoughts = record["thoughts"]
