@@ -16,12 +16,9 @@ from typing import Any
 import psutil
 import pytest
 from small_road import untimed
-from test_processes import SHOP as SHOP_OF_TWO
-from test_processes import launched, one, pulse
+from test_processes import launched, pulse
 
 from pulse_hf.artifacts import content_sha256, read_json, verify
-
-__all__ = ["one"]  # a fixture of another room
 
 pytestmark = pytest.mark.slow
 SHOP = [
@@ -112,6 +109,15 @@ def test_a_stage_killed_at_random_moments_ends_as_if_it_had_not_been(clean: Path
         assert not list((run / folder).rglob(".*"))
 
 
+SHOP_OF_TWO = [
+    "seed=5",
+    "world.num_users=120",
+    "sequential.epochs=30",
+    "rationales.engine=extractive",
+    "thought_space.epochs=8",
+    "thought_space.patience=8",
+    "thought_space.num_folds=0",
+]
 OFTEN = """
 from pulse_hf.artifacts import Checkpoints
 from pulse_hf.cli.main import main
@@ -120,47 +126,47 @@ main()
 """
 
 
+def finished(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether a launch ended well within some time; if not, its launcher and all ranks are killed at once."""
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        launcher = psutil.Process(process.pid)
+        for member in [*launcher.children(recursive=True), launcher]:
+            member.kill()
+        process.communicate()
+        return False
+    assert process.returncode == 0, errors.decode()[-2000:]
+    return True
+
+
 @pytest.mark.parametrize(("word", "folder"), [("sequential", "sequential"), ("thought-space", "thought_space")])
 def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been(
-    one: Path,  # noqa: F811
-    tmp_path: Path,
-    word: str,
-    folder: str,
+    tmp_path: Path, word: str, folder: str
 ) -> None:
     """Both ranks of a launch and the launcher die at once; every other time when there is something to go on from."""
-    settings = [*SHOP_OF_TWO, "sequential.epochs=30", "thought_space.epochs=8", "thought_space.patience=8"]
     (tmp_path / "often.py").write_text(OFTEN)
     runs = [tmp_path / name for name in ("whole", "killed")]
-    for run in runs:
-        for parent in ("world", "sequences", "candidates", "rationales"):
-            shutil.copytree(one / parent, run / parent)
+    for parent in ("world", "prepare", "rationales"):
+        subprocess.run(
+            [sys.executable, *pulse(runs[0], parent, SHOP_OF_TWO)], check=True, capture_output=True, env=environment()
+        )
+    shutil.copytree(runs[0], runs[1])
 
     def start(run: Path) -> subprocess.Popen[bytes]:
-        command = launched(run, word, 2, settings)
+        command = launched(run, word, 2, SHOP_OF_TWO)
         place = command.index("pulse_hf.cli.main")
         command[place - 1 : place + 1] = [str(tmp_path / "often.py")]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
-
-    def finished(process: subprocess.Popen[bytes], seconds: float | None) -> bool:
-        try:
-            _, errors = process.communicate(timeout=seconds)
-        except subprocess.TimeoutExpired:
-            launcher = psutil.Process(process.pid)
-            for member in [*launcher.children(recursive=True), launcher]:
-                member.kill()
-            process.communicate()
-            return False
-        assert process.returncode == 0, errors.decode()[-2000:]
-        return True
 
     def kept() -> bool:
         return any(runs[1].glob(f"{folder}.partial/.checkpoints/*/step-*/seal.json"))
 
     started = time.monotonic()
-    assert finished(start(runs[0]), 300)
+    assert finished(start(runs[0]), 600)
     usual = time.monotonic() - started
     rng, kills, resumed = random.Random(word), 0, 0
-    while kills < 6:
+    while kills < 5:
         before, process = kept(), start(runs[1])
         while kills % 2 and not kept() and process.poll() is None:
             time.sleep(0.05)
@@ -168,7 +174,7 @@ def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been(
         if finished(process, rng.uniform(0, 1) if kills % 2 and not before else rng.uniform(0.3, 1) * usual):
             break
         kills += 1
-    assert (runs[1] / folder).exists() or finished(start(runs[1]), 300)
+    assert (runs[1] / folder).exists() or finished(start(runs[1]), 600)
     assert kills
     assert resumed
     sys.stderr.write(f"{word}: {kills} kills, {resumed} lives that went on from a checkpoint\n")
