@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, settings_of
+from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, read_tensors, settings_of
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
@@ -67,12 +67,13 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
         The parts, and the run's sequences by user id.
 
     Raises:
-        ArtifactError: A stage is missing.
+        ArtifactError: A stage is missing, or was made from another one than the one that is here.
     """
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import read_record
     from pulse_hf.reasoning.generator import open_generator
 
+    _check_parents(run)
     sequential, thoughts = (read_manifest(run / name) for name in ("sequential", "thoughts"))
     scorer = run / "recommender" / "pulse"
     items = {item.item_id: item for item in load_items(run)}
@@ -105,6 +106,17 @@ def parts_of_run(run: Path) -> tuple[Parts, dict[str, Sequence]]:
         else None
     )
     return compose(record, scorer, *folders, items, vectors, pool, voting, generator), users
+
+
+def _check_parents(run: Path) -> None:
+    """Refuse stages that were not made from each other: an index would point at an item of another catalogue."""
+    for name in ("sequential", "thought_space", "thoughts", "recommender"):
+        for parent, recorded in parents_of(run / name).items():
+            if (run / parent).is_dir() and recorded != content_sha256(run / parent):
+                raise ArtifactError(
+                    f"{run / name} was made from {parent} of sha256 {recorded}, but that of {run / parent} is "
+                    f"{content_sha256(run / parent)}. Run the stages after {parent} anew."
+                )
 
 
 def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:

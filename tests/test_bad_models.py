@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import pickle
 import re
+import shutil
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -266,6 +267,18 @@ def test_M20_half_precision_is_computed_in_float32_where_it_is_not_native(  # no
     assert PulseThoughtSpaceModel.from_encoders(str(encoder)).dtype is torch.float32
     assert encode_texts(["a b", "c"], str(encoder)).dtype == np.float32
     assert next(text_encoder._opened(str(encoder))[0].parameters()).dtype is torch.float32
+
+
+def test_M22_stages_of_another_catalogue_are_refused(small_run: Path, tmp_path: Path) -> None:  # noqa: N802
+    for folder in small_run.iterdir():
+        if folder.is_dir() and folder.name != "sequences":
+            (tmp_path / folder.name).symlink_to(folder)
+    shutil.copytree(small_run / "sequences", tmp_path / "sequences")
+    PulseRecommender.from_run(tmp_path)
+    manifest = read_manifest(tmp_path / "sequences")  # as if prepare had been run anew: as many items, others
+    write_json(tmp_path / "sequences" / "manifest.json", manifest | {"sha256": "0" * 64})
+    with pytest.raises(ArtifactError, match=rf"sequential was made from sequences of .* is {'0' * 64}\. Run the"):
+        PulseRecommender.from_run(tmp_path)
 
 
 @pytest.mark.parametrize("label", [-100, None, 5])

@@ -147,7 +147,7 @@ def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been(
     """Both ranks of a launch and the launcher die at once; every other time when there is something to go on from."""
     (tmp_path / "often.py").write_text(OFTEN)
     runs = [tmp_path / name for name in ("whole", "killed")]
-    for parent in ("world", "prepare", "rationales"):
+    for parent in ("world", "prepare", "candidates", "rationales"):
         subprocess.run(
             [sys.executable, *pulse(runs[0], parent, SHOP_OF_TWO)], check=True, capture_output=True, env=environment()
         )

@@ -285,6 +285,13 @@ def content_sha256(folder: Path) -> str:
     return str(read_manifest(folder)["sha256"])
 
 
+def parents_of(folder: Path) -> dict[str, str]:
+    """Name of each input of a finished artefact to the sha256 it had."""
+    start = "parents."
+    facts = read_manifest(folder)["fingerprint"]
+    return {key[len(start) :]: json.loads(value) for key, value in facts.items() if key.startswith(start)}
+
+
 def settings_of(fingerprint: Mapping[str, str]) -> dict[str, Any]:
     """The settings in a manifest's fingerprint.
 
