@@ -274,7 +274,6 @@ def test_M22_stages_of_another_catalogue_are_refused(small_run: Path, tmp_path: 
         if folder.is_dir() and folder.name != "sequences":
             (tmp_path / folder.name).symlink_to(folder)
     shutil.copytree(small_run / "sequences", tmp_path / "sequences")
-    PulseRecommender.from_run(tmp_path)
     manifest = read_manifest(tmp_path / "sequences")  # as if prepare had been run anew: as many items, others
     write_json(tmp_path / "sequences" / "manifest.json", manifest | {"sha256": "0" * 64})
     with pytest.raises(ArtifactError, match=rf"sequential was made from sequences of .* is {'0' * 64}\. Run the"):
