@@ -388,7 +388,7 @@ def test_an_evaluation_stopped_twice_ends_as_one_that_was_not(
     def noted(book: ScoreBook, path: Path, *more: Any) -> None:
         write(book, path, *more)
         written.append(path.name)
-        if len(written) == 3:  # its scores are there, what is kept beside them is not
+        if len(written) == 4:  # its scores are there, what is kept beside them is not
             raise KilledError
 
     def killed(*_: Any, **__: Any) -> None:
