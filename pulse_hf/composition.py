@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, settings_of
+from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, read_tensors, settings_of
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
@@ -75,12 +75,13 @@ def parts_of_run(
         The parts, and the run's sequences by user id.
 
     Raises:
-        ArtifactError: A stage is missing.
+        ArtifactError: A stage is missing, or was made from another one than the one that is here.
     """
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import read_record
     from pulse_hf.reasoning.generator import open_generator
 
+    _check_parents(run)
     sequential, thoughts = (read_manifest(run / name) for name in ("sequential", "thoughts"))
     scorer = run / "recommender" / "pulse"
     items = {item.item_id: item for item in load_items(run)}
@@ -115,6 +116,17 @@ def parts_of_run(
     return compose(
         record, scorer, *folders, items, vectors, pool, voting, generator, device=device, dtype=dtype
     ), users
+
+
+def _check_parents(run: Path) -> None:
+    """Refuse stages that were not made from each other: an index would point at an item of another catalogue."""
+    for name in ("sequential", "thought_space", "thoughts", "recommender"):
+        for parent, recorded in parents_of(run / name).items():
+            if (run / parent).is_dir() and recorded != content_sha256(run / parent):
+                raise ArtifactError(
+                    f"{run / name} was made from {parent} of sha256 {recorded}, but that of {run / parent} is "
+                    f"{content_sha256(run / parent)}. Run the stages after {parent} anew."
+                )
 
 
 def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:
@@ -165,6 +177,7 @@ def compose(
     Raises:
         ArtifactError: It was made with other prompts or another base model, or a weight is not finite.
     """
+    from pulse_hf.models.folders import check_model_folder
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
@@ -176,6 +189,8 @@ def compose(
         raise ArtifactError(
             f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
         )
+    for folder in (thought_space, sequential):
+        check_model_folder(folder)
     base = base_of(record, scorer)
     model, processor = load_scorer(base, scorer, device=device, dtype=dtype)
     thoughts = record["thoughts"]

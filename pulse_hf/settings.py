@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, get_args, get_origin, get_type_hints
 
 from pulse_hf.data.prepare import PrepareSettings
 from pulse_hf.data.world.shop import WorldSettings
@@ -115,7 +115,7 @@ def _typed(value: Any, expected: Any, where: str) -> Any:
     """JSON has lists where settings have tuples, and integers where they have floats; nothing else is bent."""
     options = [option for option in getattr(expected, "__args__", ()) if isinstance(option, type)]
     plain = [expected] if isinstance(expected, type) else options
-    if isinstance(value, list):
+    if isinstance(value, list) and any(get_origin(option) is tuple for option in (expected, *get_args(expected))):
         return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and float in plain and int not in plain:
         return float(value)

@@ -11,6 +11,8 @@ if TYPE_CHECKING:
     from answers import Answers
     from loopback_hub import LoopbackHub
 
+    from pulse_hf.recommender import PulseRecommender
+
 SPACE = Path(__file__).resolve().parents[1] / "spaces_app"
 sys.path.insert(0, str(SPACE))  # the Space's files import each other as they do there, where app.py is at the top
 
@@ -32,6 +34,14 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     from pulse_hf.pipeline import run_road
 
     return run_road(tmp_path_factory.mktemp("runs") / "small", small_settings())
+
+
+@pytest.fixture(scope="session")
+def small_recommender(small_run: Path) -> "PulseRecommender":
+    """The recommender of the small run; tests leave it as it is."""
+    from pulse_hf.recommender import PulseRecommender
+
+    return PulseRecommender.from_run(small_run)
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""One table of bad inputs; the ids are those of the reliability plan's section 3 (F files, R rows, T texts, S, M).
+"""One table of bad inputs; the ids are those of the reliability plan's section 3 (F files, R rows, T texts, S).
 
 What other files of tests show already is not repeated here.
 """
@@ -11,41 +11,45 @@ import json
 import os
 import pickle
 import random
+import re
 import tarfile
+import tempfile
 import time
 from collections import Counter
-from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
+import pyarrow.csv
+import pyarrow.parquet
 import pytest
 import torch
+from hostile_texts import OVERRIDES
 from test_artifacts import ROW
 from test_data import DAY, FULL, START, Event, event_row, read, table, write_rows
-from test_modeling_scorer import base_folder, saved
+from test_durability import in_child
 from test_sequential import SMALL
+from transformers import AutoTokenizer
 
 from pulse_hf import artifacts
-from pulse_hf.artifacts import ArtifactError, read_json, seal, write_json
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
 from pulse_hf.data import chunks
+from pulse_hf.data.columns import Columns
 from pulse_hf.data.item_text import build_item, clean_text, cut_text
-from pulse_hf.data.prepare import prepare
+from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.sequences import decisions, load_items, load_sequences
 from pulse_hf.models.embedded import resolve_model
-from pulse_hf.models.scorer.adapter import load_scorer
 from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, inert, reason_prompt, score_prompt
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.recommender import PulseRecommender
 from pulse_hf.retrieval.candidates import CandidateSettings, draw_candidates
 from pulse_hf.schema import Decision, Item, Sequence
-from pulse_hf.training.candidate_trainer import newest_checkpoint
+from pulse_hf.settings import RunSettings, override
 from pulse_hf.training.sasrec import fit_sasrec
-
-__all__ = ["base_folder"]  # a fixture of another room
 
 LINES = "".join(json.dumps(event_row(f"u{n}", "a", n % 7, rating=5, review="")) + "\n" for n in range(2_000)).encode()
 WHOLE = gzip.compress(LINES)
@@ -117,8 +121,16 @@ def test_F20_a_flipped_byte_of_our_own_tables_is_noticed(tmp_path: Path) -> None
     assert told > 30  # the rest lies between the pages
 
 
-@pytest.mark.parametrize("kind", ["F25 folder", "F25 FIFO", "F25 dangling link", "F25 nothing"])
-def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, kind: str) -> None:
+@pytest.mark.parametrize(
+    ("kind", "said"),
+    [
+        ("F25 folder", "a folder"),
+        ("F25 FIFO", "a pipe or device"),
+        ("F25 dangling link", "a link to .*gone, where there is nothing"),
+        ("F25 nothing", "nothing"),
+    ],
+)
+def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, kind: str, said: str) -> None:
     path = tmp_path / "log.jsonl"
     if "folder" in kind:
         path.mkdir()
@@ -126,10 +138,137 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, kind: st
         os.mkfifo(path)  # opening it would wait for ever
     elif "link" in kind:
         path.symlink_to(tmp_path / "gone")
-    with pytest.raises(ValueError, match=r"log\.jsonl: found .*, expected a file"):
+    with pytest.raises(ValueError, match=rf"log\.jsonl: found {said}, expected a file"):
         read(path, FULL)
-    with pytest.raises(ValueError, match=r"log\.jsonl is not a file"):
+    with pytest.raises(ValueError, match=rf"log\.jsonl: found {said}, expected a file"):
         prepare(tmp_path / "run", table(path), seed=0)
+
+
+@pytest.mark.parametrize(
+    ("closed", "said"), [("log.jsonl", "a file that this user may not read"), (".", "a folder on the way")]
+)
+def test_F25_a_file_of_somebody_else_is_refused(tmp_path: Path, closed: str, said: str) -> None:  # noqa: N802
+    with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
+        folder = Path(name) / "shop"
+        folder.mkdir()
+        os.chmod(name, 0o755)
+        path = write_rows(folder / "log.jsonl", [GOOD])
+        (folder / closed).chmod(0)
+
+        def as_somebody() -> None:
+            if os.getuid() == 0:
+                os.setuid(65_534)  # root may read anything
+            with pytest.raises(ValueError, match=rf"log\.jsonl: found {said}"):
+                prepare(Path(name) / "run", table(path), seed=0)
+
+        assert in_child(as_somebody) == 0
+        folder.chmod(0o755)
+
+
+def test_F26_one_file_in_two_roles_or_a_list_of_files(tmp_path: Path) -> None:  # noqa: N802
+    rows = [
+        {
+            "user_id": "u",
+            "parent_asin": f"i{n}",
+            "timestamp": (START + n) * 1_000,
+            "rating": 5,
+            "title": "So",
+            "text": "",
+        }
+        for n in range(5)
+    ]
+    one = write_rows(tmp_path / "log.jsonl", rows)
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(one.read_bytes()))
+    for other in (one, tmp_path / "log.jsonl.gz"):
+        settings = PrepareSettings("amazon-2023", str(one), str(other), min_user_events=0, min_item_events=0)
+        with pytest.raises(
+            ValueError, match=r"log\.jsonl and .* have the same content, expected reviews and metadata"
+        ):
+            prepare(tmp_path / "run", settings, seed=0)
+    items = write_rows(tmp_path / "items.jsonl", [*rows, {"parent_asin": "i9", "title": "Soap"}])
+    prepare(tmp_path / "run", replace(settings, metadata=str(items)), seed=0)
+    with pytest.raises(ValueError, match=r"prepare\.reviews.*\['a.jsonl', 'a.jsonl.gz'\], expected str"):
+        override(RunSettings(), ['prepare.reviews=["a.jsonl", "a.jsonl.gz"]'])
+    # A table may tell of events and items at once; its rows are counted once all the same.
+    both = write_rows(tmp_path / "both.jsonl", [{**event_row("u", f"i{n}", n), "title": f"T{n}"} for n in range(5)])
+    report = read_json(
+        prepare(tmp_path / "both", loose(both, columns=Columns(), metadata=str(both)), seed=0) / "report.json"
+    )
+    assert (report["reviews"]["read"], report["result"]["events"], report["metadata"]["kept"]) == (5, 5, 5)
+
+
+def test_F24_a_formula_is_text_and_nothing_of_ours_is_a_spreadsheet(tmp_path: Path) -> None:  # noqa: N802
+    cells = ["=1+1", "+1", "-1", "@SUM(A1)", "=cmd|' /C calc'!A0"]
+    path = tmp_path / "log.csv"
+    lines = [f'{cell},"{cell}",{START + n},{cell}' for n, cell in enumerate(cells)]
+    path.write_text("\n".join(["user_id,item_id,timestamp,review", *lines]), "utf-8")
+    events, _ = read(path, Columns(review="review"))
+    assert [(event.user_id, event.item_id, event.review) for event in events] == [(cell,) * 3 for cell in cells]
+    # Escaping is for those who write such files; the package and its Space write none.
+    root = Path(artifacts.__file__).parents[2]
+    for source in [*root.glob("pulse_hf/**/*.py"), *root.glob("spaces_app/*.py")]:
+        assert not re.search(r"csv\.(writer|DictWriter)|write_csv|to_csv|CSVWriter", source.read_text("utf-8")), source
+
+
+# -- salvage and the rate of repairs ------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("damaged", "rows"),
+    [
+        (WHOLE[: len(WHOLE) // 2], None),
+        (WHOLE[:-1], 2_000),
+        (WHOLE + b"garbage", 2_000),
+        (WHOLE[:-6] + bytes([WHOLE[-6] ^ 1]) + WHOLE[-5:], 2_000),
+    ],
+    ids=["F1 half", "F1 last byte", "F4 trailing garbage", "F2 checksum"],
+)
+def test_salvage_reads_the_whole_lines_before_the_damage_and_counts(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, damaged: bytes, rows: int | None
+) -> None:
+    path = tmp_path / "log.jsonl.gz"
+    path.write_bytes(damaged)
+    settings = loose(path, deduplicate=False)
+    with pytest.raises(ValueError, match="set salvage"):
+        prepare(tmp_path / "run", settings, seed=0)
+    report = read_json(prepare(tmp_path / "run", replace(settings, salvage=True), seed=0) / "report.json")
+    count = report["reviews"]
+    assert count["repaired"]["damaged end left out"] == 1
+    assert count["read"] == count["kept"] == rows or (rows is None and 500 < count["read"] < 1_500)
+    users = {user.user_id for user in load_sequences(tmp_path / "run")}
+    assert users == {f"u{n}" for n in range(count["read"])}, "the first lines, each whole"
+    assert f"damaged after {count['read']} good lines" in caplog.text
+    fingerprint = read_manifest(tmp_path / "run" / "sequences")["fingerprint"]
+    assert fingerprint["settings.salvage"] == "true"
+    assert not {"settings.salvage", "settings.max_repair_rate"} & _fingerprint_of(tmp_path / "sound", settings).keys()
+
+
+def _fingerprint_of(folder: Path, settings: PrepareSettings) -> dict[str, str]:
+    """The fingerprint of the same settings on a sound file."""
+    path = write_rows(folder.with_suffix(".jsonl"), [GOOD])
+    known: dict[str, str] = read_manifest(prepare(folder, replace(settings, reviews=str(path)), seed=0))["fingerprint"]
+    return known
+
+
+@pytest.mark.parametrize(
+    ("bad", "kind"), [({"rating": 9}, "bad rating"), ({"review": "half \ud83d"}, "broken characters replaced")]
+)
+@pytest.mark.parametrize("role", ["reviews", "metadata"])
+def test_more_damage_than_the_rate_is_refused_and_named(
+    tmp_path: Path, bad: dict[str, Any], kind: str, role: str
+) -> None:
+    rows = [{**GOOD, "item_id": f"i{n}", "title": f"T{n}"} for n in range(300)]
+    sound = write_rows(tmp_path / "sound.jsonl", rows)
+    if role == "metadata":
+        bad, kind = ({"title": "half \ud83d"}, kind) if "review" in bad else ({"item_id": None}, "missing item_id")
+    for n in (5, 50, 150, 250):
+        rows[n] = {**rows[n], **bad}
+    files = {"reviews": str(sound), "metadata": str(sound), role: str(write_rows(tmp_path / "spoilt.jsonl", rows))}
+    settings = replace(loose(sound, drop_bad_rows=True), **files)
+    with pytest.raises(ValueError, match=rf"spoilt\.jsonl: 4 of 300 rows are damaged \({kind} 4\).* at most 1\.00%"):
+        prepare(tmp_path / "run", settings, seed=0)
+    assert not (tmp_path / "run" / "sequences").exists()
+    prepare(tmp_path / "run", replace(settings, max_repair_rate=4 / 300), seed=0)
 
 
 # -- 3.2 rows: id, what is wrong with one, and what the error says ----------------------------------------
@@ -195,7 +334,7 @@ def test_a_repair_is_counted(tmp_path: Path, bad: dict[str, Any], becomes: dict[
     assert event._asdict() == {**Event("u", "a", START + DAY, 5.0)._asdict(), **becomes}
     assert count.repaired[kind] == 1
     assert (count.read, count.kept) == (2, 2)
-    report = read_json(prepare(tmp_path / "run", loose(path), seed=0) / "report.json")
+    report = read_json(prepare(tmp_path / "run", loose(path, max_repair_rate=1), seed=0) / "report.json")
     assert report["reviews"]["repaired"][kind] == 1
 
 
@@ -223,6 +362,53 @@ def test_R18_R20_and_R21_metadata_that_does_not_fit(tmp_path: Path, caplog: pyte
     assert report["metadata"]["dropped"] == {"not in the catalogue": 1}
     assert (report["result"]["items"], report["result"]["distinct_titles"]) == (10, 3)
     assert len({item.item_id for item in load_items(tmp_path)}) == 10
+
+
+def test_R12_columns_that_are_not_read_are_told_once(  # noqa: N802
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    rows = [{**event_row("u", f"i{n}", n, rating=5, review=""), "raiting": 4, "vote": n} for n in range(9)]
+    items = [{"item_id": f"i{n}", "title": "T", "desciption": "x"} for n in range(9)]
+    known = write_rows(tmp_path / "items.jsonl", items)
+    paths = [write_rows(tmp_path / "log.jsonl", rows), tmp_path / "log.csv", tmp_path / "log.parquet"]
+    made = pa.Table.from_pylist(rows)
+    pa.csv.write_csv(made, paths[1], pa.csv.WriteOptions(quoting_style="none"))
+    pa.parquet.write_table(made, paths[2])
+    for path in paths:
+        caplog.clear()
+        prepare(tmp_path / path.suffix, loose(path, metadata=str(known)), seed=0)
+        told = [line for line in caplog.messages if "not read" in line]
+        assert told == [
+            f"{path}: columns that are not read: 'raiting', 'vote'",
+            f"{known}: columns that are not read: 'desciption'",
+        ]
+        read(path, FULL)
+    caplog.clear()
+    plain = [event_row("u", f"i{n}", n, rating=5, review="") for n in range(9)]
+    read(write_rows(tmp_path / "late.jsonl", [*plain, {**plain[0], "vote": 1}]), FULL)
+    assert {line for line in caplog.messages if "not read" in line} == {
+        f"{tmp_path / 'late.jsonl'}: columns that are not read: 'vote'"
+    }
+    caplog.clear()
+    read(write_rows(tmp_path / "plain.jsonl", plain), FULL)
+    assert "not read" not in caplog.text
+
+
+def test_R21_of_items_with_one_title_each_can_be_named(small_recommender: PulseRecommender) -> None:  # noqa: N802
+    """Ids are the key; a typed title means the first bearer, ``(#2)`` the second. Texts are scored without such a
+    suffix: it would make one of two equal candidates likelier for nothing, so they tie, and ties count as such."""
+    first, second, third = list(small_recommender.parts.items)[:3]
+    title = small_recommender.parts.items[first].title
+    items = dict(small_recommender.parts.items)
+    for item_id in (second, third):
+        items[item_id] = replace(items[item_id], title=title)
+    twins = PulseRecommender(replace(small_recommender.parts, items=items))
+    assert twins._named([title, f"{title} (#2)", f" {title.upper()} (#3)", second], dict(items)) == [
+        *(first, second, third),
+        second,
+    ]
+    assert twins._named([f"{title} (#4)"], dict(items)) == [f"{title} (#4)"]
+    assert candidate_text(items[first]) == candidate_text(items[second])
 
 
 # -- 3.3 texts ----------------------------------------------------------------------------------------
@@ -278,8 +464,6 @@ def test_text_of_people_is_one_line_of_data(text: str) -> None:
 
 
 def test_T11_no_special_token_of_the_language_model_comes_from_data() -> None:  # noqa: N802
-    from transformers import AutoTokenizer
-
     tokenizer = AutoTokenizer.from_pretrained(resolve_model("pulse-hf/pulse-nano")[0])
     special = {*tokenizer.all_special_ids, *tokenizer.added_tokens_decoder}
     assert special
@@ -304,6 +488,35 @@ def test_T16_deep_nesting_is_plain_text_read_quickly(start: str) -> None:  # noq
     clean_text(start * (100_000 // len(start)))
     inert(start * (10_000 // len(start)), 24)
     assert time.perf_counter() - started < 1  # 50 ms on an idle machine
+
+
+def test_T13_words_that_give_orders_move_their_own_item_at_most(  # noqa: N802
+    small_run: Path, small_recommender: PulseRecommender
+) -> None:
+    """Obedience is not ruled out, its reach is: the other candidates' scores stay, and nothing else is ever ranked.
+
+    What an order in a title gains over as many harmless words is measured beside it (mean places of nine).
+    """
+    parts, places = small_recommender.parts, []
+    rows_of_sets = artifacts.read_table(small_run / "candidates" / "candidates.parquet").to_pylist()
+    sets = [SimpleNamespace(**row) for row in rows_of_sets if row["split"] == "test"][:4]
+    for number, one in enumerate(sets):
+        user, _, position = one.decision_id.rpartition("#")
+        history = small_recommender.users[user].item_ids[: int(position)]
+        attacked = one.item_ids[(one.target_index + 1) % len(one.item_ids)]
+        rest = [place for place, item in enumerate(one.item_ids) if item != attacked]
+        rows = []
+        for words in ("", "made of wood, in two sizes, with a lid and a spare part", OVERRIDES[number]):
+            item = replace(parts.items[attacked], title=f"{parts.items[attacked].title} {words}".strip())
+            shop = PulseRecommender(replace(parts, items={**parts.items, attacked: item}))
+            rows.append(np.array(shop.score(history, one.item_ids, rationale="They like quiet, simple things.")))
+        for row in rows[1:]:
+            np.testing.assert_allclose(row[rest], rows[0][rest], atol=1e-5)
+        ranked = shop.recommend(history, candidates=one.item_ids, rationale="They like quiet, simple things.")
+        assert {found.item_id for found in ranked} == set(one.item_ids)
+        harmless, order = ((row > row[one.item_ids.index(attacked)]).sum() for row in rows[1:])
+        places.append(int(harmless) - int(order))
+    assert np.mean(places) < 1, places
 
 
 def test_T19_a_script_without_spaces_has_a_budget_too() -> None:  # noqa: N802
@@ -354,110 +567,3 @@ def test_S15_nine_of_ten_events_are_of_one_item(loss: str) -> None:  # noqa: N80
     model, report = fit_sasrec([row[:-1] for row in rows], validation, 25, settings, seed=0)
     assert torch.isfinite(model.scores(rows)[:, 1:]).all()
     assert 0 <= min(report.validation_ndcg) <= max(report.validation_ndcg) <= 1
-
-
-# -- 3.5 models and checkpoints -----------------------------------------------------------------------
-
-
-def cut(path: Path) -> None:
-    path.write_bytes(path.read_bytes()[:-40])
-
-
-def nan(path: Path) -> None:
-    tensors = artifacts.read_tensors(path)
-    next(iter(tensors.values())).view(-1)[0] = np.nan
-    artifacts.write_tensors(path, tensors)
-
-
-def fewer(path: Path) -> None:
-    tensors = artifacts.read_tensors(path)
-    tensors.pop(sorted(tensors)[0])
-    artifacts.write_tensors(path, tensors)
-
-
-def more(path: Path) -> None:
-    artifacts.write_tensors(path, artifacts.read_tensors(path) | {"other.weight": torch.ones(2)})
-
-
-ADAPTERS: list[tuple[str, str, Callable[[Path], None], str]] = [
-    ("M10 NaN in the adapter", "adapter/adapter_model.safetensors", nan, "is not finite in 1 of .* Train it anew"),
-    ("M10 NaN in the head", "score_head.safetensors", nan, "is not finite in 1 of"),
-    ("M12 adapter lacks a tensor", "adapter/adapter_model.safetensors", fewer, r"lacks \['base_model.*another scorer"),
-    ("M12 adapter has one more", "adapter/adapter_model.safetensors", more, r"has \['other.weight'\] too many"),
-    (
-        "M12 head lacks a tensor",
-        "score_head.safetensors",
-        fewer,
-        r"score_head\.safetensors: lacks \['likelihood_score",
-    ),
-    ("M1 head cut", "score_head.safetensors", cut, r"score_head\.safetensors: .*Copy it again"),
-]
-
-
-@pytest.mark.parametrize(("name", "harm", "said"), [one[1:] for one in ADAPTERS], ids=[one[0] for one in ADAPTERS])
-def test_a_damaged_adapter_is_refused(
-    base_folder: Path, tmp_path: Path, name: str, harm: Callable[[Path], None], said: str
-) -> None:
-    saved(base_folder, tmp_path / "scorer")
-    load_scorer(str(base_folder), tmp_path / "scorer")
-    harm(tmp_path / "scorer" / name)
-    with pytest.raises(ArtifactError, match=said):
-        load_scorer(str(base_folder), tmp_path / "scorer")
-
-
-def test_M13_a_resized_vocabulary_is_refused_with_both_sizes(base_folder: Path, tmp_path: Path) -> None:  # noqa: N802
-    saved(base_folder, tmp_path / "scorer")
-    record = read_json(tmp_path / "scorer" / "scorer.json")
-    size = record["vocab_size"]
-    write_json(tmp_path / "scorer" / "scorer.json", {**record, "vocab_size": size + 8})
-    with pytest.raises(ArtifactError, match=rf"'vocab_size': {size + 8}.* has .*'vocab_size': {size}"):
-        load_scorer(str(base_folder), tmp_path / "scorer")
-
-
-@pytest.mark.parametrize("gone", ["optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"])
-def test_M5_a_checkpoint_without_one_of_its_files_is_passed_over(tmp_path: Path, gone: str) -> None:  # noqa: N802
-    for step in (1, 2):
-        folder = tmp_path / f"checkpoint-{step}"
-        folder.mkdir()
-        for name in ("optimizer.pt", "scheduler.pt", "rng_state.pth", "trainer_state.json"):
-            (folder / name).write_text(name)
-        seal(folder)
-    (tmp_path / "checkpoint-2" / gone).unlink()
-    assert newest_checkpoint(tmp_path) == tmp_path / "checkpoint-1"
-
-
-def test_M9_without_any_whole_checkpoint_a_fit_begins_anew(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # noqa: N802
-    (tmp_path / "checkpoint-5").mkdir()
-    assert newest_checkpoint(tmp_path) is None
-    assert "checkpoint-5 is torn" in caplog.text
-    kept = artifacts.Checkpoints(tmp_path, "fit")
-    kept.save(1, {"x": torch.ones(3)}, {})
-    (file,) = kept.folder.glob("*/tensors.safetensors")
-    file.write_bytes(b"")
-    assert kept.newest() is None
-
-
-def test_M16_weights_that_are_pickles_are_not_loaded(tmp_path: Path) -> None:  # noqa: N802
-    (tmp_path / "pytorch_model.bin").write_bytes(pickle.dumps({}))
-    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
-    with pytest.raises(ValueError, match=r"holds no \.safetensors weights; only safetensors are loaded"):
-        resolve_model(str(tmp_path))
-
-
-def test_M17_the_code_of_a_model_is_never_run(base_folder: Path, tmp_path: Path) -> None:  # noqa: N802
-    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
-    from pulse_hf.reasoning.generator import open_generator
-
-    fired = tmp_path / "fired"
-    (base_folder / "evil.py").write_text(f"import pathlib\npathlib.Path({str(fired)!r}).touch()\n")
-    classes = {"AutoConfig": "evil.C", "AutoModel": "evil.M", "AutoModelForCausalLM": "evil.M"}
-    for name, more in (("config.json", classes), ("tokenizer_config.json", {"AutoTokenizer": ["evil.T", None]})):
-        write_json(base_folder / name, read_json(base_folder / name) | {"auto_map": more})
-    PulseScorerModel.from_base(str(base_folder), head_token_ids=(4, 5), likelihood_scale=0.0)
-    open_generator("transformers", str(base_folder), batch_size=2)
-    assert not fired.exists()
-    config = read_json(base_folder / "config.json") | {"model_type": "evil"}
-    write_json(base_folder / "config.json", config)
-    with pytest.raises(ValueError, match="trust_remote_code|evil"):
-        open_generator("transformers", str(base_folder), batch_size=2)
-    assert not fired.exists()

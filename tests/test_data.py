@@ -533,7 +533,8 @@ def test_every_row_is_accounted_for(tmp_path: Path, seed: int) -> None:
         wrong = [{"user_id": ""}, {"item_id": None}, {"rating": 9}, {"timestamp": "soon"}]
         rows[n] = rng.choice(["{torn", "[]", *({**rows[n], **bad} for bad in wrong)])
     path = write_rows(tmp_path / "log.jsonl", rows)
-    settings = table(path, drop_bad_rows=True, min_user_events=rng.randint(0, 6), min_item_events=rng.randint(0, 6))
+    limits = {"min_user_events": rng.randint(0, 6), "min_item_events": rng.randint(0, 6)}
+    settings = table(path, drop_bad_rows=True, max_repair_rate=0.1, **limits)
     report = read_json(prepare(tmp_path / "run", settings, seed=0) / "report.json")
     account = report["reviews"]
     assert account["read"] == len(rows) == account["kept"] + sum(account["dropped"].values())
@@ -606,10 +607,16 @@ def test_settings_from_a_file_and_their_limits(tmp_path: Path) -> None:
     assert settings.columns == Columns(order="position")
     assert settings.rating_range == (0, 10)
     assert not settings.timed
-    for wrong in ({"format": "csv"}, {"min_user_events": -1}, {"timestamp_unit": "h"}, {"item_text_words": 0}):
+    for wrong in (
+        {"format": "csv"},
+        {"min_user_events": -1},
+        {"timestamp_unit": "h"},
+        {"item_text_words": 0},
+        {"max_repair_rate": 2},
+    ):
         with pytest.raises(ValueError, match=next(iter(wrong))):
             PrepareSettings(**{**plain, **wrong})
-    with pytest.raises(ValueError, match=r"x\.jsonl is not a file"):
+    with pytest.raises(ValueError, match=r"x\.jsonl: found nothing, expected a file"):
         prepare(tmp_path / "run", settings, seed=0)
 
 

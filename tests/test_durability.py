@@ -6,6 +6,7 @@ import os
 import resource
 import shutil
 import signal
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -13,6 +14,7 @@ from typing import Any
 
 import pytest
 import torch
+from small_road import small_settings, untimed
 from test_scorer_training import SHAPE, base_folder, settings_for, toy_examples
 from test_sequential import SMALL, ring
 from test_thought_space import SETTINGS, encoder_folder, some_pairs, space_on
@@ -33,6 +35,9 @@ from pulse_hf.artifacts import (
     write_json,
     write_table,
 )
+from pulse_hf.evaluation import leakage
+from pulse_hf.evaluation.evaluate import evaluate
+from pulse_hf.evaluation.systems import ScoreBook
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.training.candidate_trainer import newest_checkpoint
 from pulse_hf.training.sasrec import fit_sasrec
@@ -366,3 +371,47 @@ def test_the_first_number_that_is_not_finite_stops_the_stage_and_nothing_is_save
         fit_sasrec(rows, [], 25, settings, seed=0, checkpoints=checkpoints)
     assert calls[0] == step
     assert checkpoints.newest() is None
+
+
+def test_an_evaluation_stopped_twice_ends_as_one_that_was_not(
+    small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = ("random", "popularity", "sasrec", "sasrec+text", "title-similarity", "fusion")
+    settings = replace(small_settings().evaluate, systems=names, worth_of_a_reason=False, audit_users=0)
+    written, audit, write = [], leakage.audit, ScoreBook._write
+
+    def once(run: Path) -> dict[str, Any]:
+        folder = evaluate(run, settings, seed=0)
+        scores = {path.name: path.read_bytes() for path in folder.rglob("*.parquet")}
+        return {"report": untimed(read_json(run / "report.json")), "scores": scores}
+
+    def noted(book: ScoreBook, path: Path, *more: Any) -> None:
+        write(book, path, *more)
+        written.append(path.name)
+        if len(written) == 4:  # its scores are there, what is kept beside them is not
+            raise KilledError
+
+    def killed(*_: Any, **__: Any) -> None:
+        raise KilledError
+
+    runs = [tmp_path / "whole", tmp_path / "stopped"]
+    for run in runs:
+        run.mkdir()
+        for folder in small_run.iterdir():
+            if folder.is_dir() and folder.name not in ("evaluate", "figures"):
+                (run / folder.name).symlink_to(folder)
+    whole = once(runs[0])
+    monkeypatch.setattr(ScoreBook, "_write", noted)
+    with pytest.raises(KilledError):
+        once(runs[1])
+    monkeypatch.setattr(leakage, "audit", killed)
+    with pytest.raises(KilledError):
+        once(runs[1])
+    assert not (runs[1] / "report.json").exists()
+    before = len(written)
+    monkeypatch.setattr(leakage, "audit", audit)
+    stopped = once(runs[1])
+    assert len(written) == before, "all scores were there"
+    assert max(Counter(written).values()) <= 3, "one of each split, and the one that was lost"
+    assert stopped == whole
+    assert stopped["report"]["audit"]["passed"]

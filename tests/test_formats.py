@@ -406,5 +406,5 @@ def test_a_file_of_a_dataset_repo_is_fetched_and_is_the_same_input(tmp_path: Pat
     server.shutdown()
     with pytest.raises(ValueError, match="expected hf://datasets/OWNER/REPO"):
         prepare(tmp_path / "x", replace(table(Path("x")), reviews="hf://models/a/b"), seed=0)
-    with pytest.raises(ValueError, match="nowhere.jsonl is not a file"):
+    with pytest.raises(ValueError, match="nowhere.jsonl: found nothing, expected a file"):
         prepare(tmp_path / "x", table(Path("nowhere.jsonl")), seed=0)

@@ -11,11 +11,14 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import psutil
 import pytest
-from test_processes import pulse
+from small_road import untimed
+from test_processes import launched, pulse
 
-from pulse_hf.artifacts import content_sha256, verify
+from pulse_hf.artifacts import content_sha256, read_json, verify
 
 pytestmark = pytest.mark.slow
 SHOP = [
@@ -38,6 +41,7 @@ STAGES = {
     "thought-space": ("thought_space", 20),
     "thoughts": ("thoughts", 100),
     "recommender": ("recommender", 20),
+    "evaluate": ("evaluate", 20),
 }
 
 
@@ -47,6 +51,14 @@ def command(run: Path, word: str) -> list[str]:
 
 def environment() -> dict[str, str]:
     return {**os.environ, "OMP_NUM_THREADS": "1"}
+
+
+def content(folder: Path) -> Any:
+    """What two artefacts must have in common: everything, but the seconds of a report."""
+    if not (folder / "report.json").exists() or folder.name != "evaluate":
+        return content_sha256(folder)
+    scores = {path.relative_to(folder): path.read_bytes() for path in folder.rglob("*.parquet")}
+    return scores, untimed(read_json(folder / "report.json"))
 
 
 @pytest.fixture(scope="module")
@@ -62,6 +74,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "thought-space",
         "thoughts",
         "recommender",
+        "evaluate",
     ):
         subprocess.run(command(run, word), check=True, capture_output=True, env=environment())
     return run
@@ -92,8 +105,82 @@ def test_a_stage_killed_at_random_moments_ends_as_if_it_had_not_been(clean: Path
                 process.communicate()
                 done, lives = done + 1, lives + 1
         verify(run / folder)
-        assert content_sha256(run / folder) == content_sha256(clean / folder)
+        assert content(run / folder) == content(clean / folder)
         assert not list((run / folder).rglob(".*"))
+
+
+SHOP_OF_TWO = [
+    "seed=5",
+    "world.num_users=120",
+    "sequential.epochs=30",
+    "rationales.engine=extractive",
+    "thought_space.epochs=8",
+    "thought_space.patience=8",
+    "thought_space.num_folds=0",
+]
+OFTEN = """
+from pulse_hf.artifacts import Checkpoints
+from pulse_hf.cli.main import main
+Checkpoints.due = lambda self: True  # after every epoch, not every half minute: these fits take seconds
+main()
+"""
+
+
+def finished(process: subprocess.Popen[bytes], seconds: float) -> bool:
+    """Whether a launch ended well within some time; if not, its launcher and all ranks are killed at once."""
+    try:
+        _, errors = process.communicate(timeout=seconds)
+    except subprocess.TimeoutExpired:
+        launcher = psutil.Process(process.pid)
+        for member in [*launcher.children(recursive=True), launcher]:
+            member.kill()
+        process.communicate()
+        return False
+    assert process.returncode == 0, errors.decode()[-2000:]
+    return True
+
+
+@pytest.mark.parametrize(("word", "folder"), [("sequential", "sequential"), ("thought-space", "thought_space")])
+def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been(
+    tmp_path: Path, word: str, folder: str
+) -> None:
+    """Both ranks of a launch and the launcher die at once; every other time when there is something to go on from."""
+    (tmp_path / "often.py").write_text(OFTEN)
+    runs = [tmp_path / name for name in ("whole", "killed")]
+    for parent in ("world", "prepare", "candidates", "rationales"):
+        subprocess.run(
+            [sys.executable, *pulse(runs[0], parent, SHOP_OF_TWO)], check=True, capture_output=True, env=environment()
+        )
+    shutil.copytree(runs[0], runs[1])
+
+    def start(run: Path) -> subprocess.Popen[bytes]:
+        command = launched(run, word, 2, SHOP_OF_TWO)
+        place = command.index("pulse_hf.cli.main")
+        command[place - 1 : place + 1] = [str(tmp_path / "often.py")]
+        return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
+
+    def kept() -> bool:
+        return any(runs[1].glob(f"{folder}.partial/.checkpoints/*/step-*/seal.json"))
+
+    started = time.monotonic()
+    assert finished(start(runs[0]), 600)
+    usual = time.monotonic() - started
+    rng, kills, resumed = random.Random(word), 0, 0
+    while kills < 5:
+        before, process = kept(), start(runs[1])
+        while kills % 2 and not kept() and process.poll() is None:
+            time.sleep(0.05)
+        resumed += before
+        if finished(process, rng.uniform(0, 1) if kills % 2 and not before else rng.uniform(0.3, 1) * usual):
+            break
+        kills += 1
+    assert (runs[1] / folder).exists() or finished(start(runs[1]), 600)
+    assert kills
+    assert resumed
+    sys.stderr.write(f"{word}: {kills} kills, {resumed} lives that went on from a checkpoint\n")
+    verify(runs[1] / folder)
+    assert content_sha256(runs[1] / folder) == content_sha256(runs[0] / folder)
+    assert not list((runs[1] / folder).rglob(".*"))
 
 
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])

@@ -40,7 +40,8 @@ def pulse(run: Path, word: str, settings: list[str]) -> list[str]:
     return command + [part for one in settings for part in ("--set", one)]
 
 
-def launch(run: Path, word: str, processes: int) -> None:
+def launched(run: Path, word: str, processes: int, settings: list[str]) -> list[str]:
+    """The whole command of one stage in one or several processes."""
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
@@ -48,10 +49,13 @@ def launch(run: Path, word: str, processes: int) -> None:
     if processes > 1:
         command += ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
         command += ["--num_machines", "1", "--mixed_precision", "no", "--main_process_port", str(port)]
-    command += pulse(run, word, SHOP)
-    done = subprocess.run(
-        command, capture_output=True, text=True, env={**os.environ, "OMP_NUM_THREADS": "1"}, timeout=240
-    )
+    return command + pulse(run, word, settings)
+
+
+def launch(run: Path, word: str, processes: int) -> None:
+    command = launched(run, word, processes, SHOP)
+    threads = {**os.environ, "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(command, capture_output=True, text=True, env=threads, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
 
 

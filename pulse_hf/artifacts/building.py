@@ -87,7 +87,8 @@ def build(
         True if the artefact was made now, False if it was there already.
 
     Raises:
-        ArtifactError: An artefact or a half-made one with another fingerprint lies there, or another process is at it.
+        ArtifactError: An artefact or a half-made one with another fingerprint lies there, or one half-made with other
+            major versions of the libraries, or another process is at it.
     """
     if process() > 0:
         return _helped(folder, make, together=together)
@@ -181,14 +182,36 @@ def _open_work(work: Path, fingerprint: Fingerprint, *, force: bool) -> None:
     begun = work / _BEGUN
     if work.exists():
         known = read_json(begun) if begun.exists() else {}
+        versions = known.pop("versions", {})
         differences = _differences(known, fingerprint.flat())
         # Only what can be gone on with is worth a refusal; anything else half-made is made again without a word.
         if differences and known and not force and any(_kept(work)):
             raise ArtifactError(_refusal(work, differences))
-        if differences:
+        if differences or not _same_libraries(work, versions, force=force):
             shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    write_json(begun, fingerprint.flat())
+    write_json(begun, {**fingerprint.flat(), "versions": package_versions()})
+
+
+def _same_libraries(work: Path, begun_with: Mapping[str, str], *, force: bool) -> bool:
+    """Whether half-made work can be gone on with by the libraries as they are now; minor differences are told.
+
+    Raises:
+        ArtifactError: A major version is another one, and the work is not to be thrown away.
+    """
+    known, now = begun_with if any(_kept(work)) else {}, package_versions()
+    changed = [name for name in sorted(known) if known[name] != now.get(name)]
+    named = ", ".join(f"{name} {known[name]} (now {now.get(name, 'absent')})" for name in changed)
+    if any(known[name].split(".")[0] != now.get(name, "").split(".")[0] for name in changed):
+        if force:
+            return False
+        raise ArtifactError(
+            f"{work} was begun with {named}; what is gone on with would not be what one version makes. Install the "
+            "versions it was begun with, or pass --force to make it anew."
+        )
+    if changed:
+        logger.warning("%s was begun with %s; going on with it", work, named)
+    return True
 
 
 def _kept(work: Path) -> Iterator[Path]:
@@ -260,6 +283,13 @@ def read_manifest(folder: Path) -> dict[str, Any]:
 def content_sha256(folder: Path) -> str:
     """The sha256 that stands for an artefact's whole content; what its children record as parent."""
     return str(read_manifest(folder)["sha256"])
+
+
+def parents_of(folder: Path) -> dict[str, str]:
+    """Name of each input of a finished artefact to the sha256 it had."""
+    start = "parents."
+    facts = read_manifest(folder)["fingerprint"]
+    return {key[len(start) :]: json.loads(value) for key, value in facts.items() if key.startswith(start)}
 
 
 def settings_of(fingerprint: Mapping[str, str]) -> dict[str, Any]:

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import logging
+import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator
@@ -11,9 +13,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+logger = logging.getLogger(__name__)
+
 CHUNK_BYTES = 8_000_000  # ours: what is held of a file at a time
 MAX_LINE_BYTES = 16_000_000  # ours: longer lines are damage, and would be held in memory whole
 MAX_EXCERPT_CHARS = 80
+_COMPARED_BYTES = 65_536
+_GZIP = b"\x1f\x8b"
 MAX_UNPACKED_RATIO, UNSUSPICIOUS_BYTES = 200, 1_000_000_000  # ours: text packs 3 to 20 times, a bomb a thousand times
 _FOREIGN = {b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file", b"\x80": "a pickle"}
 
@@ -57,15 +63,21 @@ def excerpt(value: object) -> str:
 
 
 def read_chunks(
-    path: Path, repaired: Counter[str], encoding: str = "utf-8", chunk_bytes: int = CHUNK_BYTES
+    path: Path,
+    repaired: Counter[str],
+    encoding: str = "utf-8",
+    chunk_bytes: int = CHUNK_BYTES,
+    *,
+    salvage: bool = False,
 ) -> Iterator[Chunk]:
     """Whole lines of a text file, plain or gzip, about ``chunk_bytes`` of them at a time.
 
     Args:
         path: The file.
-        repaired: Where a removed byte order mark is counted.
+        repaired: Where a removed byte order mark and a salvaged end are counted.
         encoding: How the bytes are read.
         chunk_bytes: How much is read at a time.
+        salvage: Of a damaged gzip file take the whole lines before the damage, instead of raising.
 
     Raises:
         ValueError: The file is absent, empty, damaged, of a foreign kind or has a line beyond all measure.
@@ -73,14 +85,14 @@ def read_chunks(
     compressed = _is_gzip(path)
     number = 1
     with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
-        for data in _whole_lines(path, stream, chunk_bytes):
+        for data in _whole_lines(path, stream, chunk_bytes, repaired, salvage):
             if number == 1:
                 data = _without_mark(path, data, repaired)
             yield Chunk(path, number, _decoded(path, number, data, encoding))
             number += data.count(b"\n")
 
 
-def _whole_lines(path: Path, stream: Any, chunk_bytes: int) -> Iterator[bytes]:
+def _whole_lines(path: Path, stream: Any, chunk_bytes: int, repaired: Counter[str], salvage: bool) -> Iterator[bytes]:
     parts: list[bytes] = []
     size = lines = total = 0
     most = max(UNSUSPICIOUS_BYTES, MAX_UNPACKED_RATIO * path.stat().st_size)
@@ -89,10 +101,16 @@ def _whole_lines(path: Path, stream: Any, chunk_bytes: int) -> Iterator[bytes]:
             data = stream.read1(chunk_bytes)
         except (EOFError, gzip.BadGzipFile, zlib.error) as error:
             good = lines + sum(part.count(b"\n") for part in parts)
-            raise ValueError(
-                f"{path}: the compressed stream is damaged or ends early after {good} good lines ({error}). "
-                "Copy or download the file again."
-            ) from error
+            if not salvage:
+                raise ValueError(
+                    f"{path}: the compressed stream is damaged or ends early after {good} good lines ({error}). "
+                    "Copy or download the file again, or set salvage to read these lines alone."
+                ) from error
+            logger.warning("%s: damaged after %d good lines (%s); only these are read", path, good, error)
+            repaired["damaged end left out"] += 1
+            whole = b"".join(parts)
+            parts = [whole[: whole.rfind(b"\n") + 1]]  # the last line may be torn
+            break
         if not data:
             break
         parts.append(data)
@@ -120,10 +138,49 @@ def _whole_lines(path: Path, stream: Any, chunk_bytes: int) -> Iterator[bytes]:
 
 
 def expect_file(path: Path) -> None:
-    """Refuse what is not a file."""
+    """Refuse what is not a file that can be read, before it is opened: opening a pipe would wait for ever.
+
+    Raises:
+        ValueError: It is not; the message says what is there.
+    """
+    try:
+        found = _kind_of_entry(path)
+    except PermissionError:
+        found = "a folder on the way that may not be entered"
+    if found:
+        raise ValueError(
+            f"{path}: found {found}, expected a file. Check the path (relative to the current folder) and its rights."
+        )
+
+
+def _kind_of_entry(path: Path) -> str:
+    """What is at a path instead of a file that can be read; ``""`` if such a file is there."""
+    if path.is_symlink() and not path.exists():
+        return f"a link to {os.readlink(path)}, where there is nothing"
+    if not path.exists():
+        return "nothing"
+    if path.is_dir():
+        return "a folder"
     if not path.is_file():
-        found = "a folder or special file" if path.exists() else "nothing"
-        raise ValueError(f"{path}: found {found}, expected a file. Check the path.")
+        return "a pipe or device"
+    return "" if os.access(path, os.R_OK) else "a file that this user may not read"
+
+
+def same_content(one: Path, other: Path) -> bool:
+    """Whether two files hold the same text, each plain or gzip; they are read only as far as they are equal."""
+    expect_file(one)
+    expect_file(other)
+    with _unpacked(one) as first, _unpacked(other) as second:
+        while True:
+            pair = first.read(_COMPARED_BYTES), second.read(_COMPARED_BYTES)
+            if pair[0] != pair[1] or not pair[0]:
+                return pair[0] == pair[1]
+
+
+def _unpacked(path: Path) -> Any:
+    with path.open("rb") as stream:
+        compressed = stream.read(2) == _GZIP
+    return gzip.open(path, "rb") if compressed else path.open("rb")
 
 
 def _is_gzip(path: Path) -> bool:
@@ -135,7 +192,7 @@ def _is_gzip(path: Path) -> bool:
     for start, name in _FOREIGN.items():
         if magic.startswith(start):
             raise ValueError(f"{path}: found {name}, but its name tells of text. Name the file by its kind.")
-    return magic.startswith(b"\x1f\x8b")
+    return magic.startswith(_GZIP)
 
 
 def _without_mark(path: Path, data: bytes, repaired: Counter[str]) -> bytes:

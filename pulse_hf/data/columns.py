@@ -69,6 +69,11 @@ class ItemColumns:
     category_separator: str = ""
     category_flags: tuple[str, ...] = ()
 
+    def known(self) -> list[str]:
+        """Every column that is read where it occurs."""
+        optional = [name for name in (self.description, self.brand, self.category) if name is not None]
+        return [self.item_id, self.title, *optional, *self.category_flags]
+
 
 @dataclass(frozen=True)
 class Format:

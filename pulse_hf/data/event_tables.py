@@ -58,6 +58,7 @@ def event_tables(
     count: RowCount,
     *,
     drop_bad_rows: bool = False,
+    salvage: bool = False,
     strict: bool = False,
     chunk_bytes: int = CHUNK_BYTES,
 ) -> Iterator[pa.Table]:
@@ -68,6 +69,7 @@ def event_tables(
         form: Which column holds what.
         count: The account of all rows; complete when the tables are.
         drop_bad_rows: Drop and count unreadable rows instead of raising.
+        salvage: Of a damaged gzip file take the whole lines before the damage.
         strict: Read every row one by one. The result is the same; tests compare the two.
         chunk_bytes: How much text is held at a time.
 
@@ -80,7 +82,7 @@ def event_tables(
     """
     from tqdm import tqdm
 
-    reader = _Reader(path, form, count, drop_bad_rows)
+    reader = _Reader(path, form, count, drop_bad_rows, salvage)
     tables = reader.strict_tables(chunk_bytes) if strict else reader.tables(chunk_bytes)
     with tqdm(desc=path.name, unit=" rows", disable=None, leave=False) as progress:
         for table in tables:
@@ -100,15 +102,15 @@ def event_tables(
 class _Reader:
     """One file on its way to tables; ``seen`` are the columns that occurred."""
 
-    def __init__(self, path: Path, form: Format, count: RowCount, drop: bool) -> None:
-        self.path, self.form, self.count, self.drop = path, form, count, drop
+    def __init__(self, path: Path, form: Format, count: RowCount, drop: bool, salvage: bool) -> None:
+        self.path, self.form, self.count, self.drop, self.salvage = path, form, count, drop, salvage
         self.seen: set[str] = set()
         self.declared = form.columns.declared()
         self.kind = kind_of(path, form.layout)
 
     def _chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
         encoding = self.form.layout.encoding if self.form.layout else "utf-8"
-        return read_chunks(self.path, self.count.repaired, encoding, chunk_bytes)
+        return read_chunks(self.path, self.count.repaired, encoding, chunk_bytes, salvage=self.salvage)
 
     def strict_tables(self, chunk_bytes: int) -> Iterator[pa.Table]:
         """Every row by itself."""
@@ -125,7 +127,7 @@ class _Reader:
     def tables(self, chunk_bytes: int) -> Iterator[pa.Table]:
         """Every chunk by Arrow where that is faultless, else by rows."""
         if self.kind == "parquet":
-            for first, batch in parquet_batches(self.path, self.declared, self.declared):
+            for first, batch in parquet_batches(self.path, self.declared, self.declared, self._note_unused):
                 batch = _plain_times(batch, self.form)
                 repairs: Counter[str] = Counter()
                 fast = from_batch(batch, self.form, repairs)
@@ -134,7 +136,13 @@ class _Reader:
             yield from self._csv_tables(self._chunks(chunk_bytes))
         else:
             for chunk in self._chunks(chunk_bytes):
-                fast = from_json(chunk, self.form) if self.kind == "json" else from_layout(chunk, self.form)
+                # Until a chunk has told which columns are not read, one that holds such goes row by row.
+                ignore = bool(self.count.unused)
+                fast = (
+                    from_json(chunk, self.form, ignore_others=ignore)
+                    if self.kind == "json"
+                    else from_layout(chunk, self.form)
+                )
                 yield from self._either(fast, self._rows(chunk))
 
     def _csv_tables(self, chunks: Iterator[Chunk]) -> Iterator[pa.Table]:
@@ -149,9 +157,14 @@ class _Reader:
                 line, _, rest = chunk.text.partition("\n")
                 header = next(csv.reader([line.rstrip("\r")], delimiter=delimiter))
                 check_header(f"{self.path}:{chunk.first_line}", header, self.declared, delimiter)
+                self._note_unused(header)
                 chunk = Chunk(chunk.path, chunk.first_line + 1, rest)
             fast = from_cells(chunk.text, header, delimiter, self.form, quoted=True)
             yield from self._either(fast, csv_rows(self.path, [chunk], self.declared, delimiter, header))
+
+    def _note_unused(self, names: Iterable[str]) -> None:
+        if self.form.layout is None and not self.count.unused:
+            self.count.note_unused(self.path, set(names) - set(self.declared))
 
     def _rows(self, chunk: Chunk) -> Rows:
         return json_rows(chunk) if self.form.layout is None else layout_rows(chunk, self.form.layout)
@@ -185,6 +198,7 @@ class _Reader:
                 if isinstance(row, RowError):
                     raise row
                 self.seen.update(row)
+                self._note_unused(row)
                 values.append(_values(row, where, self.form, self.count.repaired))
             except RowError as error:
                 self.count.refuse(error, drop=self.drop)

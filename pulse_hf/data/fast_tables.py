@@ -53,15 +53,16 @@ def _roles(columns: Columns) -> dict[str, str]:
     return {role: name for role, name in names.items() if name}
 
 
-def from_json(chunk: Chunk, form: Format) -> pa.Table | None:
-    """Rows of JSON objects, one a line."""
+def from_json(chunk: Chunk, form: Format, *, ignore_others: bool) -> pa.Table | None:
+    """Rows of JSON objects, one a line; a key that is not declared is passed over or makes it decline."""
     import pyarrow as pa
     from pyarrow import json
 
     types = _types(form)
     if types is None:
         return None
-    parse = json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior="ignore")
+    others = "ignore" if ignore_others else "error"
+    parse = json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior=others)
     try:
         table = json.read_json(pa.BufferReader(chunk.text.encode()), parse_options=parse)
     except (pa.ArrowException, UnicodeEncodeError):

@@ -26,6 +26,7 @@ def read_items(
     layout: Layout | None = None,
     item_text_words: int = 64,
     drop_bad_rows: bool = False,
+    salvage: bool = False,
 ) -> tuple[dict[str, Item], RowCount]:
     """Read item metadata; of several rows for one item the one with the longest title is kept.
 
@@ -36,6 +37,7 @@ def read_items(
         layout: How the file is written, if its name does not say so.
         item_text_words: Length of ``item_text`` in words.
         drop_bad_rows: Drop and count unreadable rows instead of raising.
+        salvage: Of a damaged gzip file take the whole lines before the damage.
 
     Returns:
         Item id to item for the wanted items that have a row, and the account of all rows.
@@ -45,7 +47,7 @@ def read_items(
     """
     count = RowCount()
     found: dict[str, tuple[tuple[bool, int, int, str, str], Item, str]] = {}
-    for where, row in _accounted(path, columns, layout, count, drop_bad_rows):
+    for where, row in _accounted(path, columns, layout, count, drop_bad_rows, salvage):
         try:
             item_id = read_id(row, columns.item_id, where, count.repaired)
             if item_id not in wanted:
@@ -68,14 +70,14 @@ def read_items(
 
 
 def _accounted(
-    path: Path, columns: ItemColumns, layout: Layout | None, count: RowCount, drop_bad_rows: bool
+    path: Path, columns: ItemColumns, layout: Layout | None, count: RowCount, drop_bad_rows: bool, salvage: bool
 ) -> Iterator[tuple[str, Row]]:
     """The readable rows of a file; all rows are counted, and declared columns that never occur are an error."""
     from tqdm import tqdm
 
     seen: set[str] = set()
     declared = [columns.item_id, columns.title]
-    rows = read_rows(path, declared, count.repaired, layout)
+    rows = read_rows(path, declared, count.repaired, layout, salvage=salvage)
     for where, row in tqdm(rows, desc=path.name, unit=" rows", disable=None, leave=False):
         count.read += 1
         if isinstance(row, RowError):
@@ -91,6 +93,8 @@ def _accounted(
             f"{path}: declared column {', '.join(map(repr, absent))} is in no row; the rows have {sorted(seen)}. "
             "Declare the columns as the file names them."
         )
+    if layout is None:
+        count.note_unused(path, seen - set(columns.known()))
 
 
 def _item(

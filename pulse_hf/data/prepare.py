@@ -11,6 +11,7 @@ from typing import Any, Literal
 
 from pulse_hf.artifacts import Fingerprint, build, sha256_of_file, write_json, write_table
 from pulse_hf.data.accounts import RowCount
+from pulse_hf.data.chunks import same_content
 from pulse_hf.data.columns import FORMATS, Columns, Format, ItemColumns
 from pulse_hf.data.event_log import EventLog
 from pulse_hf.data.event_tables import event_tables
@@ -43,6 +44,10 @@ class PrepareSettings:
         timestamp_unit: ``"s"``, ``"ms"`` or ``"us"``, for ``"table"``.
         rating_range: Lowest and highest rating, for ``"table"``.
         drop_bad_rows: Drop and count unreadable rows; otherwise the first one is an error.
+        salvage: Of a gzip file that was cut or damaged take the whole lines before the damage; otherwise it is an
+            error.
+        max_repair_rate: Share of a file's rows that may be dropped as unreadable or mended as damaged (1 %, ours);
+            more is an error. It decides no content, so it is not part of the fingerprint.
         deduplicate: Keep only the first event of each user and item (ours; the paper does not say).
         min_user_events: k-core for users (5, as the Amazon "5-core" files); 0 or 1 disables it.
         min_item_events: k-core for items (5, as above); 0 or 1 disables it.
@@ -68,6 +73,8 @@ class PrepareSettings:
     timestamp_unit: Literal["s", "ms", "us"] = "s"
     rating_range: tuple[float, float] = (1.0, 5.0)
     drop_bad_rows: bool = False
+    salvage: bool = False
+    max_repair_rate: float = 0.01
     deduplicate: bool = True
     min_user_events: int = 5
     min_item_events: int = 5
@@ -93,6 +100,8 @@ class PrepareSettings:
             raise ValueError("min_user_events and min_item_events must be 0 or more.")
         if self.core_rounds is not None and self.core_rounds < 1:
             raise ValueError(f"core_rounds is {self.core_rounds}, expected at least 1, or None for all.")
+        if not 0 <= self.max_repair_rate <= 1:
+            raise ValueError(f"max_repair_rate is {self.max_repair_rate}, expected a share from 0 to 1.")
         self._check_split()
         unknown = self.expected.keys() - {"users", "items", "events"}
         if unknown:
@@ -145,9 +154,12 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     named = {"reviews": settings.reviews, **({"metadata": settings.metadata} if settings.metadata else {})}
     inputs = {name: str(local_file(path)) for name, path in named.items()}
     settings = replace(settings, reviews=inputs["reviews"], metadata=inputs.get("metadata"))
+    _expect_two_files(settings)
     before = {path: _state_of(path) for path in inputs.values()}
     hashes = {name: sha256_of_file(Path(path)) for name, path in inputs.items()}
-    facts = {key: value for key, value in asdict(settings).items() if key not in ("reviews", "metadata")}
+    # Salvage is named only where it is used: artefacts made before there was such a setting stay what they are.
+    unnamed = {"reviews", "metadata", "max_repair_rate", *(() if settings.salvage else ("salvage",))}
+    facts = {key: value for key, value in asdict(settings).items() if key not in unnamed}
     fingerprint = Fingerprint(stage="prepare", settings=facts, seed=seed, parents=hashes)
 
     def make(work: Path) -> dict[str, Any]:
@@ -167,6 +179,17 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     return folder
 
 
+def _expect_two_files(settings: PrepareSettings) -> None:
+    """Refuse one file in two roles: a review's headline would become its item's title. A table may well be both."""
+    if settings.format == "table" or settings.metadata is None:
+        return
+    if same_content(Path(settings.reviews), Path(settings.metadata)):
+        raise ValueError(
+            f"{settings.reviews} and {settings.metadata} have the same content, expected reviews and metadata as "
+            f"{settings.format} publishes them. Name the file of items, or leave metadata out."
+        )
+
+
 def _state_of(path: str) -> tuple[int, int, int]:
     found = Path(path).stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
@@ -175,8 +198,10 @@ def _state_of(path: str) -> tuple[int, int, int]:
 def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
     count = RowCount()
     log = EventLog(work / "spool")
-    for table in event_tables(Path(settings.reviews), settings.form, count, drop_bad_rows=settings.drop_bad_rows):
+    how = {"drop_bad_rows": settings.drop_bad_rows, "salvage": settings.salvage}
+    for table in event_tables(Path(settings.reviews), settings.form, count, **how):
         log.append(table)
+    count.check_damage(settings.reviews, settings.max_repair_rate)
     logger.info("%s: %d rows, %d readable", settings.reviews, count.read, count.kept)
     count.move("repeat of a user and item", log.sort(deduplicate=settings.deduplicate))
     core = _core(log, settings, count)
@@ -232,7 +257,9 @@ def _catalogue(settings: PrepareSettings, item_ids: list[str]) -> tuple[list[Ite
         layout=settings.form.item_layout,
         item_text_words=settings.item_text_words,
         drop_bad_rows=settings.drop_bad_rows,
+        salvage=settings.salvage,
     )
+    count.check_damage(settings.metadata, settings.max_repair_rate)
     unnamed = [item_id for item_id in item_ids if item_id not in known]
     share = len(unnamed) / len(item_ids)
     if share > _UNNAMED_WARN:

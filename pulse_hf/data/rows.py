@@ -10,7 +10,7 @@ import ast
 import csv
 import json
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
@@ -90,7 +90,7 @@ def _suffix(path: Path) -> str:
 
 
 def read_rows(
-    path: Path, required: list[str], repaired: Counter[str], layout: Layout | None = None
+    path: Path, required: list[str], repaired: Counter[str], layout: Layout | None = None, *, salvage: bool = False
 ) -> Iterator[tuple[str, Row | RowError]]:
     """Stream the rows of a file.
 
@@ -100,6 +100,7 @@ def read_rows(
         required: Columns that a header must have. (A JSON line may lack any key.)
         repaired: Where repairs of the file itself are counted.
         layout: How a file of another kind is written.
+        salvage: Of a damaged gzip file take the whole lines before the damage.
 
     Yields:
         ``file:line`` and the row; a row that is damaged in itself comes as an error, so that the reader
@@ -114,7 +115,7 @@ def read_rows(
             for number, row in enumerate(batch.to_pylist(), first):
                 yield f"{path}: row {number}", row
         return
-    chunks = read_chunks(path, repaired, layout.encoding if layout else "utf-8")
+    chunks = read_chunks(path, repaired, layout.encoding if layout else "utf-8", salvage=salvage)
     if kind == "csv":
         yield from csv_rows(path, chunks, required, delimiter_of(path))
     else:
@@ -232,13 +233,19 @@ def check_header(where: str, header: list[str], required: list[str], delimiter: 
         raise ValueError(f"{where}: the header names a column twice: {header}. Give each column its own name.")
 
 
-def parquet_batches(path: Path, required: list[str], wanted: Iterable[str] | None = None) -> Iterator[tuple[int, Any]]:
+def parquet_batches(
+    path: Path,
+    required: list[str],
+    wanted: Iterable[str] | None = None,
+    tell: Callable[[Iterable[str]], None] | None = None,
+) -> Iterator[tuple[int, Any]]:
     """Record batches of a Parquet file, each with the number of its first row (from 1).
 
     Args:
         path: The file.
         required: Columns it must have.
         wanted: Columns to read, if it has them; all by default.
+        tell: Is told the columns that the file has.
 
     Raises:
         ValueError: The file is damaged, is not Parquet or lacks a column.
@@ -257,6 +264,8 @@ def parquet_batches(path: Path, required: list[str], wanted: Iterable[str] | Non
                     f"{path}: the columns are {names}, expected also {absent}. "
                     "Declare the columns as the file names them."
                 )
+            if tell is not None:
+                tell(names)
             columns = names if wanted is None else [name for name in names if name in set(wanted)]
             for batch in file.iter_batches(batch_size=65_536, columns=columns):
                 yield number, batch

@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from pathlib import Path
 
+from pulse_hf.data.chunks import expect_file
+
 _HUB = re.compile(r"hf://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?/(?P<file>\S+)\Z")
 
 
@@ -15,13 +17,13 @@ def local_file(name: str) -> Path:
         name: A path, or ``hf://datasets/OWNER/REPO[@REVISION]/FILE``.
 
     Raises:
-        ValueError: It is not a file, or the address is not one of a dataset's file, or the Hub does not have it.
+        ValueError: It is not a file that can be read, or the address is not one of a dataset's file, or the Hub does
+            not have it.
         ConnectionError: The Hub cannot be reached.
     """
     if not name.startswith("hf://"):
         path = Path(name)
-        if not path.is_file():
-            raise ValueError(f"{name} is not a file. Check the path (relative to the current folder).")
+        expect_file(path)
         return path
     found = _HUB.match(name)
     if found is None:

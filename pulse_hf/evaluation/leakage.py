@@ -8,7 +8,6 @@ leak would break.
 
 from __future__ import annotations
 
-import json
 import math
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +15,7 @@ from collections.abc import Sequence as Series
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.artifacts import ArtifactError, content_sha256, read_manifest, sha256_of_file, verify
+from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, sha256_of_file, verify
 from pulse_hf.evaluation.stage_inputs import (
     CANARY,
     Ground,
@@ -104,12 +103,10 @@ def _whole(ground: Ground) -> tuple[list[str], str]:
 def _parents(ground: Ground) -> tuple[list[str], str]:
     problems, compared = [], 0
     for folder in _present(ground):
-        facts = read_manifest(ground.run / folder)["fingerprint"]
-        for parent in FOLDERS:
-            recorded = facts.get(f"parents.{parent}")
-            if recorded is not None:
+        for parent, recorded in parents_of(ground.run / folder).items():
+            if parent in FOLDERS:
                 compared += 1
-                if not ground.has(parent) or json.loads(recorded) != content_sha256(ground.run / parent):
+                if not ground.has(parent) or recorded != content_sha256(ground.run / parent):
                     problems.append(f"{folder} was made from another {parent} than the one that is here")
     return problems, f"{compared} recorded parents"
 

@@ -8,9 +8,15 @@ recorded and checked.
 from __future__ import annotations
 
 import hashlib
+import logging
+from contextlib import suppress
 from functools import cache
 from importlib import resources, util
 from pathlib import Path
+
+from pulse_hf.models.folders import check_config, check_model_folder
+
+logger = logging.getLogger(__name__)
 
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
@@ -29,7 +35,9 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
         What to pass to ``from_pretrained``, and the identity ``{"id", "revision", "weights_sha256"}``.
 
     Raises:
-        ValueError: The embedded weights are not the ones they should be, or a folder has none.
+        ValueError: The embedded weights are not the ones they should be, a folder has none, or the Hub does not give
+            the model; the message says what to do.
+        ArtifactError: Its configuration or list of weights cannot be an honest one's.
     """
     if model_id == MINILM_ID and util.find_spec(_WHEEL) is not None:
         folder = Path(str(resources.files(_WHEEL))) / "model"
@@ -51,6 +59,7 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
         weights = sorted(Path(model_id).glob("*.safetensors"))
         if not weights:
             raise ValueError(f"{model_id} holds no .safetensors weights; only safetensors are loaded")
+        check_model_folder(Path(model_id))
         joined = hashlib.sha256("".join(_sha256(path) for path in weights).encode()).hexdigest()
         sha256 = _sha256(weights[0]) if len(weights) == 1 else joined
         return model_id, {"id": model_id, "revision": "local", "weights_sha256": sha256}
@@ -66,21 +75,46 @@ def _sha256(path: Path) -> str:
 
 @cache
 def _hub_commit(name: str, revision: str) -> str:
-    """The 40-digit commit behind a branch or tag; cached snapshots serve when the Hub is out of reach."""
-    from huggingface_hub import HfApi
-    from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError, OfflineModeIsEnabled
+    """The 40-digit commit behind a branch or tag; cached snapshots serve when the Hub is out of reach.
+
+    Its configuration is fetched and checked here, too: what may not be read is told now, not by the library that loads
+    the weights.
+    """
+    from huggingface_hub import HfApi, hf_hub_download, snapshot_download
+    from huggingface_hub.errors import (
+        EntryNotFoundError,
+        GatedRepoError,
+        HfHubHTTPError,
+        LocalEntryNotFoundError,
+        OfflineModeIsEnabled,
+        RepositoryNotFoundError,
+    )
 
     try:
-        return str(HfApi().model_info(name, revision=revision).sha)
+        found = HfApi().model_info(name, revision=revision)
+        if found.id != name:
+            logger.warning("%s is called %s now; name it so in the settings", name, found.id)
+        with suppress(EntryNotFoundError):
+            check_config(Path(hf_hub_download(found.id, "config.json", revision=found.sha)))
+        return str(found.sha)
     except (OfflineModeIsEnabled, ConnectionError):
-        from huggingface_hub import snapshot_download
-
         try:
-            return Path(snapshot_download(name, revision=revision, local_files_only=True)).name
+            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+            check_model_folder(folder)
+            return folder.name
         except LocalEntryNotFoundError as error:
             raise ValueError(
                 f"{name}@{revision} is neither a folder, nor cached, and the Hub is out of reach"
             ) from error
+    except GatedRepoError as error:
+        raise ValueError(
+            f"{name}@{revision} is gated: accept its terms at {HfApi().endpoint}/{name}, then log in (hf auth login)"
+        ) from error
+    except RepositoryNotFoundError as error:
+        raise ValueError(
+            f"{name} is not on the Hub (deleted, or renamed without a redirect), or is private and no token that may "
+            "read it was given; look for its new name, log in (hf auth login), or give a folder"
+        ) from error
     except HfHubHTTPError as error:
         raise ValueError(
             f"{name}@{revision}: the Hub answered {error}; give a folder or an existing owner/name[@revision]"

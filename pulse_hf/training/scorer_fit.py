@@ -64,10 +64,14 @@ def train_scorer(
 
     Returns:
         Rows, tokens, seconds, the validation curve.
+
+    Raises:
+        ValueError: Rows have no label among their candidates.
     """
     from pulse_hf.training.candidate_trainer import train_candidates
 
     started = time.perf_counter()
+    _require_labels((*train, *validation))
     read = [[replace(one, features=()) for one in rows] for rows in (train, validation)]
     encoded, stopping = (processor.encode(rows, [one.target_index for one in rows]) for rows in read)
     model, identity = adapted_scorer(settings, processor, seed)
@@ -96,6 +100,22 @@ def train_scorer(
         "truncated_candidates": processor.truncated_candidates,
         "seconds": round(time.perf_counter() - started, 3),
     }
+
+
+def _require_labels(examples: Series[ScorerExample]) -> None:
+    """Refuse rows that do not say which candidate was chosen: they would teach nothing, or stop a fit far from here.
+
+    Raises:
+        ValueError: There are such; how many and which are named.
+    """
+    wrong = [
+        one.decision_id for one in examples if one.target_index not in range(len(one.candidates))
+    ]  # None, and -100, which losses pass over without a word
+    if wrong:
+        raise ValueError(
+            f"{len(wrong)} of {len(examples)} rows have no label among their candidates (decisions "
+            f"{', '.join(wrong[:3])}), expected the place of the chosen one. Make the stage candidates anew."
+        )
 
 
 def _take_votes(

@@ -10,16 +10,18 @@ The folder::
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_tensors, write_json, write_tensors
+from pulse_hf.artifacts import ArtifactError, read_json, read_tensors, sha256_of_text, write_json, write_tensors
 
 if TYPE_CHECKING:
     import torch
     from peft import PeftModel
+    from transformers import PreTrainedTokenizerBase
 
     from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
@@ -28,6 +30,7 @@ ADAPTER = "adapter"
 MERGED = "merged"
 HEAD = "score_head.safetensors"
 RECORD = "scorer.json"
+_PROBE = "Fits: 3.5/5 | Crème brûlée don't  HELLO hello 12345 \u0e01\u0e32 \U0001f600\n- naïve"
 _HEAD_MODULES = ("score", "likelihood_score", "feature_score")
 
 
@@ -45,6 +48,7 @@ class ScorerRecord:
         max_prompt_tokens: Longest prompt.
         max_candidate_tokens: Longest candidate.
         prompt: The prompt shape it was trained with (``PromptShape`` as a dict); empty if not recorded.
+        tokenizer_sha256: Of what the tokenizer and its chat template do; empty if not recorded.
     """
 
     base: Mapping[str, str]
@@ -56,6 +60,17 @@ class ScorerRecord:
     max_prompt_tokens: int
     max_candidate_tokens: int
     prompt: Mapping[str, Any] = field(default_factory=dict)
+    tokenizer_sha256: str = ""
+
+
+def tokenizer_sha256(tokenizer: PreTrainedTokenizerBase) -> str:
+    """What stands for a tokenizer: its vocabulary, its chat template, and how it reads a probe.
+
+    By what it does, not by its files: these change with the version of the library that saved them.
+    """
+    vocabulary = (f"{token} {number}" for token, number in sorted(tokenizer.get_vocab().items()))
+    read = tokenizer(_PROBE, verbose=False)["input_ids"]
+    return sha256_of_text([json.dumps(read), json.dumps(tokenizer.chat_template, sort_keys=True), *vocabulary])
 
 
 def scorer_of(model: PeftModel | PulseScorerModel) -> PulseScorerModel:
@@ -112,6 +127,7 @@ def save_adapter(
         max_prompt_tokens=processor.max_prompt_tokens,
         max_candidate_tokens=processor.max_candidate_tokens,
         prompt=dict(prompt or {}),
+        tokenizer_sha256=tokenizer_sha256(processor.tokenizer),
     )
     write_json(folder / RECORD, asdict(record))
 
@@ -151,8 +167,8 @@ def load_scorer(
         The scorer (its LoRA layers inside it unless merged) and its processor.
 
     Raises:
-        ArtifactError: The base model is not the one the adapter was trained on (both are named), or a file lacks a
-            tensor, has one too many, or one with numbers that are none.
+        ArtifactError: The base model or its tokenizer is not the one the adapter was trained on (both are named), or a
+            file lacks a tensor, has one too many, or one with numbers that are none.
     """
     import torch
     from peft import PeftModel, get_peft_model_state_dict
@@ -191,6 +207,13 @@ def load_scorer(
         _trained_tensors(folder / ADAPTER / "adapter_model.safetensors", lora)
         scorer = adapted.merge_and_unload() if merge else adapted.get_base_model()
     tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    found_sha256 = tokenizer_sha256(tokenizer)
+    if record.tokenizer_sha256 not in ("", found_sha256):
+        raise ArtifactError(
+            f"{folder}: trained with the tokenizer and chat template of sha256 {record.tokenizer_sha256}, but "
+            f"{base_id_or_path} has {found_sha256}. Words would mean others to the model: load it on the base model "
+            "it was trained on, with that one's own tokenizer and chat template."
+        )
     processor = PulseScorerProcessor(
         tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
     )
