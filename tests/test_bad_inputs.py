@@ -16,7 +16,7 @@ import tarfile
 import tempfile
 import time
 from collections import Counter
-from dataclasses import asdict, replace
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -44,9 +44,9 @@ from pulse_hf.data.sequences import decisions, load_items, load_sequences
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, inert, reason_prompt, score_prompt
-from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.recommender import PulseRecommender
 from pulse_hf.retrieval.candidates import CandidateSettings, draw_candidates
+from pulse_hf.retrieval.names import Names
 from pulse_hf.schema import Decision, Item, Sequence
 from pulse_hf.settings import RunSettings, override
 from pulse_hf.training.sasrec import fit_sasrec
@@ -402,12 +402,12 @@ def test_R21_of_items_with_one_title_each_can_be_named(small_recommender: PulseR
     items = dict(small_recommender.parts.items)
     for item_id in (second, third):
         items[item_id] = replace(items[item_id], title=title)
-    twins = PulseRecommender(replace(small_recommender.parts, items=items))
-    assert twins._named([title, f"{title} (#2)", f" {title.upper()} (#3)", second], dict(items)) == [
+    twins = Names(items, small_recommender.parts.item_vectors, small_recommender.parts.record["encoder"])
+    assert twins.found([title, f"{title} (#2)", f" {title.upper()} (#3)", second], dict(items)) == [
         *(first, second, third),
         second,
     ]
-    assert twins._named([f"{title} (#4)"], dict(items)) == [f"{title} (#4)"]
+    assert twins.found([f"{title} (#4)"], dict(items)) == [f"{title} (#4)"]
     assert candidate_text(items[first]) == candidate_text(items[second])
 
 
@@ -430,9 +430,8 @@ def test_a_cut_never_halves_what_is_seen_as_one_character(_name: str, mark: str)
 
 def test_T6_a_title_is_found_in_either_normal_form_and_R22_only_as_a_whole() -> None:  # noqa: N802
     items = {"1": Item("1", "Café Crème", ""), "2": Item("2", "Café", "")}
-    record = {"thoughts": asdict(ThoughtSettings())}
-    recommender = PulseRecommender(SimpleNamespace(items=items, record=record))  # type: ignore[arg-type]
-    found = recommender._named(["cafe\u0301 cre\u0300me", " CAFÉ ", "Caf", "Café Crème extra"], dict(items))
+    names = Names(items, np.zeros((2, 3), np.float32), "none is asked")
+    found = names.found(["cafe\u0301 cre\u0300me", " CAFÉ ", "Caf", "Café Crème extra"], dict(items))
     assert found == ["1", "2", "Caf", "Café Crème extra"]
 
 
