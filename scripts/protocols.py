@@ -10,7 +10,7 @@ constants that the run fitted on its validation sets of ten.
 
 A language model reads at most ``--read`` candidates of a decision. Up to there it ranks all of them; of the whole
 catalogue it ranks the best ones by ``sasrec+text``, and a target that was not retrieved is a miss (retrieve, then
-score). At 1,000 such rows are left out.
+score). In between such rows are left out.
 """
 
 from __future__ import annotations
@@ -34,8 +34,7 @@ from pulse_hf.metrics import rank_metrics
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates_sha256, draw_candidates
 from pulse_hf.schema import CandidateSet, Decision
 
-SIZES = (10, 20, 100)
-MANY = 1000
+SIZES = (10, 20, 100, 1000)
 RETRIEVER = "sasrec+text"
 READERS = frozenset({"a-llmrec", "a-llmrec+reason", "slm+sft", "pulse-text", "pulse"})
 
@@ -141,37 +140,37 @@ def metrics(rows: Rows, sets: Sequence[CandidateSet], name: str) -> dict[str, ND
 
 def measure(study: Study, decisions: Sequence[Decision], given: argparse.Namespace) -> dict[str, Measured]:
     """Metrics by protocol and system."""
-    report = read_json(given.run / "report.json")
-    names = list(report["systems"])
+    names = list(read_json(given.run / "report.json")["systems"])
     l2 = float(settings_of(read_manifest(given.run / "evaluate")["fingerprint"])["stacker_l2"])
-    work = given.work / given.run.name
     measured: dict[str, Measured] = {}
-    whole = drawn_out(study, decisions, seed=given.seed)
-    sizes = [size for size in SIZES if size <= given.read]
-    for kind, sets in (
-        ("uniform", first(whole, given.read)),
-        ("popularity", popular(study, decisions, given.read, seed=given.seed)),
-    ):
-        print(f"== {kind}, {given.read} candidates ==", flush=True)
-        leg = Leg(study, decisions, sets, work, l2=l2)
-        rows = {name: leg.rows(name) for name in names}
-        for size in sizes:
+
+    def leg_of(sets: Sequence[CandidateSet]) -> Leg:
+        print(f"== {len(sets[0].item_ids):,} candidates ==", flush=True)
+        return Leg(study, decisions, sets, given.work / given.run.name, l2=l2)
+
+    def grow(kind: str, sets: Sequence[CandidateSet], sizes: Sequence[int]) -> dict[str, Rows]:
+        """Sizes that language models read, with all systems; larger ones without them. Returns the latter's rows."""
+        near = leg_of(first(sets, given.read))
+        rows = {name: near.rows(name) for name in names}
+        far = leg_of(sets)
+        more = {name: far.rows(name) for name in names if not far.reads(name)}
+        for size in (size for size in sizes if size <= min(len(one.item_ids) for one in sets)):
+            found = rows if size <= given.read else more
             cut = first(sets, size)
-            measured[f"{kind} 1+{size - 1}"] = {name: metrics(rows[name], cut, name) for name in names}
-    print(f"== the catalogue, {len(whole[0].item_ids):,} candidates ==", flush=True)
-    leg = Leg(study, decisions, whole, work, l2=l2)
-    rows = {name: leg.rows(name) for name in names if not leg.reads(name)}
-    if min(len(one.item_ids) for one in whole) > MANY:
-        cut = first(whole, MANY)
-        measured[f"uniform 1+{MANY - 1}"] = {name: metrics(rows[name], cut, name) for name in rows}
+            measured[f"{kind} 1+{size - 1}"] = {name: metrics(found[name], cut, name) for name in found}
+        return more
+
+    most = min(SIZES[-2], sum(1 for count in study.training_counts.values() if count) // 2)
+    grow("popularity", popular(study, decisions, most, seed=given.seed), [size for size in SIZES if size <= most])
+    whole = drawn_out(study, decisions, seed=given.seed)
+    rows = grow("uniform", whole, SIZES)
     measured["catalogue"] = {name: metrics(rows[name], whole, name) for name in rows}
-    if RETRIEVER in rows:
-        near = retrieved(whole, rows[RETRIEVER], given.read)
-        leg = Leg(study, decisions, near, work, l2=l2)
-        for name in names:
-            if leg.reads(name):
-                found = last_if_missed(leg.rows(name), near, given.read)
-                measured["catalogue"][name] = metrics(found, near, name)
+    near = retrieved(whole, rows[RETRIEVER], given.read)
+    leg = leg_of(near)
+    for name in names:
+        if leg.reads(name):
+            found = last_if_missed(leg.rows(name), near, given.read)
+            measured["catalogue"][name] = metrics(found, near, name)
     return measured
 
 
