@@ -273,6 +273,7 @@ def published(saved, hub, tmp_path):
     return hub
 
 
+@pytest.mark.slow
 def test_models_come_back_from_the_hub(published, saved, tmp_path):
     assert [len(published.commits(name)) for name in IDS] == [4, 2]  # one each time: nobody meets half a model
     assert published.files("alice/space").keys() == SPACE_FILES | {"README.md"}

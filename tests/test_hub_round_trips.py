@@ -147,6 +147,7 @@ def test_a_card_with_a_field_unfilled_does_not_render():
         render("sequential", metadata="", name="x", repo_id="a/b")
 
 
+@pytest.mark.slow
 def test_datasets_load_stream_and_feed_the_road_again(hub, alice, small_run, tmp_path):
     for word in ("rationales", "thoughts", "sequences", "candidates"):
         pulse(alice, "push", word, "alice/reasons", "--run", small_run, "--config", "tiny-shop")

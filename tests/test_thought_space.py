@@ -158,7 +158,7 @@ def test_the_space_learns_the_word_that_histories_and_rationales_share(trained):
         before, after = (fitted["validation"][when] for when in ("before", "after"))
         for masking in ("titles", "titles_masked"):
             # Half the users teach a fold's model less.
-            assert after[masking]["mrr"] > before[masking]["mrr"] + (0.2 if name == "model" else 0.08), name
+            assert after[masking]["mrr"] > before[masking]["mrr"] + (0.2 if name == "model" else 0.03), name
             assert after[masking]["pairs"] == fitted["pairs"]["validation"]
         assert fitted["losses"][-1] < fitted["losses"][0]
     artifacts.verify(folder)

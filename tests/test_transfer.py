@@ -89,6 +89,7 @@ def test_a_change_by_somebody_else_is_refused(hub, folder, tmp_path):
     assert b'"number": 2' in in_hub(hub)["pulse.json"]
 
 
+@pytest.mark.slow
 def test_a_push_cut_at_any_request_leaves_the_old_repo_or_the_new_one(hub, folder, tmp_path):
     push(hub, folder, tmp_path / "a")
     old = in_hub(hub)
