@@ -31,7 +31,7 @@ control: $(READY)  ## does the gain of PULSE follow the strength of the motives?
 
 evidence: $(READY)  ## every table of the README on real data (DATA=folder of the datasets; days on 2 cores, resumable)
 	$(BIN)/python scripts/evidence.py --data $(DATA)
-	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 \
+	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 500 --read 20 \
 		--out hub_cards/reports/protocols-of-luxury-beauty.json
 	$(BIN)/python scripts/cross_domain.py --reviews $(DATA)/video_games_2018/interactions.jsonl.gz \
 		--metadata $(DATA)/video_games_2018/items.jsonl.gz

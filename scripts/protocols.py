@@ -198,7 +198,7 @@ def main() -> None:
         "protocols": {
             name: {
                 "systems": summarise(rows, cold=cold, seed=given.seed),
-                "comparisons": compare(rows, compared_pairs(tuple(rows)), seed=given.seed),
+                "comparisons": compare(rows, compared_pairs(tuple(rows)), seed=given.seed, compared=("hr@1",)),
             }
             for name, rows in measured.items()
         },
