@@ -17,6 +17,13 @@ from qa_selection import Scores
 from pulse_hf.evaluation.statistics import holm, intervals, paired
 
 ANSWER_METRICS = ("em", "f1")
+PUBLISHED = {  # arXiv 2510.08626, table of section 5.7
+    "standard": {"em": 0.4553, "f1": 0.5607},
+    "cot": {"em": 0.4553, "f1": 0.5623},
+    "act": {"em": 0.4333, "f1": 0.5318},
+    "react+cot": {"em": 0.4283, "f1": 0.5667},
+    "pulse/space/demo": {"em": 0.4951, "f1": 0.6060},
+}
 Table = dict[str, NDArray[np.float64]]
 """Name of each system to (questions, metrics)."""
 

@@ -30,7 +30,7 @@ import numpy as np
 from qa_metrics import RANK_METRICS
 from qa_prompts import Cutter, Shown
 from qa_questions import Question, read_questions, split_questions
-from qa_report import ANSWER_METRICS, answer_shown, answer_table, command, comparisons, printed, rows_of
+from qa_report import ANSWER_METRICS, PUBLISHED, answer_shown, answer_table, command, comparisons, printed, rows_of
 from qa_selection import SPACE
 from qa_stages import CHANCE, FROZEN, Steps, all_pools, all_prompts, all_scores, floors, rankings, tuning_rows
 from qa_tuning import Tuning, answers, tuned
@@ -122,8 +122,9 @@ def _answers(
         facts[name] = {"tuned": True, "training_loss": round(loss, 4)} | _facts(test, prompts)
     table = answer_table(test, said)
     baselines = (f"pulse/{FROZEN}", f"pulse/{CHANCE}", "standard")
+    rows = rows_of(table, ANSWER_METRICS, seed=seed, settings=facts, seconds=taken)
     return {
-        "rows": rows_of(table, ANSWER_METRICS, seed=seed, settings=facts, seconds=taken),
+        "rows": [{**row, "paper": PUBLISHED.get(row["system"])} for row in rows],
         "comparisons": comparisons(table, ANSWER_METRICS, baselines, seed=seed),
     }
 

@@ -71,6 +71,11 @@ def header(*names: str) -> list[str]:
     return [f"| {' | '.join(names)} |", "|---" * len(names) + "|"]
 
 
+def signed(row: dict[str, Any], value: str = "difference") -> str:
+    """A difference with its interval."""
+    return f"{row[value]:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
+
+
 def figure(published: dict[str, float], name: str) -> str:
     """What was published for a row, if anything."""
     return f"{published[name]:.3f}" if name in published else "–"
@@ -85,10 +90,7 @@ def knobs(control: dict[str, Any]) -> str:
         "|---|---|---|---|",
     ]
     for knob, row in control.items():
-        gains = [
-            f"{row[name]['difference']:+.3f} [{row[name]['low']:+.3f}, {row[name]['high']:+.3f}]"
-            for name in ("pulse", "pulse-fused")
-        ]
+        gains = [signed(row[name]) for name in ("pulse", "pulse-fused")]
         lines.append(f"| {knob} | {row['strongest']} {row['hr@1'][row['strongest']]:.3f} | {' | '.join(gains)} |")
     return "\n".join(lines)
 
@@ -104,10 +106,7 @@ def leaks(report: dict[str, Any]) -> str:
         f"| none (honest) | {' | '.join(format(value, '.3f') for value in report['honest'].values())} |",
     ]
     for name, found in report["leaks"].items():
-        cells = [
-            f"{one['hr@1']:.3f} ({one['difference']:+.3f} [{one['low']:+.3f}, {one['high']:+.3f}])"
-            for one in (found[row] for row in rows)
-        ]
+        cells = [f"{found[row]['hr@1']:.3f} ({signed(found[row])})" for row in rows]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
 
@@ -142,14 +141,14 @@ def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
     for row in rows:
         chance = ["< .001" if p < 0.001 else f"{p:.3f}" for p in (row["p"], row["p_holm"])]
-        difference = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        lines.append(f"| {row['system']} against {row['baseline']} | {difference} | {' | '.join(chance)} |")
+        lines.append(f"| {row['system']} against {row['baseline']} | {signed(row)} | {' | '.join(chance)} |")
     return lines if rows else []
 
 
 def grown(report: dict[str, Any]) -> str:
-    """What ``scripts/protocols.py`` found, best at the whole catalogue last."""
-    protocols = report["protocols"]
+    """What ``scripts/protocols.py`` found, the best of ten uniform candidates last."""
+    order = sorted(report["protocols"], key=lambda name: (name == "catalogue", name[0] != "u", len(name)))
+    protocols = {name: report["protocols"][name] for name in order}
     names = list(protocols["catalogue"]["systems"])
     names.sort(key=lambda name: protocols["uniform 1+9"]["systems"][name]["hr@1"]["value"])
     lines = [
@@ -163,15 +162,6 @@ def grown(report: dict[str, Any]) -> str:
         cells = ["–" if row is None else f"{row['hr@1']['value']:.3f}" for row in found]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     return "\n".join(lines)
-
-
-QA_PUBLISHED = {  # arXiv 2510.08626, table 7: EM, F1
-    "standard": (0.4553, 0.5607),
-    "cot": (0.4553, 0.5623),
-    "act": (0.4333, 0.5318),
-    "react+cot": (0.4283, 0.5667),
-    "pulse/space/demo": (0.4951, 0.6060),
-}
 
 
 def answered(report: dict[str, Any]) -> str:
@@ -188,12 +178,12 @@ def answered(report: dict[str, Any]) -> str:
         lines.append(f"| {row['system']} | {' | '.join(cells)} |")
     lines += ["", *header(f"answers, {protocol['test']} test questions", "EM", "F1", "paper's EM", "paper's F1")]
     for row in report["answers"]["rows"]:
-        published = [f"{value:.3f}" for value in QA_PUBLISHED.get(row["system"], ())] or ["–", "–"]
-        lines.append(f"| {row['system']} | {' | '.join([cards.span(row['em']), cards.span(row['f1']), *published])} |")
+        paper = [figure(row["paper"] or {}, metric) for metric in ("em", "f1")]
+        lines.append(f"| {row['system']} | {' | '.join([cards.span(row['em']), cards.span(row['f1']), *paper])} |")
     return "\n".join(lines)
 
 
-def judged(report: dict[str, Any]) -> str:
+def agreed(report: dict[str, Any]) -> str:
     """What ``scripts/outside_judge.py`` found: rationales ranked as their rewards, explanations found."""
     lines = []
     if "rollouts" in report:
@@ -206,15 +196,16 @@ def judged(report: dict[str, Any]) -> str:
         ]
         for row in report["rollouts"]["rows"]:
             told = "left out" if row["titles"] == "titles_masked" else "shown"
-            cells = [signed(row["spearman"]), signed(row["best_of_16"]["over_the_mean"])]
+            cells = [signed(one, "value") for one in (row["spearman"], row["best_of_16"]["over_the_mean"])]
             lines.append(f"| {row['scorer']} | {told} | {' | '.join(cells)} |")
     if "xrec" in report:
         chosen = next(key for key in report["xrec"]["rows"][0] if key.startswith("1-of-"))
+        judged = min(one["judged"] for one in report["xrec"]["counts"].values())
         lines += [
             "",
             "XRec: the explanation of a choice found by what is known of its reader, titles' words left out of both:",
             "",
-            *header("scorer", "judged on", "R@1 of 1,000", "1 of " + chosen.removeprefix("1-of-")),
+            *header("scorer", "judged on", f"R@1 of {judged:,}", "1 of " + chosen.removeprefix("1-of-")),
         ]
         for row in report["xrec"]["rows"]:
             if row["masking"] == "both":
@@ -223,13 +214,8 @@ def judged(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def signed(span: dict[str, float]) -> str:
-    """A difference with its interval."""
-    return f"{span['value']:+.3f} [{span['low']:+.3f}, {span['high']:+.3f}]"
-
-
 SHAPES = {
-    "outside-judge": judged,
+    "outside-judge": agreed,
     "question-answering": answered,
     "control": knobs,
     "leak-worth": leaks,

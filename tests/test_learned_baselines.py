@@ -2,6 +2,7 @@
 
 import shutil
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from small_road import small_settings
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.evaluation.baselines import bm25, calibration, encoder_tuned, gated
-from pulse_hf.evaluation.baselines.fusion import Stacker
+from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, Stacker
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.evaluation.protocol import load_study
+from pulse_hf.evaluation.systems import ScoreBook, systems
 from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
 from pulse_hf.training.baselines import BaselineSettings, baselines
 
@@ -27,6 +29,19 @@ def run(small_run, tmp_path_factory):
     shutil.copytree(small_run, folder, ignore=shutil.ignore_patterns("evaluate"))
     baselines(folder, BaselineSettings(systems=FITTED), seed=SETTINGS.seed)
     return folder
+
+
+@pytest.mark.parametrize("fitted", [(), ("encoder-tuned",), ("encoder-tuned", "morec", "ctrl")])
+def test_fusion_is_pulse_fused_without_the_thoughts(tmp_path, fitted):
+    for name in fitted:
+        (tmp_path / "baselines" / name).mkdir(parents=True)
+    known = systems(ScoreBook(tmp_path, SimpleNamespace(run=tmp_path)), l2=1e-3)
+    fused, ours = known["fusion"], known["pulse-fused"]
+    assert fused.parts == (*INGREDIENTS, *(name for name in fitted if name != "ctrl"))
+    assert ours.parts == (*fused.parts, "pulse")
+    assert set(fused.models) == {path for name in fused.parts for path in known[name].models}
+    assert set(fused.stages) == {"sequential", *(("baselines",) if fitted else ())}
+    assert set(ours.stages) > set(fused.stages)
 
 
 def test_pairs_are_training_events_with_the_titles_before_them(small_run):

@@ -119,7 +119,7 @@ def test_batches_hold_every_row_once_and_about_the_same_number_of_targets():
 
 def test_sampled_negatives_are_uniform_over_the_other_items():
     targets = torch.tensor([1, 3, 5]).repeat(4_000)
-    drawn = fitting._negatives(targets, replace(SMALL, num_negatives=1), 5, torch.Generator().manual_seed(0))
+    drawn = fitting.other_items(targets, 5, 1, torch.Generator().manual_seed(0))
     assert not (drawn == targets[:, None]).any()
     counts = torch.stack([torch.bincount(drawn[place::3, 0], minlength=6) for place in range(3)])
     assert counts[:, 0].tolist() == [0, 0, 0]

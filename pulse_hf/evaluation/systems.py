@@ -176,7 +176,7 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         book: Where the parts of the fused systems come from.
         l2: Pull to zero of the stackers' weights.
     """
-    text, vectors = "sequential/sasrec+text", "sequential/item_vectors.safetensors"
+    vectors = "sequential/item_vectors.safetensors"
     known = [
         System("random", chance.scores),
         System("popularity", popularity.scores),
@@ -203,7 +203,9 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         ),
         System("thought-space", _agreements, ("rationales", "thought-space"), ("thought_space/model",)),
         System("sasrec", sasrec.scores, ("sequential",), ("sequential/sasrec",)),
-        System("sasrec+text", partial(sasrec.scores, model="sasrec+text"), ("sequential",), (text,)),
+        System(
+            "sasrec+text", partial(sasrec.scores, model="sasrec+text"), ("sequential",), ("sequential/sasrec+text",)
+        ),
         System("log-popularity", fusion.log_popularity),
         System(
             "slm+sft", partial(slm_scores, folder="slm+sft", thoughts={}), ("recommender",), ("recommender/slm+sft",)
@@ -214,9 +216,8 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         ),
     ]
     named = {system.name: system for system in known}
-    sequential = ("sequential/sasrec", text, vectors)
     # Exactly pulse-fused's ingredients and stacker minus the thoughts (DESIGN §8.7).
-    tuned = ("encoder-tuned",) if (book.study.run / "baselines" / "encoder-tuned").exists() else ()
+    tuned = tuple(name for name in fusion.TUNED if (book.study.run / "baselines" / name).exists())
     thinking = (*(("thought-space",) if fitted_with_titles(book.study.run) else ()), "pulse")
     for name, parts in (
         ("fusion", (*fusion.INGREDIENTS, *tuned)),
@@ -224,19 +225,17 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         ("pulse-fused", (*fusion.INGREDIENTS, *tuned, *thinking)),
     ):
         joined = [named[part] for part in parts]
-        models = (
-            *sequential,
-            *(path for part in ("pulse", "encoder-tuned") if part in parts for path in named[part].models),
-        )
-        models = tuple(dict.fromkeys(models))
-        stages = tuple(dict.fromkeys(("sequential", *(stage for one in joined for stage in one.stages))))
-        score = partial(_stacked, book=book, name=name, parts=joined, l2=l2)
-        named[name] = System(name, score, stages, models, tuple(parts))
-    joined = [named[part] for part in gated.PARTS]
-    models = tuple(path for part in joined for path in part.models)
-    score = partial(_gated, book=book, parts=joined, l2=l2)
-    named["gated"] = System("gated", score, ("sequential", "baselines"), models, gated.PARTS)
+        named[name] = _joined(name, joined, partial(_stacked, book=book, name=name, parts=joined, l2=l2))
+    gates = [named[part] for part in gated.PARTS]
+    named["gated"] = _joined("gated", gates, partial(_gated, book=book, parts=gates, l2=l2))
     return named
+
+
+def _joined(name: str, parts: Sequence[System], score: Scores) -> System:
+    """A system that rests on all that its parts rest on."""
+    stages = dict.fromkeys(stage for one in parts for stage in one.stages)
+    models = dict.fromkeys(path for one in parts for path in one.models)
+    return System(name, score, tuple(stages), tuple(models), tuple(one.name for one in parts))
 
 
 def fitted_with_titles(run: Path) -> bool:

@@ -33,7 +33,16 @@ last one a target) and the fit's generator, to a scalar."""
 Build = Callable[[PulseSASRecConfig], PulseSASRecModel]
 """Makes the model that is trained; a baseline may train a subclass."""
 
-__all__ = ["Auxiliary", "Build", "FitReport", "centred", "fit_sasrec", "sasrec_config", "validation_ndcg"]
+__all__ = [
+    "Auxiliary",
+    "Build",
+    "FitReport",
+    "centred",
+    "fit_sasrec",
+    "other_items",
+    "sasrec_config",
+    "validation_ndcg",
+]
 
 _logger = logging.getLogger(__name__)
 _BATCHES_PER_POOL = 8
@@ -284,7 +293,8 @@ class _Fit:
         if settings.loss != "ce":
             # Drawn for the whole batch by every process: their generators stay alike.
             everybody = left_padded([row[1:] for row in batch], settings.max_length)
-            drawn = _negatives(everybody[everybody != 0], settings, model.config.num_items, self.generator)
+            targets = everybody[everybody != 0]
+            drawn = other_items(targets, model.config.num_items, settings.num_negatives, self.generator)
             mine = everybody.nonzero()[:, 0] % num_processes() == process()
             negatives = drawn[mine].to(model.device)
         if not rows:
@@ -330,11 +340,24 @@ def _cut(pool: list[list[int]], num_targets: int, generator: torch.Generator) ->
         yield batches[place]
 
 
-def _negatives(targets: Tensor, settings: SequentialSettings, num_items: int, generator: torch.Generator) -> Tensor:
-    """Uniform items other than the target, (num_targets, num_negatives)."""
+def other_items(targets: Tensor, num_items: int, number: int, generator: torch.Generator) -> Tensor:
+    """Uniform items other than each target.
+
+    Args:
+        targets: (num_targets,) item indices, from 1.
+        num_items: Size of the catalogue.
+        number: Items per target.
+        generator: Draws them.
+
+    Returns:
+        (num_targets, number) item indices.
+
+    Raises:
+        ValueError: The catalogue has no other item.
+    """
     if num_items < 2:
-        raise ValueError(f"loss {settings.loss!r} samples negatives, but the catalogue has {num_items} item")
-    drawn = torch.randint(1, num_items, (len(targets), settings.num_negatives), generator=generator)
+        raise ValueError(f"negatives are sampled, but the catalogue has {num_items} item")
+    drawn = torch.randint(1, num_items, (len(targets), number), generator=generator)
     # Drawing from one item fewer and stepping over the target is uniform over the others, without retries.
     return drawn + (drawn >= targets[:, None])
 

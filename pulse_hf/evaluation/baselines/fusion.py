@@ -20,11 +20,13 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INGREDIENTS = ("sasrec+text", "sasrec", "title-similarity", "log-popularity")
+TUNED = ("encoder-tuned", "morec")
+"""Further ingredients where stage ``baselines`` has fitted them: text encoders tuned without reasons."""
 L2 = 1e-3
 
 Rows = Sequence["NDArray[np.float64]"]
 
-__all__ = ["INGREDIENTS", "L2", "Stacker", "fit_stacker", "log_popularity"]
+__all__ = ["INGREDIENTS", "L2", "TUNED", "Stacker", "fit_stacker", "log_popularity"]
 
 
 @dataclass(frozen=True)

@@ -12,6 +12,7 @@ from torch import Tensor
 from pulse_hf.models.a_llmrec.modeling_a_llmrec import PulseALLMRecModel
 from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel, left_padded
 from pulse_hf.training.finite import require_finite
+from pulse_hf.training.sasrec import other_items
 
 EPOCHS = 10  # original code
 BATCH_SIZE = 32  # original code
@@ -92,7 +93,8 @@ def align(model: PulseALLMRecModel, data: Aligned, *, seed: int) -> dict[str, An
     for epoch in range(EPOCHS):
         totals: dict[str, float] = {}
         for rows in torch.randperm(len(data.targets), generator=generator).split(BATCH_SIZE):
-            pairs = torch.stack([data.targets[rows], _others(data.targets[rows], model, generator)], dim=1)
+            chosen = data.targets[rows]
+            pairs = torch.cat([chosen[:, None], other_items(chosen, model.config.num_items, 1, generator)], dim=1)
             losses = model(data.user_vectors[rows], data.item_vectors[pairs], data.text_vectors[pairs])
             require_finite([("of the batch", losses.loss)], "loss", f"a-llmrec, stage 1, epoch {epoch + 1}")
             optimizer.zero_grad(set_to_none=True)
@@ -104,11 +106,3 @@ def align(model: PulseALLMRecModel, data: Aligned, *, seed: int) -> dict[str, An
         epochs.append({name: round(total / len(data.targets), 6) for name, total in totals.items()})
     model.set_joint(data.item_vectors[1:], data.text_vectors[1:], data.trained[1:])
     return {"first": epochs[0], "last": epochs[-1], "steps": steps, "epochs": EPOCHS, "batch_size": BATCH_SIZE}
-
-
-def _others(targets: Tensor, model: PulseALLMRecModel, generator: torch.Generator) -> Tensor:
-    """One uniform item other than each target."""
-    num_items = model.config.num_items
-    drawn = torch.randint(1, max(2, num_items), (len(targets),), generator=generator)
-    # Drawing from one item fewer and stepping over the target is uniform over the others, without retries.
-    return torch.where(drawn >= targets, drawn + 1, drawn).clamp(max=num_items)
