@@ -17,6 +17,7 @@ import tempfile
 import time
 from collections import Counter
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -37,7 +38,7 @@ from transformers import AutoTokenizer
 from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
 from pulse_hf.data import chunks
-from pulse_hf.data.columns import Columns
+from pulse_hf.data.columns import Columns, Format
 from pulse_hf.data.item_text import build_item, clean_text, cut_text
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.sequences import decisions, load_items, load_sequences
@@ -338,6 +339,66 @@ def test_a_repair_is_counted(tmp_path: Path, bad: dict[str, Any], becomes: dict[
     assert report["reviews"]["repaired"][kind] == 1
 
 
+@pytest.mark.parametrize(
+    ("told", "seconds"),
+    [
+        ("2020-09-13", 1_599_955_200),
+        ("2020-09-13T12:26:40Z", 1_600_000_000),
+        ("2020-09-13 14:26:40+02:00", 1_600_000_000),
+        ("2020-09-13T12:26:40.250", 1_600_000_000.25),
+    ],
+)
+def test_R8_dates_and_times_as_text_are_read_where_declared(tmp_path: Path, told: str, seconds: float) -> None:  # noqa: N802
+    dated = Format(FULL, timestamp_unit="iso")
+    path = write_rows(tmp_path / "log.jsonl", [{**GOOD, "timestamp": told}])
+    (event,), count = read(path, dated)
+    assert event.timestamp == seconds * 1_000_000
+    assert count.repaired["time without a zone read as UTC"] == (told[-1] not in "Z" and "+" not in told)
+    csv = tmp_path / "log.csv"
+    csv.write_text(f"user_id,item_id,timestamp,rating,review\nu,a,{told},5,\n")
+    assert read(csv, dated)[0] == [event]
+    prepare(tmp_path / "run", loose(csv, timestamp_unit="iso"), seed=0)
+    assert load_sequences(tmp_path / "run")[0].timestamps == (int(seconds),)
+    with pytest.raises(ValueError, match=r"log\.csv:2: field 'timestamp': found '2020.*timestamp_unit 'iso' reads"):
+        read(csv, FULL)
+
+
+@pytest.mark.parametrize("told", ["13/09/2020", "20200913", "2020-13-01", "2020-09-13T25:00", 1_600_000_000, None, ""])
+def test_R8_what_is_no_iso_time_is_named(tmp_path: Path, told: Any) -> None:  # noqa: N802
+    path = write_rows(tmp_path / "log.jsonl", [{**GOOD, "timestamp": told}])
+    with pytest.raises(
+        ValueError, match=r"log\.jsonl:1: field 'timestamp': found .* expected an ISO 8601 date or time"
+    ):
+        read(path, Format(FULL, timestamp_unit="iso"))
+    old = write_rows(tmp_path / "old.jsonl", [{**GOOD, "timestamp": "1969-07-20T20:17Z"}])
+    with pytest.raises(ValueError, match=r"from 1995 to 2035 \(in 'iso' it is the year 1970"):
+        read(old, Format(FULL, timestamp_unit="iso"))
+
+
+def test_R8_times_of_parquet_are_read_as_iso_too(tmp_path: Path) -> None:  # noqa: N802
+    row = pa.table(
+        {**{name: [value] for name, value in GOOD.items()}, "timestamp": [datetime(2020, 9, 13, 12, 26, 40)]}
+    )
+    pa.parquet.write_table(row, tmp_path / "log.parquet")
+    (event,), _ = read(tmp_path / "log.parquet", Format(FULL, timestamp_unit="iso"))
+    assert event.timestamp == 1_600_000_000_000_000
+
+
+def test_F11_another_encoding_is_an_error_with_its_place_or_declared(tmp_path: Path) -> None:  # noqa: N802
+    path = tmp_path / "log.jsonl"
+    path.write_bytes(json.dumps({**GOOD, "review": "na\u00efve"}, ensure_ascii=False).encode("latin-1") + b"\n")
+    with pytest.raises(ValueError, match=r"log\.jsonl:1: byte \d+ of the line .* is not UTF-8.*prepare\.encoding"):
+        prepare(tmp_path / "run", loose(path), seed=0)
+    prepare(tmp_path / "run", loose(path, encoding="latin-1"), seed=0)
+    assert load_sequences(tmp_path / "run")[0].reviews == ("na\u00efve",)
+    assert "settings.encoding" not in _fingerprint_of(
+        tmp_path / "plain", loose(write_rows(tmp_path / "b.jsonl", [GOOD]))
+    )
+    for wrong in ("utf-16", "latin-0", "hex"):
+        with pytest.raises(ValueError, match=f"encoding is '{wrong}', expected one that contains ASCII"):
+            loose(path, encoding=wrong)
+
+
 def loose(path: Path, **more: Any) -> Any:
     return table(path, min_user_events=0, min_item_events=0, **more)
 
@@ -534,6 +595,33 @@ def test_S1_short_users_are_in_no_test_and_counted(tmp_path: Path) -> None:  # n
     report = read_json(prepare(tmp_path, loose(write_rows(tmp_path / "a.jsonl", rows)), seed=0) / "report.json")
     assert (report["result"]["users"], report["result"]["users_with_test"]) == (4, 2)
     assert {one.user_id for one in decisions(load_sequences(tmp_path), "test")} == {"u3", "u4"}
+
+
+def test_S5_ties_of_the_last_two_events_are_counted_and_dropped_if_asked(tmp_path: Path) -> None:  # noqa: N802
+    days = {
+        "clear": (1, 2, 3, 4),
+        "test": (1, 2, 3, 3),
+        "validation": (1, 2, 2, 3),
+        "early": (1, 1, 2, 3),
+        "short": (1, 1),
+    }
+    rows = [
+        event_row(user, f"i{n}", day, rating=5, review="") for user, when in days.items() for n, day in enumerate(when)
+    ]
+    path = write_rows(tmp_path / "a.jsonl", rows)
+    report = read_json(prepare(tmp_path / "all", loose(path), seed=0) / "report.json")
+    assert (report["order"]["tied_tests"], report["order"]["users_without_targets"]) == (1, 0)
+    report = read_json(prepare(tmp_path / "strict", loose(path, strict_time=True), seed=0) / "report.json")
+    assert (report["order"]["tied_tests"], report["order"]["users_without_targets"]) == (0, 2)
+    assert report["result"]["users_with_test"] == 2
+    sequences = load_sequences(tmp_path / "strict")
+    for split in ("validation", "test"):
+        assert {one.user_id for one in decisions(sequences, split)} == {"clear", "early"}
+    assert {one.user_id: one.num_train for one in sequences} == {
+        "clear": 2, "test": 4, "validation": 4, "early": 2, "short": 2
+    }  # fmt: skip
+    with pytest.raises(ValueError, match="strict_time asks which"):
+        loose(path, strict_time=True, split="global-time")
 
 
 def test_S3_a_user_with_fifty_thousand_events() -> None:  # noqa: N802

@@ -32,7 +32,6 @@ from pulse_hf.data.columns import FORMATS, Columns, Format
 from pulse_hf.data.items import read_items
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.recipes import RECIPES, recipe_named
-from pulse_hf.data.rows import Layout
 from pulse_hf.data.sequences import decisions, load_items, load_sequences
 from pulse_hf.schema import SPLITS
 
@@ -251,7 +250,7 @@ def test_a_row_with_other_columns_than_the_layout(tmp_path: Path) -> None:
     (tmp_path / "ratings.dat").write_text(f"1::7::3::{START}\n1::7::3\n")
     with pytest.raises(ValueError, match=r"ratings\.dat:2: .*4 columns between '::', not 3"):
         read(tmp_path / "ratings.dat", FORMATS["movielens-1m"])
-    assert Layout().encoding == "utf-8"
+    assert Format().encoding == "utf-8"
 
 
 def test_parquet_times_and_numbers(tmp_path: Path) -> None:

@@ -212,5 +212,5 @@ def _decoded(path: Path, number: int, data: bytes, encoding: str) -> str:
         place = error.start - (data.rfind(b"\n", 0, error.start) + 1)
         raise ValueError(
             f"{path}:{line}: byte {place} of the line ({excerpt(data[error.start : error.start + 8])}) is not "
-            "UTF-8. Convert the file to UTF-8 first."
+            f"{encoding.upper()}. Convert the file to UTF-8, or name its encoding (prepare.encoding, such as latin-1)."
         ) from error

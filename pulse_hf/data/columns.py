@@ -82,10 +82,11 @@ class Format:
     Args:
         columns: Columns of the interactions.
         item_columns: Columns of the items.
-        timestamp_unit: ``"s"``, ``"ms"`` or ``"us"``; not used with ``columns.order``.
+        timestamp_unit: ``"s"``, ``"ms"``, ``"us"`` or ``"iso"``; not used with ``columns.order``.
         rating_range: Lowest and highest rating there can be.
         layout: How the interactions are written, if their file does not say so itself.
         item_layout: The same for the items.
+        encoding: How the bytes of text files are read.
     """
 
     columns: Columns = field(default_factory=Columns)
@@ -94,6 +95,7 @@ class Format:
     rating_range: tuple[float, float] = (1.0, 5.0)
     layout: Layout | None = None
     item_layout: Layout | None = None
+    encoding: str = "utf-8"
 
 
 _AMAZON = Columns("reviewerID", "asin", "unixReviewTime", rating="overall", review="reviewText", summary="summary")
@@ -123,14 +125,16 @@ FORMATS = {
         Columns(rating="rating"),
         ItemColumns("item_id", "title", None, category_flags=_GENRES),
         layout=Layout("\t", _ML_100K),
-        item_layout=Layout("|", _ML_100K_ITEMS, "latin-1"),
+        item_layout=Layout("|", _ML_100K_ITEMS),
+        encoding="latin-1",
     ),
     # ratings.dat and movies.dat
     "movielens-1m": Format(
         Columns(rating="rating"),
         _ML_GENRES,
         layout=Layout("::", _ML_100K),
-        item_layout=Layout("::", ("item_id", "title", "genres"), "latin-1"),
+        item_layout=Layout("::", ("item_id", "title", "genres")),
+        encoding="latin-1",
     ),
     # ratings.csv and movies.csv
     "movielens-latest": Format(

@@ -40,7 +40,7 @@ from pulse_hf.data.rows import (
     layout_rows,
     parquet_batches,
 )
-from pulse_hf.data.values import read_id, read_rating, read_text, read_when
+from pulse_hf.data.values import ISO, read_id, read_rating, read_text, read_when
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -109,8 +109,7 @@ class _Reader:
         self.kind = kind_of(path, form.layout)
 
     def _chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
-        encoding = self.form.layout.encoding if self.form.layout else "utf-8"
-        return read_chunks(self.path, self.count.repaired, encoding, chunk_bytes, salvage=self.salvage)
+        return read_chunks(self.path, self.count.repaired, self.form.encoding, chunk_bytes, salvage=self.salvage)
 
     def strict_tables(self, chunk_bytes: int) -> Iterator[pa.Table]:
         """Every row by itself."""
@@ -223,7 +222,7 @@ def _plain_times(batch: pa.RecordBatch, form: Format) -> pa.RecordBatch:
     import pyarrow as pa
 
     place = batch.schema.get_field_index(form.columns.when)
-    if place < 0 or not pa.types.is_timestamp(batch.schema.field(place).type):
+    if place < 0 or form.timestamp_unit == ISO or not pa.types.is_timestamp(batch.schema.field(place).type):
         return batch
     zone = batch.schema.field(place).type.tz
     ticks = batch.column(place).cast(pa.timestamp(form.timestamp_unit, zone), safe=False).cast(pa.int64())

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from pulse_hf.data.chunks import Chunk
 from pulse_hf.data.columns import Columns, Format
-from pulse_hf.data.values import is_id, is_time
+from pulse_hf.data.values import ISO, is_id, is_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -34,7 +34,9 @@ def event_schema() -> pa.Schema:
 
 
 def _types(form: Format) -> dict[str, Any] | None:
-    """Arrow type of each declared column; ``None`` if one column has two roles, which only the strict way reads."""
+    """Arrow type of each declared column; ``None`` for what the strict way reads: a column with two roles, dates."""
+    if form.timestamp_unit == ISO and not form.columns.order:
+        return None
     roles = _roles(form.columns)
     schema = event_schema()
     types = {name: schema.field(role).type for role, name in roles.items()}

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Iterator
 from pathlib import Path
+from typing import Any
 
 from pulse_hf.data.accounts import RowCount
 from pulse_hf.data.columns import ItemColumns
@@ -27,6 +28,7 @@ def read_items(
     item_text_words: int = 64,
     drop_bad_rows: bool = False,
     salvage: bool = False,
+    encoding: str = "utf-8",
 ) -> tuple[dict[str, Item], RowCount]:
     """Read item metadata; of several rows for one item the one with the longest title is kept.
 
@@ -38,6 +40,7 @@ def read_items(
         item_text_words: Length of ``item_text`` in words.
         drop_bad_rows: Drop and count unreadable rows instead of raising.
         salvage: Of a damaged gzip file take the whole lines before the damage.
+        encoding: How the bytes of a text file are read.
 
     Returns:
         Item id to item for the wanted items that have a row, and the account of all rows.
@@ -47,7 +50,8 @@ def read_items(
     """
     count = RowCount()
     found: dict[str, tuple[tuple[bool, int, int, str, str], Item, str]] = {}
-    for where, row in _accounted(path, columns, layout, count, drop_bad_rows, salvage):
+    how = {"encoding": encoding, "salvage": salvage}
+    for where, row in _accounted(path, columns, layout, count, drop_bad_rows, **how):
         try:
             item_id = read_id(row, columns.item_id, where, count.repaired)
             if item_id not in wanted:
@@ -70,14 +74,14 @@ def read_items(
 
 
 def _accounted(
-    path: Path, columns: ItemColumns, layout: Layout | None, count: RowCount, drop_bad_rows: bool, salvage: bool
+    path: Path, columns: ItemColumns, layout: Layout | None, count: RowCount, drop_bad_rows: bool, **how: Any
 ) -> Iterator[tuple[str, Row]]:
     """The readable rows of a file; all rows are counted, and declared columns that never occur are an error."""
     from tqdm import tqdm
 
     seen: set[str] = set()
     declared = [columns.item_id, columns.title]
-    rows = read_rows(path, declared, count.repaired, layout, salvage=salvage)
+    rows = read_rows(path, declared, count.repaired, layout, **how)
     for where, row in tqdm(rows, desc=path.name, unit=" rows", disable=None, leave=False):
         count.read += 1
         if isinstance(row, RowError):

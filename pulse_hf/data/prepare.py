@@ -41,8 +41,9 @@ class PrepareSettings:
         metadata: The file of items; without it every item is called "Item <id>".
         columns: Columns of ``reviews``, for ``"table"``.
         item_columns: Columns of ``metadata``, for ``"table"``.
-        timestamp_unit: ``"s"``, ``"ms"`` or ``"us"``, for ``"table"``.
+        timestamp_unit: ``"s"``, ``"ms"``, ``"us"`` or ``"iso"`` (ISO 8601 text), for ``"table"``.
         rating_range: Lowest and highest rating, for ``"table"``.
+        encoding: How text files are encoded, such as ``"latin-1"``; ``None`` for the format's own (mostly UTF-8).
         drop_bad_rows: Drop and count unreadable rows; otherwise the first one is an error.
         salvage: Of a gzip file that was cut or damaged take the whole lines before the damage; otherwise it is an
             error.
@@ -56,6 +57,9 @@ class PrepareSettings:
             calendar, so that no fit sees what happened later than what it predicts.
         validation_share: For ``"global-time"``: share of all events in the validation period (ours).
         test_share: For ``"global-time"``: share of all events in the test period (ours).
+        strict_time: Leave-one-out: who made one of the last two choices at the same time as another has no targets,
+            since nobody knows which came first; all of that user's events train. Otherwise such ties are broken by
+            a stable hash and counted.
         expected: Counts the result must have (``users``, ``items``, ``events``); another count is an error.
         item_text_words: Length of an item's line in words (ours).
 
@@ -70,8 +74,9 @@ class PrepareSettings:
     metadata: str | None = None
     columns: Columns = field(default_factory=Columns)
     item_columns: ItemColumns = field(default_factory=ItemColumns)
-    timestamp_unit: Literal["s", "ms", "us"] = "s"
+    timestamp_unit: Literal["s", "ms", "us", "iso"] = "s"
     rating_range: tuple[float, float] = (1.0, 5.0)
+    encoding: str | None = None
     drop_bad_rows: bool = False
     salvage: bool = False
     max_repair_rate: float = 0.01
@@ -82,6 +87,7 @@ class PrepareSettings:
     split: Literal["leave-one-out", "global-time"] = "leave-one-out"
     validation_share: float = 0.1
     test_share: float = 0.1
+    strict_time: bool = False
     expected: Mapping[str, int] = field(default_factory=dict)
     item_text_words: int = 64
 
@@ -96,12 +102,9 @@ class PrepareSettings:
             raise ValueError(f"format is {self.format!r}, expected one of {['table', *FORMATS]}.")
         if self.timestamp_unit not in TICKS_PER_SECOND:
             raise ValueError(f"timestamp_unit is {self.timestamp_unit!r}, expected one of {list(TICKS_PER_SECOND)}.")
-        if min(self.min_user_events, self.min_item_events) < 0:
-            raise ValueError("min_user_events and min_item_events must be 0 or more.")
-        if self.core_rounds is not None and self.core_rounds < 1:
-            raise ValueError(f"core_rounds is {self.core_rounds}, expected at least 1, or None for all.")
-        if not 0 <= self.max_repair_rate <= 1:
-            raise ValueError(f"max_repair_rate is {self.max_repair_rate}, expected a share from 0 to 1.")
+        if self.encoding is not None:
+            _check_encoding(self.encoding)
+        self._check_filters()
         self._check_split()
         unknown = self.expected.keys() - {"users", "items", "events"}
         if unknown:
@@ -109,11 +112,23 @@ class PrepareSettings:
         if self.item_text_words < 1:
             raise ValueError(f"item_text_words is {self.item_text_words}, expected at least 1.")
 
+    def _check_filters(self) -> None:
+        if min(self.min_user_events, self.min_item_events) < 0:
+            raise ValueError("min_user_events and min_item_events must be 0 or more.")
+        if self.core_rounds is not None and self.core_rounds < 1:
+            raise ValueError(f"core_rounds is {self.core_rounds}, expected at least 1, or None for all.")
+        if not 0 <= self.max_repair_rate <= 1:
+            raise ValueError(f"max_repair_rate is {self.max_repair_rate}, expected a share from 0 to 1.")
+
     def _check_split(self) -> None:
         if self.split not in ("leave-one-out", "global-time"):
             raise ValueError(f"split is {self.split!r}, expected 'leave-one-out' or 'global-time'.")
         if self.split == "global-time" and not self.timed:
             raise ValueError("split is 'global-time', but the data has an order and no times.")
+        if self.strict_time and (self.split != "leave-one-out" or not self.timed):
+            raise ValueError(
+                "strict_time asks which of a user's last choices came first: it needs times and leave-one-out."
+            )
         if min(self.validation_share, self.test_share) <= 0 or self.validation_share + self.test_share >= 1:
             raise ValueError("validation_share and test_share must be above 0 and together below 1.")
 
@@ -121,8 +136,10 @@ class PrepareSettings:
     def form(self) -> Format:
         """Which column holds what, declared or known."""
         if self.format != "table":
-            return FORMATS[self.format]
-        return Format(self.columns, self.item_columns, self.timestamp_unit, self.rating_range)
+            known = FORMATS[self.format]
+        else:
+            known = Format(self.columns, self.item_columns, self.timestamp_unit, self.rating_range)
+        return known if self.encoding is None else replace(known, encoding=self.encoding)
 
     @property
     def timed(self) -> bool:
@@ -157,8 +174,9 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     _expect_two_files(settings)
     before = {path: _state_of(path) for path in inputs.values()}
     hashes = {name: sha256_of_file(Path(path)) for name, path in inputs.items()}
-    # Salvage is named only where it is used: artefacts made before there was such a setting stay what they are.
-    unnamed = {"reviews", "metadata", "max_repair_rate", *(() if settings.salvage else ("salvage",))}
+    # These are named only where they are used: artefacts made before there were such settings stay what they are.
+    unused = {name for name in ("salvage", "encoding", "strict_time") if not getattr(settings, name)}
+    unnamed = {"reviews", "metadata", "max_repair_rate", *unused}
     facts = {key: value for key, value in asdict(settings).items() if key not in unnamed}
     fingerprint = Fingerprint(stage="prepare", settings=facts, seed=seed, parents=hashes)
 
@@ -177,6 +195,19 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
         shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
         raise
     return folder
+
+
+def _check_encoding(name: str) -> None:
+    """Lines are told apart by their bytes, so an encoding must write plain letters and line feeds as ASCII does."""
+    plain = "a,1\n"
+    try:
+        fits = plain.encode(name) == plain.encode()
+    except LookupError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"encoding is {name!r}, expected one that contains ASCII, such as 'utf-8', 'latin-1', 'cp1252'."
+        )
 
 
 def _expect_two_files(settings: PrepareSettings) -> None:
@@ -210,7 +241,15 @@ def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
     if settings.split == "global-time":
         split = split_times(log, core, settings.validation_share, settings.test_share, 86_400 * ticks)
     path = work / "sequences.parquet"
-    counts, order = write_sequences(path, log, core, timed=settings.timed, ticks_per_second=ticks, split=split)
+    counts, order = write_sequences(
+        path,
+        log,
+        core,
+        timed=settings.timed,
+        ticks_per_second=ticks,
+        split=split,
+        strict_time=settings.strict_time,
+    )
     count.move("after the user's test target", core.events - counts.events)
     shutil.rmtree(work / "spool")
     item_ids = catalogue_order(name for name, kept in zip(log.item_ids, core.items, strict=True) if kept)
@@ -258,6 +297,7 @@ def _catalogue(settings: PrepareSettings, item_ids: list[str]) -> tuple[list[Ite
         item_text_words=settings.item_text_words,
         drop_bad_rows=settings.drop_bad_rows,
         salvage=settings.salvage,
+        encoding=settings.form.encoding,
     )
     count.check_damage(settings.metadata, settings.max_repair_rate)
     unnamed = [item_id for item_id in item_ids if item_id not in known]

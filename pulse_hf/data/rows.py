@@ -50,12 +50,10 @@ class Layout:
     Args:
         delimiter: What stands between two columns; ``""`` for a Python literal on each line (Amazon 2014).
         names: The columns, in order; there are no quotes.
-        encoding: How the bytes are read.
     """
 
     delimiter: str = ""
     names: tuple[str, ...] = ()
-    encoding: str = "utf-8"
 
 
 def kind_of(path: Path, layout: Layout | None) -> str:
@@ -90,7 +88,13 @@ def _suffix(path: Path) -> str:
 
 
 def read_rows(
-    path: Path, required: list[str], repaired: Counter[str], layout: Layout | None = None, *, salvage: bool = False
+    path: Path,
+    required: list[str],
+    repaired: Counter[str],
+    layout: Layout | None = None,
+    *,
+    encoding: str = "utf-8",
+    salvage: bool = False,
 ) -> Iterator[tuple[str, Row | RowError]]:
     """Stream the rows of a file.
 
@@ -100,6 +104,7 @@ def read_rows(
         required: Columns that a header must have. (A JSON line may lack any key.)
         repaired: Where repairs of the file itself are counted.
         layout: How a file of another kind is written.
+        encoding: How the bytes of a text file are read.
         salvage: Of a damaged gzip file take the whole lines before the damage.
 
     Yields:
@@ -115,7 +120,7 @@ def read_rows(
             for number, row in enumerate(batch.to_pylist(), first):
                 yield f"{path}: row {number}", row
         return
-    chunks = read_chunks(path, repaired, layout.encoding if layout else "utf-8", salvage=salvage)
+    chunks = read_chunks(path, repaired, encoding, salvage=salvage)
     if kind == "csv":
         yield from csv_rows(path, chunks, required, delimiter_of(path))
     else:

@@ -30,12 +30,14 @@ class OrderReport:
         tied_events: Events that share their time with another event of the same user.
         users_with_ties: Users with at least one such event.
         tied_tests: Users (of three events or more) whose test event shares its time with an earlier event.
+        users_without_targets: Users who lost their targets to ``strict_time``.
     """
 
     events: int
     tied_events: int
     users_with_ties: int
     tied_tests: int
+    users_without_targets: int = 0
 
     @property
     def tied_share(self) -> float:
@@ -118,6 +120,7 @@ def write_sequences(
     timed: bool = True,
     ticks_per_second: int = 1,
     split: GlobalTime | None = None,
+    strict_time: bool = False,
 ) -> tuple[SequenceCounts, OrderReport]:
     """Write one sequence for each user of the core, its events in order.
 
@@ -129,6 +132,7 @@ def write_sequences(
         timed: Whether timestamps are times; if they only order events, the sequences have none.
         ticks_per_second: Unit of the log's timestamps. Events are ordered before they are cut to seconds.
         split: The split by global time; ``None`` for leave-one-out.
+        strict_time: Leave-one-out without targets for users one of whose last two events ties with another.
 
     Returns:
         What was written, and how many events tie.
@@ -138,7 +142,7 @@ def write_sequences(
     import pyarrow.compute as pc
 
     counts = SequenceCounts(items=int(core.items.sum()))
-    total = tied_events = users_with_ties = tied_tests = 0
+    total = tied_events = users_with_ties = tied_tests = untested = 0
     user_ids, item_ids = pa.array(log.user_ids, pa.string()), pa.array(log.item_ids, pa.string())
     with table_writer(path, "sequences") as write:
         for part in log.parts():
@@ -159,6 +163,10 @@ def write_sequences(
             tied_events += int(tied.sum())
             users_with_ties += int(np.logical_or.reduceat(tied, starts).sum())
             cuts, tested = _cuts(times, starts, lengths, split)
+            if strict_time:
+                last = tied[ends] | tied[np.maximum(ends - 1, starts)]
+                untested += int((last & tested).sum())
+                cuts, tested = _without_targets(cuts, lengths, last & tested), tested & ~last
             tied_tests += int((tied[ends] & tested).sum())
             counts.users += len(starts)
             counts.events += len(users)
@@ -175,7 +183,7 @@ def write_sequences(
                     cuts,
                 ]
             )
-    return counts, OrderReport(total, tied_events, users_with_ties, tied_tests)
+    return counts, OrderReport(total, tied_events, users_with_ties, tied_tests, untested)
 
 
 def _until_the_test_target(part: pa.Table, split: GlobalTime) -> pa.Table:
@@ -203,6 +211,15 @@ def _cuts(
     test = np.where(lengths > before_test, before_test, -1)
     flat = np.stack([trained, validation, test], axis=1).astype(np.int32).ravel()
     return _lists(np.arange(0, len(flat) + 1, 3), pa.array(flat)), test > 0
+
+
+def _without_targets(cuts: pa.Array, lengths: NDArray[np.int64], chosen: NDArray[np.bool_]) -> pa.Array:
+    """The cuts with those of the chosen users replaced: every event trains."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    whole = [[int(length), -1, -1] for length in lengths]
+    return pc.if_else(pa.array(chosen), pa.array(whole, cuts.type), cuts)
 
 
 def _lists(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:

@@ -6,15 +6,19 @@ import math
 import re
 from collections import Counter
 from collections.abc import Mapping
+from datetime import UTC, date, datetime
 from typing import Any, TypeGuard
 
 from pulse_hf.data.chunks import excerpt
 from pulse_hf.data.rows import RowError
 
-TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000}
+ISO = "iso"
+TICKS_PER_SECOND = {"s": 1, "ms": 1_000, "us": 1_000_000, ISO: 1_000_000}  # ISO 8601 text becomes microseconds
 _EARLIEST_S, _LATEST_S = 788_918_400, 2_051_222_400  # 1995 and 2035: outside, the unit is most likely wrong
+_EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_PER_YEAR = 31_556_952
 _MAX_DIGITS = 400  # Python refuses to read integers of some thousand digits
+_DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?\Z", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*\Z", re.ASCII)
 
 
@@ -48,11 +52,22 @@ def read_id(row: Mapping[str, Any], name: str, where: str, repaired: Counter[str
 
 
 def read_when(row: Mapping[str, Any], name: str, where: str, unit: str | None, repaired: Counter[str]) -> int:
-    """A timestamp in ``unit`` between 1995 and 2035, or any integer if ``unit`` is ``None`` (an order only)."""
+    """A timestamp in ``unit`` between 1995 and 2035, or any integer if ``unit`` is ``None`` (an order only).
+
+    With ``unit="iso"`` it is ISO 8601 text (or a Parquet time) and becomes microseconds; a date is its midnight, and a
+    time that names no zone is read as UTC, and counted.
+
+    >>> read_when({"at": "2020-09-13T14:26:40+02:00"}, "at", "log.csv:2", "iso", Counter())
+    1600000000000000
+    """
     raw = row.get(name)
-    value = _number(raw)
+    value = _microseconds(raw, repaired) if unit == ISO else _number(raw)
     if value is None or not _integral(value) or abs(value) >= 2**63:
         kind = f"integer timestamp in {unit!r}" if unit else "integer that orders the user's events"
+        if unit == ISO:
+            kind = "ISO 8601 date or time, such as 2020-09-13T12:26:40Z"
+        elif unit and isinstance(raw, str) and _DATE.match(raw):
+            kind += "; timestamp_unit 'iso' reads dates and times as text"
         raise RowError(where, name, raw, f"an {kind}", f"bad {name}")
     if isinstance(value, float):
         repaired["float as integer"] += 1
@@ -60,6 +75,7 @@ def read_when(row: Mapping[str, Any], name: str, where: str, unit: str | None, r
         readings = ", ".join(
             f"in {key!r} it is the year {1970 + value / ticks / _SECONDS_PER_YEAR:.0f}"
             for key, ticks in TICKS_PER_SECOND.items()
+            if (key == ISO) == (unit == ISO)
         )
         hint = "declare timestamp_unit, or declare the column as `order` if it only orders events"
         raise RowError(where, name, raw, f"a time from 1995 to 2035 ({readings}; {hint})", f"{name} outside 1995-2035")
@@ -92,6 +108,24 @@ def read_text(row: Mapping[str, Any], name: str | None, where: str) -> str:
     if isinstance(value, int | float):
         return excerpt(value)
     raise RowError(where, str(name), value, "a text or a list of texts", f"bad {name}")
+
+
+def _microseconds(value: Any, repaired: Counter[str]) -> int | None:
+    """ISO 8601 text, or a date or time that Parquet gave, since 1970."""
+    if isinstance(value, str) and _DATE.match(value):
+        try:
+            value = datetime.fromisoformat(value)
+        except ValueError:
+            return None
+    elif isinstance(value, date) and not isinstance(value, datetime):
+        value = datetime(value.year, value.month, value.day)
+    if not isinstance(value, datetime):
+        return None
+    if value.tzinfo is None:
+        repaired["time without a zone read as UTC"] += 1
+        value = value.replace(tzinfo=UTC)
+    since = value - _EPOCH
+    return (since.days * 86_400 + since.seconds) * 1_000_000 + since.microseconds
 
 
 def _number(value: Any) -> int | float | None:

@@ -89,6 +89,7 @@ def _part(made: Exported) -> str:
             for split, count in splits.items()
         ],
         left_out=dict(made.left_out),
+        redacted=dict(made.redacted),
     ).strip()
 
 

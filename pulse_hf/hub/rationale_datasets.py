@@ -1,5 +1,7 @@
 """Artefacts of a run as datasets of the Hub: Parquet by split, people under other names, reviews left out.
 
+What leads to a person (e-mail, telephone and order numbers, streets) is taken out of the texts and counted.
+
 A dataset repo holds one folder per artefact::
 
     <config>/rationales/train.parquet checksums.json       config "<config>"
@@ -22,7 +24,7 @@ from typing import TYPE_CHECKING, Any
 from pulse_hf.artifacts import ArtifactError, read_manifest, read_table
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.hub.files import seal_folder
-from pulse_hf.hub.privacy import Quotes, pseudonyms, without_folders
+from pulse_hf.hub.privacy import Quotes, pseudonyms, redacted, without_folders
 from pulse_hf.schema import Item, Sequence, table_schema
 
 if TYPE_CHECKING:
@@ -43,6 +45,7 @@ class Exported:
         folder: Where its files lie.
         rows: Per table and split the number of rows.
         left_out: Rows left out, by reason.
+        redacted: What was taken out of texts, by kind.
         features: Per table the Arrow schema.
         facts: What made it: settings, seed, model, prompts, as the manifest has them.
         reviews: Whether reviews are in it.
@@ -53,6 +56,7 @@ class Exported:
     folder: Path
     rows: dict[str, dict[str, int]] = field(default_factory=dict)
     left_out: Counter[str] = field(default_factory=Counter)
+    redacted: Counter[str] = field(default_factory=Counter)
     features: dict[str, pa.Schema] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     reviews: bool = False
@@ -131,6 +135,7 @@ class _Source:
             if any(self.quotes.found(user, row[name]) for name in _TEXTS if row.get(name)):
                 made.left_out[f"{table}: quotes a review"] += 1
                 continue
+            row |= {name: redacted(row[name], made.redacted) for name in _TEXTS if row.get(name)}
             name = self.names[user]
             row |= {"user_id": name, "decision_id": f"{name}#{row['position']}"}
             rows.append(row | ({"model_id": without_folders(row["model_id"])} if "model_id" in row else {}))
@@ -190,7 +195,7 @@ def _events(source: _Source, made: Exported) -> pa.Table:
             "item_id": item_id,
             "timestamp": one.timestamps[position] if one.timestamps else None,
             "rating": one.ratings[position],
-            "review": one.reviews[position] if source.include_reviews else "",
+            "review": redacted(one.reviews[position], made.redacted) if source.include_reviews else "",
         }
         for one in source.sequences.values()
         for position, item_id in enumerate(one.item_ids)

@@ -1,0 +1,86 @@
+"""What leads to a person is taken out of published texts, and what only looks like it stays."""
+
+import random
+import re
+from collections import Counter
+
+import pyarrow.parquet as pq
+import pytest
+from test_data import event_row, table, write_rows
+
+from pulse_hf.data.prepare import prepare
+from pulse_hf.hub.dataset_card import dataset_card
+from pulse_hf.hub.privacy import redacted
+from pulse_hf.hub.rationale_datasets import export_dataset
+
+PLANTED = {
+    "e-mail": [
+        "jo.b+x{d2}@mail.example",
+        "Ann{d2}@shop.co.uk",
+        "ann (at) mail{d2} (dot) com",
+        "x_{d4}@sub.mail-host.org",
+    ],
+    "address of the web": ["https://me.example/a?b={d4}", "www.blog{d2}.example/post", "http://10.0.0.1:8080/x{d2}"],
+    "order number": ["{d3}-{d7}-{d7}", "order #{d3}-{d4}-AB", "Order number: {d7}", "order no. A{d4}-{d2}"],
+    "street": ["{d3} Elm Street", "{d2} N. Old Mill Rd.", "{d4} Martin Luther King Blvd"],
+    "telephone number": [
+        "+1 555 {d3} {d4}",
+        "(555) {d3}-{d4}",
+        "555-{d3}-{d4}",
+        "+44 20 {d4} {d4}",
+        "030/{d3} {d3} {d2}",
+    ],
+    "number": ["{d7}{d7}", "4{d3} {d4} {d4} {d4}", "{d4}{d4}{d2}"],
+}
+CLEAN = [
+    "I paid ${d2}.99 for {d2} ounces in 20{d2}, about {d3},{d3} drops.",
+    "SPF 30-50 lasts 12-15 hours, {d2}% better than No. {d2}.",
+    "Bought on 2018-11-{d2} and again 12/24/2019; open 24/7.",
+    "Model KX-{d4}B, 1.7 oz / 50 ml, 3-in-1, size {d2} x {d2} x {d2} cm.",
+    "One of {d3} people of {d2} to {d2} years; ratings 4.5, 3.25 and {d2}.",
+    "Ordered twice, the order came fast, order again in {d2} days.",
+    "The Road Less Travelled sits beside Hand Cream No 5 and 7 Street food books.",
+    "Version 2.{d2}.1 at {d2}:{d2}, ISO 9001, route 66, channel no 5, @ home.",
+]
+
+
+def filled(form: str, rng: random.Random) -> str:
+    return re.sub(r"\{d(\d)\}", lambda one: "".join(rng.choice("123456789") for _ in range(int(one[1]))), form)
+
+
+@pytest.mark.parametrize("kind", PLANTED)
+def test_what_leads_to_a_person_is_found(kind):
+    rng = random.Random(0)
+    missed = []
+    for number in range(40):
+        planted = filled(PLANTED[kind][number % len(PLANTED[kind])], rng)
+        found: Counter[str] = Counter()
+        text = redacted(f"Soft. Write to {planted}, I was told.", found)
+        if planted in text or found.total() != 1 or any(part in text for part in re.findall(r"\d{4,}", planted)):
+            missed.append((planted, text))
+    assert len(missed) <= 2, missed
+    assert redacted(text, Counter()) == text  # what was put in its place stays
+
+
+def test_what_only_looks_like_it_stays():
+    rng = random.Random(1)
+    texts = [filled(CLEAN[number % len(CLEAN)], rng) for number in range(1_000)]
+    changed = [(text, redacted(text, Counter())) for text in texts if redacted(text, Counter()) != text]
+    assert len(changed) <= 20, changed[:5]
+
+
+def test_a_published_review_has_no_address_and_the_card_counts_it(tmp_path):
+    words = "Mail jo@mail.example. Soft and quiet, 12-15 hours."
+    rows = [event_row(f"u{user}", f"i{item}", item, rating=5, review=words) for user in range(2) for item in range(3)]
+    settings = table(write_rows(tmp_path / "log.jsonl", rows), min_user_events=0, min_item_events=0)
+    prepare(tmp_path / "run", settings, seed=0)
+    (tmp_path / "out").mkdir()
+    made = export_dataset(tmp_path / "run", "sequences", tmp_path / "out", config="shop", include_reviews=True)
+    assert made.redacted == {"e-mail": 6}
+    reviews = [
+        review for path in (tmp_path / "out").glob("*.parquet") for review in pq.read_table(path)["review"].to_pylist()
+    ]
+    assert reviews == ["Mail [e-mail]. Soft and quiet, 12-15 hours."] * 6
+    assert "Taken out of texts: 6 × e-mail." in dataset_card(
+        made, "a/b", before="", license_id="other", synthetic=False
+    )
