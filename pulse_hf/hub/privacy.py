@@ -18,7 +18,8 @@ _STREET = "Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct
 # In this order: an address of the web may hold digits, an order number looks like a telephone number.
 _CONTACTS = {
     "e-mail": re.compile(
-        r"[\w.+-]+\s?(?:@|[\[(]at[\])])\s?[\w-]+(?:\.[a-z]{2,}|\s?[\[(]dot[\])]\s?[a-z]{2,})+", re.IGNORECASE
+        r"(?<![\w.+-])[\w.+-]+\s?(?:@|[\[(]at[\])])\s?[\w-]+(?:\.[a-z]{2,}|\s?[\[(]dot[\])]\s?[a-z]{2,})+",
+        re.IGNORECASE,
     ),
     "address of the web": re.compile(r"(?:https?://|www\.)\S+[\w/]", re.IGNORECASE),
     "order number": re.compile(
