@@ -26,7 +26,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pulse_hf.artifacts import read_json, read_manifest, settings_of, write_json
+from pulse_hf.artifacts import content_sha256, read_json, read_manifest, settings_of, write_json
 from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
 from pulse_hf.evaluation.report import compare, compared_pairs, summarise
 from pulse_hf.evaluation.systems import ScoreBook, System, systems
@@ -115,7 +115,8 @@ class Leg:
         changed = replace(study, decisions=kept, sets={**study.sets, **{one.decision_id: one for one in sets}})
         changed.__dict__["shared"] = study.shared  # texts that are encoded already stay so
         self.sets = sets
-        self.folder = folder / candidates_sha256(sets)[:16]
+        # Scores of another evaluation of the run rest on other models or other ingredients.
+        self.folder = folder / content_sha256(study.run / "evaluate")[:16] / candidates_sha256(sets)[:16]
         if not (self.folder / "validation").exists():
             # Fusions are fitted on the run's own validation scores.
             shutil.copytree(study.run / "evaluate" / "scores" / "validation", self.folder / "validation")
