@@ -68,3 +68,12 @@ def test_a_target_that_was_not_retrieved_is_a_miss():
     found = protocols.metrics(rows, near, "any")
     assert found["hr@1"].tolist() == [0.0, 1.0]
     assert found["mrr"].tolist() == pytest.approx([1 / 3, 1.0])
+
+
+def test_scores_of_another_evaluation_are_not_taken(small_run, tmp_path, monkeypatch):
+    study = load_study(small_run)
+    decisions = study.split("test")[:2]
+    sets = [study.sets[one.decision_id] for one in decisions]
+    own, again = (protocols.Leg(study, decisions, sets, tmp_path, l2=1e-3).folder for _ in range(2))
+    monkeypatch.setattr(protocols, "content_sha256", lambda folder: "0" * 64 if folder.name == "evaluate" else None)
+    assert own == again != protocols.Leg(study, decisions, sets, tmp_path, l2=1e-3).folder
