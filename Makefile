@@ -19,8 +19,8 @@ demo: $(READY)  ## the whole road on the embedded synthetic shop, at most 5 minu
 	$(BIN)/pulse run --preset demo
 
 test: $(READY)  ## everything a change must pass, under 10 minutes on 2 cores
-	@echo "== tests =="
-	$(BIN)/python -m pytest -q --durations=10
+	@echo "== tests, in two processes of one thread each =="
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile
 
 test-slow: $(READY)  ## the long checks
 	$(BIN)/python -m pytest -q -m slow
