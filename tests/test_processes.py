@@ -30,6 +30,7 @@ SHOP = [
     "thoughts.users_per_batch=8",
     "recommender.epochs=2",
     "recommender.bf16=false",
+    "recommender.batch_size=8",  # 120 rows in whole steps: a shorter last one is filled up with rows of the first
     'recommender.systems=["pulse"]',
 ]
 
@@ -40,6 +41,11 @@ def pulse(run: Path, word: str, settings: list[str]) -> list[str]:
     return command + [part for one in settings for part in ("--set", one)]
 
 
+def logs_of(run: Path, word: str) -> Path:
+    """Where a launch of several processes writes what each of them says, in a folder named by its number."""
+    return run.with_name(f"{run.name}-logs") / word
+
+
 def launched(run: Path, word: str, processes: int, settings: list[str]) -> list[str]:
     """The whole command of one stage in one or several processes."""
     with socket.socket() as free:
@@ -47,16 +53,23 @@ def launched(run: Path, word: str, processes: int, settings: list[str]) -> list[
         port = free.getsockname()[1]
     command = [sys.executable]
     if processes > 1:
-        command += ["-m", "accelerate.commands.launch", "--cpu", "--num_processes", str(processes)]
-        command += ["--num_machines", "1", "--mixed_precision", "no", "--main_process_port", str(port)]
+        # `accelerate launch --cpu --num_processes 2` starts a single process (1.15.0): on CPUs it leaves that to MPI.
+        command += ["-m", "torch.distributed.run", "--nproc_per_node", str(processes)]
+        command += ["--master_addr", "127.0.0.1", "--master_port", str(port)]
+        command += ["--redirects", "0", "--tee", "3", "--log_dir", str(logs_of(run, word))]
+        # Behind "-m --" the launcher takes the rest as it is; it would read --run as one of its own options.
+        return [*command, "-m", "--", *pulse(run, word, settings)[1:]]
     return command + pulse(run, word, settings)
 
 
 def launch(run: Path, word: str, processes: int) -> None:
     command = launched(run, word, processes, SHOP)
-    threads = {**os.environ, "OMP_NUM_THREADS": "1"}
+    threads = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
     done = subprocess.run(command, capture_output=True, text=True, env=threads, timeout=240)
     assert done.returncode == 0, done.stderr[-3000:]
+    if processes > 1:
+        ranks = {path.parent.name for path in logs_of(run, word).rglob("stderr.log")}
+        assert ranks == {str(rank) for rank in range(processes)}
 
 
 @pytest.fixture(scope="module")

@@ -14,6 +14,7 @@ from datasets import Dataset
 from peft import PeftModel
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
 from pulse_hf.artifacts import (
@@ -63,6 +64,13 @@ class CandidateTrainer(SFTTrainer):
                 loss = self.accelerator.reduce(loss.clone(), "mean")
             self.losses.append(float(loss))
         return (outputs.loss, outputs) if return_outputs else outputs.loss
+
+    def _get_train_sampler(self, train_dataset: Dataset | None = None) -> Any:
+        """Rows of like length by whole steps, not by each process's part of them: the order is that of one process."""
+        sampler = super()._get_train_sampler(train_dataset)
+        if isinstance(sampler, LengthGroupedSampler):
+            sampler.batch_size *= num_processes()
+        return sampler
 
     def _send_telemetry(self) -> None:
         """Nothing is reported to anybody."""
