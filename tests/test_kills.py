@@ -156,7 +156,7 @@ def test_two_processes_killed_at_random_moments_end_as_if_they_had_not_been(
     def start(run: Path) -> subprocess.Popen[bytes]:
         command = launched(run, word, 2, SHOP_OF_TWO)
         place = command.index("pulse_hf.cli.main")
-        command[place - 1 : place + 1] = [str(tmp_path / "often.py")]
+        command[command.index("-m", place - 2) : place + 1] = ["--", str(tmp_path / "often.py")]
         return subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment())
 
     def kept() -> bool:

@@ -10,6 +10,8 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from trl import SFTTrainer
 
 from pulse_hf.artifacts import Fingerprint, build, read_json, read_manifest, read_tensors, write_table
 from pulse_hf.models.scorer.adapter import load_scorer, read_record
@@ -285,3 +287,14 @@ def test_the_stage_trains_its_systems_counts_rows_and_resumes(base_folder, tmp_p
 def test_an_unknown_system_is_refused(base_folder, tmp_path):
     with pytest.raises(ValueError, match="pulze"):
         recommender(tmp_path, settings_for(base_folder, systems=("pulze",)), seed=0)
+
+
+@pytest.mark.parametrize("processes", [1, 2, 4])
+def test_rows_are_grouped_by_whole_steps_whatever_the_number_of_processes(monkeypatch, processes):
+    lengths = [random.Random(row).randrange(10, 90) for row in range(120)]
+    part = LengthGroupedSampler(16 // processes, lengths=lengths, generator=torch.Generator().manual_seed(0))
+    monkeypatch.setattr(SFTTrainer, "_get_train_sampler", lambda self, rows=None: part)
+    monkeypatch.setattr(candidate_trainer, "num_processes", lambda: processes)
+    found = object.__new__(candidate_trainer.CandidateTrainer)._get_train_sampler()
+    alone = LengthGroupedSampler(16, lengths=lengths, generator=torch.Generator().manual_seed(0))
+    assert list(found) == list(alone)

@@ -1,4 +1,4 @@
-"""Several processes of one launch (``accelerate launch``): who this is, waiting for the others, telling them.
+"""Several processes of one launch (``torchrun``): who this is, waiting for the others, telling them.
 
 One process alone costs nothing: torch and accelerate are imported only where there are others.
 """
