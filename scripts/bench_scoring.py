@@ -1,13 +1,16 @@
 """How much packed scoring saves over scoring each candidate in a sequence of its own.
 
     python scripts/bench_scoring.py [--prompt 384] [--candidates 10] [--candidate-tokens 16] [--train]
+    python scripts/bench_scoring.py --candidates 100 --shape phi4-mini --likelihood 0 --repeats 1
 
 The limit counts floating-point operations: one by one, every candidate pays for the prompt again; what a candidate's
 tokens pay for their likelihood (a row of the vocabulary each) is the same both ways. Both ways run one random model of
 pulse-nano's size, as the product does: one pass, or chunks over the prompt's keys and values beyond ``MOST_PACKED``
 candidates. The scores are compared before anything is timed. ``--train`` times a step forward and backward instead
 (one pass against one sequence per candidate). Of more than 100 candidates one by one, 100 are timed and counted for
-all: every sequence is as long as the others. The last line is one JSON object.
+all: every sequence is as long as the others. ``--shape phi4-mini`` has that model's width and two of its 32 layers
+(6 GB and minutes); give ``--likelihood 0`` with it, as 200,064 rows would outweigh two layers. The last line is one
+JSON object.
 """
 
 from __future__ import annotations
@@ -25,6 +28,17 @@ from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
 from pulse_hf.models.scorer.processing_scorer import CHUNK_SIZE, MOST_PACKED, EncodedExample, PulseScorerProcessor
 
 MOST_TIMED = 100
+SHAPES = {
+    "nano": {"vocab_size": 4096, "hidden_size": 256, "intermediate_size": 704, "num_hidden_layers": 4},
+    "phi4-mini": {
+        "vocab_size": 200064,
+        "hidden_size": 3072,
+        "intermediate_size": 8192,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 24,
+        "num_key_value_heads": 8,
+    },
+}
 
 
 def best_seconds(functions: Sequence[Callable[[], object]], repeats: int) -> list[float]:
@@ -53,17 +67,12 @@ def main() -> None:
     parser.add_argument("--chunk", type=int, default=CHUNK_SIZE, help="candidates of a pass over the prompt's cache")
     parser.add_argument("--likelihood", type=float, default=8.0, help="likelihood_scale; 0 leaves that term out")
     parser.add_argument("--train", action="store_true", help="forward and backward")
+    parser.add_argument("--shape", default="nano", choices=sorted(SHAPES), help="width and depth of the random model")
     settings = parser.parse_args()
 
     torch.manual_seed(0)
-    base = LlamaConfig(
-        vocab_size=4096,
-        hidden_size=256,
-        intermediate_size=704,
-        num_hidden_layers=4,
-        num_attention_heads=4,
-        max_position_embeddings=1024,
-    )
+    shape = {"num_attention_heads": 4, "max_position_embeddings": 1024} | SHAPES[settings.shape]
+    base = LlamaConfig(**shape)
     base._attn_implementation = settings.attention
     model = PulseScorerModel(PulseScorerConfig(base_config=base, likelihood_scale=settings.likelihood)).eval()
     tokens = torch.randint(
@@ -142,7 +151,8 @@ def flops(base: LlamaConfig, passes: list[tuple[int, int]], judged: int, likelih
         likelihood: ``likelihood_scale``.
     """
     dim, layers = base.hidden_size, base.num_hidden_layers
-    matrices = layers * (4 * dim * dim + 3 * dim * base.intermediate_size)
+    shared = base.num_key_value_heads / base.num_attention_heads  # heads of queries that share keys and values
+    matrices = layers * ((2 + 2 * shared) * dim * dim + 3 * dim * base.intermediate_size)
     reading = sum(2 * new * (matrices + 2 * layers * dim * (new + cached)) for new, cached in passes)
     return reading + (2 * judged * dim * base.vocab_size if likelihood else 0)
 

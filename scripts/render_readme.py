@@ -145,6 +145,35 @@ def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     return lines if rows else []
 
 
+def ablated(report: dict[str, Any]) -> str:
+    """What ``scripts/ablations.py`` found: each arm in both forms, and how far it is from the run as it is."""
+    kind = "**synthetic embedded shop**" if report["synthetic"] else "real data"
+    whole = {form: found["systems"] for form, found in report["forms"].items()}
+    apart = {
+        (form, row["baseline"]): row
+        for form, found in report["forms"].items()
+        for row in found["comparisons"]
+        if row["metric"] == "hr@1"
+    }
+    lines = [
+        f"{report['users']:,} test users of `{report['run']}` ({kind}), every arm tuned anew; HR@1 and the difference "
+        "to the first row (paired, 95 %, p by Holm):",
+        "",
+        *header("arm", "other reasons", *(f"`{form}`" for form in whole), "paper"),
+    ]
+    for name, arm in report["arms"].items():
+        cells = [name, f"{arm['changed'] / report['decisions']:.0%}" if arm.get("changed") is not None else "–"]
+        for form, systems in whole.items():
+            told = "–" if name not in systems else f"{systems[name]['hr@1']['value']:.3f}"
+            row = apart.get((form, name))
+            cells.append(told if row is None else f"{told} ({signed(row)}, p {row['p_holm']:.2f})")
+        lines.append(
+            f"| {' | '.join(cells)} | {'–' if arm['published'] is None else format(arm['published'], '.3f')} |"
+        )
+    absent = [f"{name} ({why})" for name, why in report["left_out"].items()]
+    return "\n".join(lines + (["", f"No row: {'; '.join(absent)}."] if absent else []))
+
+
 def grown(report: dict[str, Any]) -> str:
     """What ``scripts/protocols.py`` found, the best of ten uniform candidates last."""
     order = sorted(report["protocols"], key=lambda name: (name == "catalogue", name[0] != "u", len(name)))
@@ -220,6 +249,7 @@ SHAPES = {
     "control": knobs,
     "leak-worth": leaks,
     "protocols": grown,
+    "ablations": ablated,
     "cross-domain": abroad,
 }
 """The shape of a block by how its name begins; all others are tables of a run."""

@@ -1,0 +1,279 @@
+"""The paper's ablations, tuned anew: what chooses a reason (its table A), which reasons are used (B), and ours.
+
+    python scripts/ablations.py --run runs/demo
+    python scripts/ablations.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 2000 --arms a b
+
+Every arm is a run of its own beside the finished one, with links to all that it shares with it. In A and B the
+trees are the finished run's: an arm chooses another reason from the same tree for every training, validation and test
+decision, and the language model is tuned and weighed on those, with the same settings and rows. In ``tree`` and
+``space`` a stage is made anew with one setting changed, and so are the stages after it.
+
+Both forms are told: ``pulse-text`` (the reason in the prompt, the paper's form) and ``pulse`` (votes of shared reasons
+beside it). The paper's DistilBERT is no file of ours; ``--encoder`` names any that is at hand. Differences are paired
+over the same users, with 95 % intervals and Holm's correction over the arms. An interrupted study goes on.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from pulse_hf import artifacts
+from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
+from pulse_hf.evaluation.reasons import Trees, base_reasons, likeliest_leaves, nearest_leaves, random_leaves, trees_of
+from pulse_hf.evaluation.report import compare, summarise
+from pulse_hf.evaluation.systems import ScoreBook, System, load_thoughts, slm_scores
+from pulse_hf.metrics import rank_metrics
+from pulse_hf.pipeline import ROAD, run_stage
+from pulse_hf.presets import preset_named
+from pulse_hf.reasoning.examples import Thought
+from pulse_hf.schema import Decision
+from pulse_hf.settings import RunSettings, merge
+
+ROOT = Path(__file__).resolve().parents[1]
+FOLDERS = {stage.word: stage.setting for stage in ROAD} | {"prepare": "sequences"}
+READ = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")  # remade or linked
+OWN, NONE = "Thought Space", "no reason"
+FORMS = ("pulse-text", "pulse")
+TABLES = ("a", "b", "tree", "space")
+
+Choose = Callable[[Study, Trees, Sequence[Decision], str, int], dict[str, Thought]]
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of a table.
+
+    Args:
+        table: Which one.
+        name: What differs from the run as it is.
+        choose: Which reason of a tree is taken; the trees stay.
+        settings: Settings that differ; their stage and all later ones are made anew.
+        published: HR@1 on Luxury Beauty in the paper, if it has the arm.
+    """
+
+    table: str
+    name: str
+    choose: Choose | None = None
+    settings: dict[str, Any] = field(default_factory=dict)
+    published: float | None = None
+
+
+def by_encoder(study: Study, grown: Trees, some: Sequence[Decision], encoder: str, seed: int) -> dict[str, Thought]:
+    """The leaf nearest to the behaviour by an encoder that was never tuned."""
+    told = [study.shared.told(history, study.items) for history in study.histories(some)]
+    return nearest_leaves(grown, some, told, encoder)
+
+
+ARMS = (
+    Arm("a", "an untuned encoder", by_encoder, published=0.8636),
+    Arm("a", "a random leaf", lambda study, grown, some, encoder, seed: random_leaves(grown, some, seed)),
+    Arm("b", "the base reason", lambda study, grown, some, encoder, seed: base_reasons(grown, some), published=0.7186),
+    Arm(
+        "b",
+        "the likeliest leaf",
+        lambda study, grown, some, encoder, seed: likeliest_leaves(grown, some),
+        published=0.8559,
+    ),
+    Arm("tree", "depth 2, width 2", settings={"thoughts": {"depth": 2, "width": 2}}),
+    Arm("tree", "depth 1, width 4", settings={"thoughts": {"depth": 1, "width": 4}}),
+    Arm("space", "10 negatives", settings={"thought_space": {"num_negatives": 10}}),
+    Arm("space", "all of the batch as negatives", settings={"thought_space": {"num_negatives": None}}),
+    Arm("space", "two towers", settings={"thought_space": {"shared_towers": False}}),
+    Arm("space", "never fitted", settings={"thought_space": {"epochs": 0}}),
+)
+
+
+def settings_of_run(run: Path) -> RunSettings:
+    """The settings that a run's stages were made with, as far as an arm makes them anew."""
+    found: dict[str, Any] = {}
+    for word in READ:
+        manifest = artifacts.read_manifest(run / FOLDERS[word])
+        found[FOLDERS[word]] = artifacts.settings_of(manifest["fingerprint"])
+        found["seed"] = json.loads(manifest["fingerprint"]["seed"])
+    settings: RunSettings = merge(preset_named("small"), found, str(run))
+    return replace(settings, recommender=replace(settings.recommender, systems=FORMS))
+
+
+def linked(run: Path, folder: Path, words: Sequence[str]) -> None:
+    """Links to the stages of a run that an arm shares with it."""
+    folder.mkdir(parents=True, exist_ok=True)
+    for name in ("sequences", *(FOLDERS[word] for word in words)):
+        if not (folder / name).exists():
+            (folder / name).symlink_to(os.path.relpath(run / name, folder))
+
+
+def rechosen(run: Path, folder: Path, arm: Arm, encoder: str, seed: int) -> None:
+    """``thoughts/`` of an arm: other reasons of the same trees."""
+    parents = {name: artifacts.content_sha256(run / name) for name in ("thoughts", "thought_space", "candidates")}
+    facts = {"chosen_by": arm.name, "encoder": encoder}
+
+    def make(work: Path) -> dict[str, Any]:
+        study, rows = load_study(run), artifacts.read_table(run / "thoughts" / "thoughts.parquet").to_pylist()
+        some = [study.decisions[row["decision_id"]] for row in rows]
+        assert arm.choose
+        chosen = arm.choose(study, trees_of(run), some, encoder, seed)
+        nodes = {
+            (row["decision_id"], row["text"]): row["node"]
+            for row in artifacts.read_table(run / "thoughts" / "trees.parquet").to_pylist()
+        }
+        changed = 0
+        for row in rows:
+            thought = chosen.get(row["decision_id"], Thought())
+            changed += (thought.reason or "") != row["reason"]
+            row |= {"reason": thought.reason or "", "agreement": thought.agreement}
+            row["leaf"] = nodes.get((row["decision_id"], thought.reason), -1)
+        artifacts.write_table(work / "thoughts.parquet", "thoughts", rows)
+        return {"rows": len(rows), "changed": changed}
+
+    artifacts.build(folder / "thoughts", artifacts.Fingerprint("thoughts", facts, seed, parents), make)
+
+
+def arm_run(run: Path, folder: Path, arm: Arm, settings: RunSettings, encoder: str) -> None:
+    """Make the run of an arm."""
+    if arm.choose:
+        linked(run, folder, READ[:-2])
+        rechosen(run, folder, arm, encoder, settings.seed)
+        changed = "recommender"
+    else:
+        changed = next(word for word in READ if FOLDERS[word] in arm.settings)
+        linked(run, folder, READ[: READ.index(changed)])
+        settings = merge(settings, arm.settings, arm.name)
+    for stage in ROAD:
+        if stage.word in READ[READ.index(changed) :]:
+            run_stage(stage, folder, settings)
+
+
+def applies(arm: Arm, run: Path, settings: RunSettings) -> str:
+    """Why an arm says nothing about a run, ``""`` if it does."""
+    if arm.name == "the likeliest leaf":
+        likelihoods = artifacts.read_table(run / "thoughts" / "trees.parquet")["log_likelihood"].to_pylist()
+        return "" if any(likelihoods) else "the engine that wrote the reasons knows no likelihood"
+    return "the run has it" if arm.settings and merge(settings, arm.settings, arm.name) == settings else ""
+
+
+class Measured:
+    """Metrics of the arms, on the same decisions; scores are kept beside the arms.
+
+    Args:
+        run: The finished run.
+        work: Where the arms' runs and scores lie.
+        users: How many test users; ``None`` for all.
+    """
+
+    def __init__(self, run: Path, work: Path, users: int | None) -> None:
+        self.run, self.work, self.study = run, work, load_study(run)
+        self.test = self.study.split("test")[:users]
+        self.rows: dict[str, dict[str, Mapping[str, np.ndarray]]] = {form: {} for form in FORMS}
+
+    def add(self, arm: str, run: Path, form: str, folder: str | None = None) -> float:
+        """Score the test decisions by one tuned model of a run; its HR@1."""
+        few = {decision.decision_id: decision for decision in self.test}
+        study = replace(load_study(run), decisions=few)
+        made_of = artifacts.sha256_of_text([artifacts.content_sha256(run / "recommender"), *few])[:12]
+        thoughts = load_thoughts(run) if folder is None else {}
+        system = System(form, partial(slm_scores, folder=folder or form, thoughts=thoughts))
+        rows = ScoreBook(self.work / "scores" / f"{plain(arm)}-{made_of}", study).rows(system, "test")
+        found = rank_metrics(rows, study.targets(self.test), system=form, decision_ids=list(few))
+        self.rows[form][arm] = found
+        return float(found["hr@1"].mean())
+
+    def report(self, seed: int) -> dict[str, Any]:
+        """Intervals, slices and paired differences of each form."""
+        counts = self.study.training_counts
+        cold = np.array([counts[item] <= COLD_EVENTS for item in self.study.target_items(self.test)])
+        return {
+            form: {
+                "systems": summarise(found, cold=cold, seed=seed),
+                "comparisons": compare(found, [(OWN, name) for name in found if name != OWN], seed=seed),
+            }
+            for form, found in self.rows.items()
+        }
+
+
+def plain(name: str) -> str:
+    """An arm's name as a folder.
+
+    >>> plain("depth 2, width 2")
+    'depth-2-width-2'
+    """
+    return name.replace(",", "").replace(" ", "-")
+
+
+def ablations(
+    run: Path, tables: Sequence[str], work: Path, settings: RunSettings, *, users: int | None, encoder: str
+) -> dict[str, Any]:
+    """Run every arm of some tables.
+
+    Args:
+        run: The finished run.
+        tables: Some of ``a``, ``b``, ``tree``, ``space``.
+        work: Where the arms' runs lie.
+        settings: The run's.
+        users: How many test users; ``None`` for all.
+        encoder: The untuned encoder.
+    """
+    measured = Measured(run, work, users)
+    kept: dict[str, Any] = {OWN: {"table": "a", "published": 0.9339}, NONE: {"table": "b", "published": 0.6111}}
+    without: dict[str, str] = {}
+    for form in FORMS:
+        measured.add(OWN, run, form)
+    measured.add(NONE, run, "pulse-text", "slm+sft")
+    for arm in ARMS:
+        why = "" if arm.table not in tables else applies(arm, run, settings)
+        if why:
+            without[arm.name] = why
+        if why or arm.table not in tables:
+            continue
+        print(f"== {arm.table}: {arm.name} ==", flush=True)
+        arm_run(run, work / plain(arm.name), arm, settings, encoder)
+        print({form: round(measured.add(arm.name, work / plain(arm.name), form), 4) for form in FORMS}, flush=True)
+        counts = artifacts.read_manifest(work / plain(arm.name) / "thoughts")["counts"]
+        kept[arm.name] = {"table": arm.table, "published": arm.published, "changed": counts.get("changed")}
+    return {
+        "users": len(measured.test),
+        "decisions": artifacts.read_manifest(run / "thoughts")["counts"]["rows"]["read"],
+        "arms": kept,
+        "left_out": without,
+        "forms": measured.report(settings.seed),
+    }
+
+
+def main() -> None:
+    """Run the arms that are asked for, and write the report."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, required=True, help="a finished run")
+    parser.add_argument("--arms", nargs="+", default=list(TABLES), choices=TABLES)
+    parser.add_argument("--users", type=int, help="test users, the first ones of the candidates table; all by default")
+    parser.add_argument("--encoder", help="the untuned encoder; the run's own by default")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablations")
+    parser.add_argument("--out", type=Path, help="hub_cards/reports/ablations-of-RUN.json by default")
+    given = parser.parse_args()
+    settings = settings_of_run(given.run)
+    encoder = given.encoder or settings.sequential.encoder
+    work = given.work / given.run.name
+    found = ablations(given.run, given.arms, work, settings, users=given.users, encoder=encoder)
+    users = f" --users {given.users}" if given.users else ""
+    report = {
+        "run": given.run.name,
+        "command": f"python scripts/ablations.py --run {given.run} --arms {' '.join(given.arms)}{users}",
+        "seed": settings.seed,
+        "encoder": encoder,
+        "engine": settings.thoughts.engine,
+        "synthetic": (given.run / "world").exists(),
+        **found,
+        "versions": artifacts.package_versions(),
+    }
+    artifacts.write_json(given.out or ROOT / "hub_cards" / "reports" / f"ablations-of-{given.run.name}.json", report)
+
+
+if __name__ == "__main__":
+    main()
