@@ -1,13 +1,14 @@
-"""What carries over to another shop: one finished run's models before decisions of a shop that none was fitted on.
+"""What carries over to another shop: finished runs' models before decisions of a shop that none was fitted on.
 
-    python scripts/cross_domain.py                       # Luxury Beauty to Video Games, the paper's section 5.6
+    python scripts/cross_domain.py       # Luxury Beauty (three seeds) to Video Games, the paper's section 5.6
     python scripts/cross_domain.py --source runs/demo --target other --reviews r.jsonl --metadata i.jsonl --out o.json
 
 The new shop is prepared as the source was, 1 positive and 9 uniform negatives are frozen for a seeded sample of its
 users, and every system of the source ranks them as it is: nothing is fitted, chosen or calibrated there. What a system
 may read is the catalogue's texts and the history of the person it serves (everything before the test event). Nobody
 else's events are in the study that systems are given, so there are no similar users to lend items to a reason, and no
-rationale of the source votes for an item here. One row, marked as such, sees the shop: its popularity.
+rationale of the source votes for an item here. One row, marked as such, sees the shop: its popularity. Of several
+sources, which differ in their seed, every person's metrics are averaged.
 
 Scores and reasons are kept in ``--work``, by a hash of source, shop and candidates; an interrupted study goes on.
 """
@@ -17,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -153,8 +155,29 @@ def protocol(given: argparse.Namespace, study: Study) -> dict[str, Any]:
     }
 
 
-def study_of(given: argparse.Namespace) -> dict[str, Any]:
-    """Prepare, score, compare: the report without its command."""
+@dataclass(frozen=True)
+class Scored:
+    """One source's rows before the new shop.
+
+    Args:
+        facts: What was compared on what.
+        metrics: Name of each row to its metrics by decision.
+        left_out: Rows without a figure, and why.
+        reasons: The engine, how many reasons, their mean agreement.
+        seconds: What scoring and writing took.
+        cold: (n,) whether the target has few events in the shop.
+    """
+
+    facts: dict[str, Any]
+    metrics: dict[str, dict[str, np.ndarray]]
+    left_out: dict[str, str]
+    reasons: dict[str, Any]
+    seconds: float
+    cold: np.ndarray
+
+
+def scored(given: argparse.Namespace) -> Scored:
+    """Prepare the shop, and let one source's systems rank its candidates."""
     sha256, shop = checked(given.source), prepared(given.source, given)
     study, decisions = abroad(given.source, shop), shop.split("test")
     facts = protocol(given, study)
@@ -169,28 +192,71 @@ def study_of(given: argparse.Namespace) -> dict[str, Any]:
     metrics = {}
     for row in rows:
         metrics[row.name] = rank_metrics(book.rows(row, "test"), targets, system=row.name, decision_ids=ids)
-        print(f"{row.name}: HR@1 {metrics[row.name]['hr@1'].mean():.4f}", flush=True)
-    cold = np.array([shop.training_counts[item] <= COLD_EVENTS for item in study.target_items(decisions)])
-    paper = PAPER if (given.source.name.startswith("luxury-beauty"), given.target) == (True, "video-games") else {}
+        print(f"{given.source.name}, {row.name}: HR@1 {metrics[row.name]['hr@1'].mean():.4f}", flush=True)
     spent = [book.beside(row, "test")["seconds"] for row in rows]
     agreements = [one.agreement for one in told["pulse-text"].values() if one.agreement is not None]
-    return {
-        "protocol": facts,
-        "systems": {
-            name: {**row, "paper_hr@1": paper.get(name), "note": NOTES.get(name), "sees_the_shop": name == POPULARITY}
-            for name, row in summarise(metrics, cold=cold, seed=given.seed).items()
-        },
-        "left_out": {
-            name: {"why": why, "paper_hr@1": paper.get(name)}
-            for name, why in left_out(given.source, metrics, told).items()
-        },
-        "comparisons": compare(metrics, [pair for pair in PAIRS if set(pair) <= set(metrics)], seed=given.seed),
-        "reasons": {
+    return Scored(
+        facts,
+        metrics,
+        left_out(given.source, list(metrics), told),
+        {
             "engine": written["engine"],
             "given": len(told["pulse-text"]),
             "mean_agreement": float(np.mean(agreements)) if agreements else None,
         },
-        "seconds": round(sum(spent) + written["seconds"], 1),
+        round(sum(spent) + written["seconds"], 1),
+        np.array([shop.training_counts[item] <= COLD_EVENTS for item in study.target_items(decisions)]),
+    )
+
+
+def study_of(*asked: argparse.Namespace) -> dict[str, Any]:
+    """Prepare, score, compare: the report without its command.
+
+    Every user's metrics are averaged over the sources that have a row, which differ in nothing but their seed.
+
+    Raises:
+        ArtifactError: Two sources were given other candidates.
+    """
+    given, found = asked[0], [scored(one) for one in asked]
+    facts, every = found[0].facts, {name: None for one in found for name in one.metrics}
+    for one in found[1:]:
+        if one.facts["candidates_sha256"] != facts["candidates_sha256"]:
+            raise ArtifactError(
+                f"{one.facts['source']} and {facts['source']} ranked other candidates of {given.target}; "
+                "sources must be prepared alike"
+            )
+    having = {name: [one for one in found if name in one.metrics] for name in every}
+    metrics = {
+        name: {key: np.mean([one.metrics[name][key] for one in some], axis=0) for key in some[0].metrics[name]}
+        for name, some in having.items()
+    }
+    paper = PAPER if (given.source.name.startswith("luxury-beauty"), given.target) == (True, "video-games") else {}
+    return {
+        "protocol": {
+            **facts,
+            "source": [one.facts["source"] for one in found],
+            "source_seed": [one.facts["source_seed"] for one in found],
+            "source_candidates_sha256": [one.facts["source_candidates_sha256"] for one in found],
+        },
+        "systems": {
+            name: {
+                **row,
+                "paper_hr@1": paper.get(name),
+                "note": NOTES.get(name),
+                "sees_the_shop": name == POPULARITY,
+                "by_source": [float(one.metrics[name]["hr@1"].mean()) for one in having[name]],
+            }
+            for name, row in summarise(metrics, cold=found[0].cold, seed=given.seed).items()
+        },
+        "left_out": {
+            name: {"why": why, "paper_hr@1": paper.get(name)}
+            for one in found
+            for name, why in one.left_out.items()
+            if name not in metrics
+        },
+        "comparisons": compare(metrics, [pair for pair in PAIRS if set(pair) <= set(metrics)], seed=given.seed),
+        "reasons": found[0].reasons,
+        "seconds": round(sum(one.seconds for one in found), 1),
         "versions": package_versions(),
     }
 
@@ -198,14 +264,16 @@ def study_of(given: argparse.Namespace) -> dict[str, Any]:
 def arguments() -> argparse.ArgumentParser:
     """What can be asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    home = ROOT / "runs" / "evidence" / "luxury-beauty-dedup-1x9-s0"
-    parser.add_argument("--source", type=Path, default=home, help="a finished run; it is only read")
+    homes = [ROOT / "runs" / "evidence" / f"luxury-beauty-dedup-1x9-s{seed}" for seed in range(3)]
+    parser.add_argument(
+        "--source", type=Path, nargs="+", default=homes, help="finished runs that differ in their seed; only read"
+    )
     parser.add_argument("--target", default="video-games", help="what the other shop is called")
     parser.add_argument("--reviews", type=Path, default=SHOP / "interactions.jsonl.gz", help="its interactions")
     parser.add_argument("--metadata", type=Path, default=SHOP / "items.jsonl.gz", help="its items")
     parser.add_argument("--users", type=int, default=2000, help="a seeded sample of so many test users")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--work", type=Path, help="runs/cross-domain/SOURCE-to-TARGET by default")
+    parser.add_argument("--work", type=Path, default=ROOT / "runs" / "cross-domain", help="for SOURCE-to-TARGET")
     reports = ROOT / "hub_cards" / "reports"
     parser.add_argument("--out", type=Path, default=reports / "cross-domain-luxury-beauty-to-video-games.json")
     return parser
@@ -214,10 +282,13 @@ def arguments() -> argparse.ArgumentParser:
 def main() -> None:
     """Measure and write the report."""
     given = arguments().parse_args()
-    given.work = given.work or ROOT / "runs" / "cross-domain" / f"{given.source.name}-to-{given.target}"
-    report = study_of(given)
-    source = given.source.relative_to(ROOT) if given.source.is_relative_to(ROOT) else given.source
-    said = f"--source {source} --target {given.target} --users {given.users} --seed {given.seed}"
+    asked = [
+        argparse.Namespace(**{**vars(given), "source": one, "work": given.work / f"{one.name}-to-{given.target}"})
+        for one in given.source
+    ]
+    report = study_of(*asked)
+    sources = (one.relative_to(ROOT) if one.is_relative_to(ROOT) else one for one in given.source)
+    said = f"--source {' '.join(map(str, sources))} --target {given.target} --users {given.users} --seed {given.seed}"
     write_json(given.out, {**report, "command": f"python scripts/cross_domain.py {said}"})
 
 

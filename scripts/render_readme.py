@@ -115,13 +115,15 @@ def abroad(report: dict[str, Any]) -> str:
     """What ``scripts/cross_domain.py`` found, beside the paper's figures."""
     protocol, systems = report["protocol"], report["systems"]
     kind = "**synthetic embedded shops**" if protocol["synthetic"] else "real data"
+    sources = protocol["source"]
+    told = f"`{sources[0]}`" + (f" and its other seeds (mean of {len(sources)})" if len(sources) > 1 else "")
 
     def paper(row: dict[str, Any]) -> str:
         return "–" if row["paper_hr@1"] is None else f"{row['paper_hr@1']:.4f}"
 
     lines = [
         f"{protocol['users']:,} test users of {protocol['target']}, 1 of {protocol['negatives'] + 1} candidates "
-        f"({kind}); everything learnt in `{protocol['source']}`, nothing fitted on the shop:",
+        f"({kind}); everything learnt in {told}, nothing fitted on the shop:",
         "",
         "| system | HR@1 (95 % interval) | NDCG@10 | MRR | the paper's HR@1 |",
         "|---|---|---|---|---|",

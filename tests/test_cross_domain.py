@@ -218,6 +218,25 @@ def test_a_finished_study_scores_nothing_again_and_says_the_same(measured, monke
     assert cross_domain.study_of(given) == report
 
 
+def test_several_sources_are_averaged_by_user_and_must_rank_the_same_candidates(measured, tmp_path):
+    given, report = measured
+    twin = tmp_path / "twin"  # the same models under another name, with one row less
+    shutil.copytree(given.source, twin)
+    shutil.rmtree(twin / "recommender" / "slm+sft")
+    work = tmp_path / "work"
+    shutil.copytree(given.work, work)
+    second = Namespace(**{**vars(given), "source": twin, "work": work})
+    both = cross_domain.study_of(given, second)
+    assert both["protocol"]["source"] == [given.source.name, "twin"]
+    assert len(both["systems"]["slm+sft"]["by_source"]) == 1
+    for name, row in both["systems"].items():
+        assert row["hr@1"] == pytest.approx(report["systems"][name]["hr@1"])
+        assert row["by_source"] == pytest.approx([row["hr@1"]["value"]] * len(row["by_source"]))
+    assert "slm+sft" not in both["left_out"]
+    with pytest.raises(ArtifactError, match="ranked other candidates"):
+        cross_domain.study_of(given, Namespace(**{**vars(second), "seed": SEED + 1, "work": tmp_path / "elsewhere"}))
+
+
 def test_a_source_without_a_stage_or_with_other_prompts_is_refused_by_name(source, tmp_path):
     damaged = tmp_path / "run"
     shutil.copytree(source, damaged, ignore=shutil.ignore_patterns("*.safetensors"))
