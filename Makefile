@@ -36,6 +36,7 @@ evidence: $(READY)  ## every table of the README on real data (DATA=folder of th
 	$(BIN)/python scripts/cross_domain.py --reviews $(DATA)/video_games_2018/interactions.jsonl.gz \
 		--metadata $(DATA)/video_games_2018/items.jsonl.gz
 	@test -e runs/demo/report.json || $(MAKE) demo
+	$(BIN)/python scripts/ablations.py --run runs/demo
 	$(BIN)/python scripts/leak_worth.py --run runs/demo --users 500 --out hub_cards/reports/leak-worth-of-demo.json
 	$(BIN)/python scripts/outside_judge.py --data $(DATA) --thought-space runs/demo/thought_space/model
 	$(BIN)/python scripts/question_answering.py --seed 11 --data $(DATA)/hotpotqa/ircot_dev_500.jsonl.gz

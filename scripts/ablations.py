@@ -18,6 +18,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import partial
@@ -88,6 +89,12 @@ ARMS = (
     Arm("space", "10 negatives", settings={"thought_space": {"num_negatives": 10}}),
     Arm("space", "all of the batch as negatives", settings={"thought_space": {"num_negatives": None}}),
     Arm("space", "two towers", settings={"thought_space": {"shared_towers": False}}),
+    Arm("space", "two layers tuned", settings={"thought_space": {"trained_layers": 2}}),
+    Arm(
+        "space",
+        "two layers tuned, two towers",
+        settings={"thought_space": {"trained_layers": 2, "shared_towers": False}},
+    ),
     Arm("space", "never fitted", settings={"thought_space": {"epochs": 0}}),
 )
 
@@ -157,6 +164,9 @@ def applies(arm: Arm, run: Path, settings: RunSettings) -> str:
     if arm.name == "the likeliest leaf":
         likelihoods = artifacts.read_table(run / "thoughts" / "trees.parquet")["log_likelihood"].to_pylist()
         return "" if any(likelihoods) else "the engine that wrote the reasons knows no likelihood"
+    changed = merge(settings, arm.settings, arm.name).thought_space
+    if not changed.shared_towers and changed.trained_layers == 0:
+        return "no layer of the encoder is tuned there, so that both towers are the same"
     return "the run has it" if arm.settings and merge(settings, arm.settings, arm.name) == settings else ""
 
 
@@ -178,7 +188,8 @@ class Measured:
         """Score the test decisions by one tuned model of a run; its HR@1."""
         few = {decision.decision_id: decision for decision in self.test}
         study = replace(load_study(run), decisions=few)
-        made_of = artifacts.sha256_of_text([artifacts.content_sha256(run / "recommender"), *few])[:12]
+        read = [artifacts.content_sha256(run / name) for name in ("thought_space", "thoughts", "recommender")]
+        made_of = artifacts.sha256_of_text([*read, *few])[:12]
         thoughts = load_thoughts(run) if folder is None else {}
         system = System(form, partial(slm_scores, folder=folder or form, thoughts=thoughts))
         rows = ScoreBook(self.work / "scores" / f"{plain(arm)}-{made_of}", study).rows(system, "test")
@@ -193,7 +204,7 @@ class Measured:
         return {
             form: {
                 "systems": summarise(found, cold=cold, seed=seed),
-                "comparisons": compare(found, [(OWN, name) for name in found if name != OWN], seed=seed),
+                "comparisons": compare(found, [(name, OWN) for name in found if name != OWN], seed=seed),
             }
             for form, found in self.rows.items()
         }
@@ -209,35 +220,41 @@ def plain(name: str) -> str:
 
 
 def ablations(
-    run: Path, tables: Sequence[str], work: Path, settings: RunSettings, *, users: int | None, encoder: str
+    run: Path, wanted: Sequence[str], work: Path, settings: RunSettings, *, users: int | None, encoder: str
 ) -> dict[str, Any]:
     """Run every arm of some tables.
 
     Args:
         run: The finished run.
-        tables: Some of ``a``, ``b``, ``tree``, ``space``.
+        wanted: Tables (``a``, ``b``, ``tree``, ``space``) and names of single arms.
         work: Where the arms' runs lie.
         settings: The run's.
         users: How many test users; ``None`` for all.
         encoder: The untuned encoder.
     """
     measured = Measured(run, work, users)
-    kept: dict[str, Any] = {OWN: {"table": "a", "published": 0.9339}, NONE: {"table": "b", "published": 0.6111}}
+    kept: list[dict[str, Any]] = [
+        {"name": OWN, "table": "a", "published": 0.9339},
+        {"name": NONE, "table": "b", "published": 0.6111},
+    ]
     without: dict[str, str] = {}
     for form in FORMS:
         measured.add(OWN, run, form)
     measured.add(NONE, run, "pulse-text", "slm+sft")
     for arm in ARMS:
-        why = "" if arm.table not in tables else applies(arm, run, settings)
+        if not {arm.table, arm.name} & set(wanted):
+            continue
+        why = applies(arm, run, settings)
         if why:
             without[arm.name] = why
-        if why or arm.table not in tables:
             continue
         print(f"== {arm.table}: {arm.name} ==", flush=True)
         arm_run(run, work / plain(arm.name), arm, settings, encoder)
         print({form: round(measured.add(arm.name, work / plain(arm.name), form), 4) for form in FORMS}, flush=True)
         counts = artifacts.read_manifest(work / plain(arm.name) / "thoughts")["counts"]
-        kept[arm.name] = {"table": arm.table, "published": arm.published, "changed": counts.get("changed")}
+        kept.append(
+            {"name": arm.name, "table": arm.table, "published": arm.published, "changed": counts.get("changed")}
+        )
     return {
         "users": len(measured.test),
         "decisions": artifacts.read_manifest(run / "thoughts")["counts"]["rows"]["read"],
@@ -251,7 +268,8 @@ def main() -> None:
     """Run the arms that are asked for, and write the report."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, required=True, help="a finished run")
-    parser.add_argument("--arms", nargs="+", default=list(TABLES), choices=TABLES)
+    known = [*TABLES, *(arm.name for arm in ARMS)]
+    parser.add_argument("--arms", nargs="+", default=list(TABLES), choices=known, metavar="ARM", help=", ".join(known))
     parser.add_argument("--users", type=int, help="test users, the first ones of the candidates table; all by default")
     parser.add_argument("--encoder", help="the untuned encoder; the run's own by default")
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablations")
@@ -264,7 +282,7 @@ def main() -> None:
     users = f" --users {given.users}" if given.users else ""
     report = {
         "run": given.run.name,
-        "command": f"python scripts/ablations.py --run {given.run} --arms {' '.join(given.arms)}{users}",
+        "command": f"python scripts/ablations.py --run {given.run} --arms {shlex.join(given.arms)}{users}",
         "seed": settings.seed,
         "encoder": encoder,
         "engine": settings.thoughts.engine,

@@ -138,12 +138,17 @@ def abroad(report: dict[str, Any]) -> str:
     return "\n".join(lines + differences("paired over the same users (HR@1)", paired))
 
 
+def chance(p: float) -> str:
+    """A p-value as it is written."""
+    return "< .001" if p < 0.001 else f"{p:.3f}"
+
+
 def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     """A table of paired differences in HR@1, if there are any."""
     lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
     for row in rows:
-        chance = ["< .001" if p < 0.001 else f"{p:.3f}" for p in (row["p"], row["p_holm"])]
-        lines.append(f"| {row['system']} against {row['baseline']} | {signed(row)} | {' | '.join(chance)} |")
+        found = f"{signed(row)} | {chance(row['p'])} | {chance(row['p_holm'])}"
+        lines.append(f"| {row['system']} against {row['baseline']} | {found} |")
     return lines if rows else []
 
 
@@ -151,8 +156,9 @@ def ablated(report: dict[str, Any]) -> str:
     """What ``scripts/ablations.py`` found: each arm in both forms, and how far it is from the run as it is."""
     kind = "**synthetic embedded shop**" if report["synthetic"] else "real data"
     whole = {form: found["systems"] for form, found in report["forms"].items()}
+    published = {arm["name"]: arm["published"] for arm in report["arms"] if arm["published"]}
     apart = {
-        (form, row["baseline"]): row
+        (form, row["system"]): row
         for form, found in report["forms"].items()
         for row in found["comparisons"]
         if row["metric"] == "hr@1"
@@ -161,17 +167,16 @@ def ablated(report: dict[str, Any]) -> str:
         f"{report['users']:,} test users of `{report['run']}` ({kind}), every arm tuned anew; HR@1 and the difference "
         "to the first row (paired, 95 %, p by Holm):",
         "",
-        *header("arm", "other reasons", *(f"`{form}`" for form in whole), "paper"),
+        *header("arm", "reasons changed", *(f"`{form}`" for form in whole), "paper"),
     ]
-    for name, arm in report["arms"].items():
-        cells = [name, f"{arm['changed'] / report['decisions']:.0%}" if arm.get("changed") is not None else "–"]
+    for arm in report["arms"]:
+        changed = "–" if arm.get("changed") is None else f"{arm['changed'] / report['decisions']:.0%}"
+        cells = [arm["name"], changed]
         for form, systems in whole.items():
-            told = "–" if name not in systems else f"{systems[name]['hr@1']['value']:.3f}"
-            row = apart.get((form, name))
-            cells.append(told if row is None else f"{told} ({signed(row)}, p {row['p_holm']:.2f})")
-        lines.append(
-            f"| {' | '.join(cells)} | {'–' if arm['published'] is None else format(arm['published'], '.3f')} |"
-        )
+            told = "–" if arm["name"] not in systems else f"{systems[arm['name']]['hr@1']['value']:.3f}"
+            row = apart.get((form, arm["name"]))
+            cells.append(told if row is None else f"{told} ({signed(row)}, p {chance(row['p_holm'])})")
+        lines.append(f"| {' | '.join([*cells, figure(published, arm['name'])])} |")
     absent = [f"{name} ({why})" for name, why in report["left_out"].items()]
     return "\n".join(lines + (["", f"No row: {'; '.join(absent)}."] if absent else []))
 

@@ -49,7 +49,8 @@ def test_an_arm_has_other_reasons_of_the_same_trees_and_shares_everything_before
     assert set(own) == set(other)
     assert all(other[key].reason == row["text"] for key, row in roots.items())
     assert any(own[key].reason != other[key].reason for key in own)
-    assert report["arms"][arm.name]["changed"] == sum(own[key].reason != other[key].reason for key in own)
+    kept = {one["name"]: one for one in report["arms"]}
+    assert kept[arm.name]["changed"] == sum(own[key].reason != other[key].reason for key in own)
     for name in ("sequences", "sequential", "candidates", "rationales", "thought_space"):
         assert (folder / name).is_symlink()
         assert content_sha256(folder / name) == content_sha256(small_run / name)
@@ -79,16 +80,17 @@ def test_each_choice_is_a_leaf_of_the_decisions_own_tree(small_run, settings, tm
 
 def test_an_arm_that_the_run_has_already_is_told_and_not_run(small_run, settings):
     assert ablations.applies(arm_named("all of the batch as negatives"), small_run, settings) == "the run has it"
-    assert ablations.applies(arm_named("two towers"), small_run, settings) == ""
+    assert "no layer" in ablations.applies(arm_named("two towers"), small_run, settings)
+    assert ablations.applies(arm_named("two layers tuned, two towers"), small_run, settings) == ""
     assert ablations.applies(arm_named("a random leaf"), small_run, settings) == ""
 
 
 def test_a_changed_stage_and_all_after_it_are_made_anew(small_run, settings, tmp_path, monkeypatch):
     made = []
     monkeypatch.setattr(ablations, "run_stage", lambda stage, run, changed: made.append((stage.word, changed)))
-    ablations.arm_run(small_run, tmp_path / "two", arm_named("two towers"), settings, "any")
+    ablations.arm_run(small_run, tmp_path / "two", arm_named("10 negatives"), settings, "any")
     assert [word for word, _ in made] == ["thought-space", "thoughts", "recommender"]
-    assert made[0][1] == replace(settings, thought_space=replace(settings.thought_space, shared_towers=False))
+    assert made[0][1] == replace(settings, thought_space=replace(settings.thought_space, num_negatives=10))
     assert sorted(path.name for path in (tmp_path / "two").iterdir()) == [
         "candidates",
         "rationales",
