@@ -14,7 +14,7 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,demo,space,metric,dev]"
 	@touch $(READY)
 
-demo: $(READY)  ## the whole road on the embedded synthetic shop, at most 5 minutes on 2 cores
+demo: $(READY)  ## the whole road on the embedded synthetic shop, about 5 minutes on 2 cores
 	@echo "== the whole road on the embedded shop =="
 	$(BIN)/pulse run --preset demo
 
