@@ -28,6 +28,7 @@ from typing import Any
 import numpy as np
 
 from pulse_hf import artifacts
+from pulse_hf.evaluation.evaluate import STAGES
 from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
 from pulse_hf.evaluation.reasons import Trees, base_reasons, likeliest_leaves, nearest_leaves, random_leaves, trees_of
 from pulse_hf.evaluation.report import compare, summarise
@@ -40,7 +41,6 @@ from pulse_hf.schema import Decision
 from pulse_hf.settings import RunSettings, merge
 
 ROOT = Path(__file__).resolve().parents[1]
-FOLDERS = {stage.word: stage.setting for stage in ROAD} | {"prepare": "sequences"}
 READ = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")  # remade or linked
 OWN, NONE = "Thought Space", "no reason"
 FORMS = ("pulse-text", "pulse")
@@ -103,8 +103,8 @@ def settings_of_run(run: Path) -> RunSettings:
     """The settings that a run's stages were made with, as far as an arm makes them anew."""
     found: dict[str, Any] = {}
     for word in READ:
-        manifest = artifacts.read_manifest(run / FOLDERS[word])
-        found[FOLDERS[word]] = artifacts.settings_of(manifest["fingerprint"])
+        manifest = artifacts.read_manifest(run / STAGES[word])
+        found[STAGES[word]] = artifacts.settings_of(manifest["fingerprint"])
         found["seed"] = json.loads(manifest["fingerprint"]["seed"])
     settings: RunSettings = merge(preset_named("small"), found, str(run))
     return replace(settings, recommender=replace(settings.recommender, systems=FORMS))
@@ -113,21 +113,21 @@ def settings_of_run(run: Path) -> RunSettings:
 def linked(run: Path, folder: Path, words: Sequence[str]) -> None:
     """Links to the stages of a run that an arm shares with it."""
     folder.mkdir(parents=True, exist_ok=True)
-    for name in ("sequences", *(FOLDERS[word] for word in words)):
+    for name in ("sequences", *(STAGES[word] for word in words)):
         if not (folder / name).exists():
             (folder / name).symlink_to(os.path.relpath(run / name, folder))
 
 
-def rechosen(run: Path, folder: Path, arm: Arm, encoder: str, seed: int) -> None:
-    """``thoughts/`` of an arm: other reasons of the same trees."""
-    parents = {name: artifacts.content_sha256(run / name) for name in ("thoughts", "thought_space", "candidates")}
-    facts = {"chosen_by": arm.name, "encoder": encoder}
+def rechosen(run: Path, folder: Path, name: str, choose: Choose, encoder: str, seed: int) -> None:
+    """``thoughts/`` of the arm ``name``: other reasons of the same trees."""
+    read = ("thoughts", "thought_space", "candidates")
+    parents = {stage: artifacts.content_sha256(run / stage) for stage in read}
+    facts = {"chosen_by": name, "encoder": encoder}
 
     def make(work: Path) -> dict[str, Any]:
         study, rows = load_study(run), artifacts.read_table(run / "thoughts" / "thoughts.parquet").to_pylist()
         some = [study.decisions[row["decision_id"]] for row in rows]
-        assert arm.choose
-        chosen = arm.choose(study, trees_of(run), some, encoder, seed)
+        chosen = choose(study, trees_of(run), some, encoder, seed)
         nodes = {
             (row["decision_id"], row["text"]): row["node"]
             for row in artifacts.read_table(run / "thoughts" / "trees.parquet").to_pylist()
@@ -148,10 +148,10 @@ def arm_run(run: Path, folder: Path, arm: Arm, settings: RunSettings, encoder: s
     """Make the run of an arm."""
     if arm.choose:
         linked(run, folder, READ[:-2])
-        rechosen(run, folder, arm, encoder, settings.seed)
+        rechosen(run, folder, arm.name, arm.choose, encoder, settings.seed)
         changed = "recommender"
     else:
-        changed = next(word for word in READ if FOLDERS[word] in arm.settings)
+        changed = next(word for word in READ if STAGES[word] in arm.settings)
         linked(run, folder, READ[: READ.index(changed)])
         settings = merge(settings, arm.settings, arm.name)
     for stage in ROAD:
@@ -250,7 +250,8 @@ def ablations(
             continue
         print(f"== {arm.table}: {arm.name} ==", flush=True)
         arm_run(run, work / plain(arm.name), arm, settings, encoder)
-        print({form: round(measured.add(arm.name, work / plain(arm.name), form), 4) for form in FORMS}, flush=True)
+        found = {form: measured.add(arm.name, work / plain(arm.name), form) for form in FORMS}
+        print({form: round(hit_rate, 4) for form, hit_rate in found.items()}, flush=True)
         counts = artifacts.read_manifest(work / plain(arm.name) / "thoughts")["counts"]
         kept.append(
             {"name": arm.name, "table": arm.table, "published": arm.published, "changed": counts.get("changed")}

@@ -58,6 +58,59 @@ def best_seconds(functions: Sequence[Callable[[], object]], repeats: int) -> lis
 
 def main() -> None:
     """Time both ways and print the ratio."""
+    settings = arguments().parse_args()
+    torch.manual_seed(0)
+    shape = {"num_attention_heads": 4, "max_position_embeddings": 1024} | SHAPES[settings.shape]
+    base = LlamaConfig(**shape)
+    base._attn_implementation = settings.attention
+    model = PulseScorerModel(PulseScorerConfig(base_config=base, likelihood_scale=settings.likelihood)).eval()
+    size, whole = settings.candidate_tokens, settings.train or settings.candidates <= MOST_PACKED
+    tokens = torch.randint(3, base.vocab_size, (settings.prompt + settings.candidates * size,)).tolist()
+    prompt, rest = tokens[: settings.prompt], tokens[settings.prompt :]
+    candidates = [rest[start : start + size] for start in range(0, len(rest), size)]
+    timed = candidates if settings.train else candidates[:MOST_TIMED]
+    packed = PulseScorerProcessor.pack(_Padding(), [EncodedExample(prompt, candidates)])
+    singles = [PulseScorerProcessor.pack(_Padding(), [EncodedExample(prompt, [one])]) for one in candidates]
+
+    def together() -> torch.Tensor:
+        if whole:
+            return model(**packed).logits[0]
+        return model.score_in_chunks(prompt, candidates, chunk_size=settings.chunk)
+
+    def apart() -> torch.Tensor:
+        return torch.cat([model(**single).logits[0] for single in singles])
+
+    def step(way: Callable[[], torch.Tensor]) -> None:
+        model.zero_grad()
+        torch.nn.functional.cross_entropy(way()[None], torch.tensor([0])).backward()
+
+    with torch.inference_mode():
+        difference = (together()[: len(timed)] - model.score_one_by_one(prompt, timed)).abs().max().item()
+        if difference > 1e-4:
+            raise SystemExit(f"packed and one-by-one scores differ by {difference}")
+    ways: list[Callable[[], object]] = [lambda: model.score_one_by_one(prompt, timed), together]
+    if settings.train:
+        ways = [lambda: step(apart), lambda: step(together)]
+    with torch.inference_mode(not settings.train):
+        single_seconds, packed_seconds = best_seconds(ways, settings.repeats)
+    single_seconds *= len(candidates) / len(timed)
+
+    limit, ratio = limit_of(settings, base, whole), single_seconds / packed_seconds
+    print(
+        f"one by one {single_seconds * 1000:.1f} ms, packed {packed_seconds * 1000:.1f} ms, "
+        f"largest difference {difference:.1e}"
+    )
+    print(f"{ratio:.2f} times faster; counting operations, the limit is {limit:.2f}")
+    record = vars(settings) | {
+        "threads": torch.get_num_threads(),
+        "parameters": sum(value.numel() for value in model.parameters()),
+    }
+    name = "scoring-train" if settings.train else "scoring"
+    print(json.dumps({"name": name, "ratio": round(ratio, 3), "limit": round(limit, 3), "settings": record}))
+
+
+def arguments() -> argparse.ArgumentParser:
+    """What can be asked for."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--prompt", type=int, default=384, help="tokens of the prompt")
     parser.add_argument("--candidates", type=int, default=10)
@@ -68,77 +121,17 @@ def main() -> None:
     parser.add_argument("--likelihood", type=float, default=8.0, help="likelihood_scale; 0 leaves that term out")
     parser.add_argument("--train", action="store_true", help="forward and backward")
     parser.add_argument("--shape", default="nano", choices=sorted(SHAPES), help="width and depth of the random model")
-    settings = parser.parse_args()
+    return parser
 
-    torch.manual_seed(0)
-    shape = {"num_attention_heads": 4, "max_position_embeddings": 1024} | SHAPES[settings.shape]
-    base = LlamaConfig(**shape)
-    base._attn_implementation = settings.attention
-    model = PulseScorerModel(PulseScorerConfig(base_config=base, likelihood_scale=settings.likelihood)).eval()
-    tokens = torch.randint(
-        3, base.vocab_size, (settings.prompt + settings.candidates * settings.candidate_tokens,)
-    ).tolist()
-    prompt, rest = tokens[: settings.prompt], tokens[settings.prompt :]
-    size = settings.candidate_tokens
-    candidates = [rest[start : start + size] for start in range(0, len(rest), size)]
-    packed = PulseScorerProcessor.pack(_Padding(), [EncodedExample(prompt, candidates)])
 
-    timed = candidates if settings.train else candidates[:MOST_TIMED]
-    whole = settings.train or settings.candidates <= MOST_PACKED
-
-    def together() -> torch.Tensor:
-        if whole:
-            return model(**packed).logits[0]
-        return model.score_in_chunks(prompt, candidates, chunk_size=settings.chunk)
-
-    def step(way: Callable[[], torch.Tensor]) -> None:
-        model.zero_grad()
-        torch.nn.functional.cross_entropy(way()[None], torch.tensor([0])).backward()
-
-    def apart() -> torch.Tensor:
-        return torch.cat([model(**single).logits[0] for single in singles])
-
-    singles = [PulseScorerProcessor.pack(_Padding(), [EncodedExample(prompt, [one])]) for one in candidates]
-    with torch.inference_mode():
-        difference = (together()[: len(timed)] - model.score_one_by_one(prompt, timed)).abs().max().item()
-        if difference > 1e-4:
-            raise SystemExit(f"packed and one-by-one scores differ by {difference}")
-    if settings.train:
-        ways: list[Callable[[], object]] = [lambda: step(apart), lambda: step(together)]
-        single_seconds, packed_seconds = best_seconds(ways, settings.repeats)
-    else:
-        with torch.inference_mode():
-            ways = [lambda: model.score_one_by_one(prompt, timed), together]
-            single_seconds, packed_seconds = best_seconds(ways, settings.repeats)
-            single_seconds *= len(candidates) / len(timed)
-
-    apart_flops = settings.candidates * flops(base, [(settings.prompt + size, 0)], size - 1, settings.likelihood)
-    chunks = 1 if whole else -(-settings.candidates // settings.chunk)
-    branch = settings.candidates * size // chunks
-    passes = (
-        [(settings.prompt + branch, 0)] if whole else [(settings.prompt, 0), *[(branch, settings.prompt)] * chunks]
-    )
-    limit = apart_flops / flops(base, passes, settings.candidates * (size - 1), settings.likelihood)
-    ratio = single_seconds / packed_seconds
-    print(
-        f"one by one {single_seconds * 1000:.1f} ms, packed {packed_seconds * 1000:.1f} ms, "
-        f"largest difference {difference:.1e}"
-    )
-    print(f"{ratio:.2f} times faster; counting operations, the limit is {limit:.2f}")
-    record = vars(settings) | {
-        "threads": torch.get_num_threads(),
-        "parameters": sum(value.numel() for value in model.parameters()),
-    }
-    print(
-        json.dumps(
-            {
-                "name": "scoring-train" if settings.train else "scoring",
-                "ratio": round(ratio, 3),
-                "limit": round(limit, 3),
-                "settings": record,
-            }
-        )
-    )
+def limit_of(settings: argparse.Namespace, base: LlamaConfig, whole: bool) -> float:
+    """Operations one by one over operations packed, in one pass (``whole``) or in chunks over the prompt's cache."""
+    prompt, count, size = settings.prompt, settings.candidates, settings.candidate_tokens
+    apart = count * flops(base, [(prompt + size, 0)], size - 1, settings.likelihood)
+    chunks = -(-count // settings.chunk)
+    branch = count * size // chunks
+    passes = [(prompt + count * size, 0)] if whole else [(prompt, 0), *[(branch, prompt)] * chunks]
+    return apart / flops(base, passes, count * (size - 1), settings.likelihood)
 
 
 def flops(base: LlamaConfig, passes: list[tuple[int, int]], judged: int, likelihood: float) -> float:

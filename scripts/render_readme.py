@@ -15,6 +15,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+from pulse_hf.evaluation.report import p_value
 from pulse_hf.hub import cards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -138,16 +139,11 @@ def abroad(report: dict[str, Any]) -> str:
     return "\n".join(lines + differences("paired over the same users (HR@1)", paired))
 
 
-def chance(p: float) -> str:
-    """A p-value as it is written."""
-    return "< .001" if p < 0.001 else f"{p:.3f}"
-
-
 def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
     """A table of paired differences in HR@1, if there are any."""
     lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
     for row in rows:
-        found = f"{signed(row)} | {chance(row['p'])} | {chance(row['p_holm'])}"
+        found = f"{signed(row)} | {p_value(row['p'])} | {p_value(row['p_holm'])}"
         lines.append(f"| {row['system']} against {row['baseline']} | {found} |")
     return lines if rows else []
 
@@ -175,7 +171,7 @@ def ablated(report: dict[str, Any]) -> str:
         for form, systems in whole.items():
             told = "–" if arm["name"] not in systems else f"{systems[arm['name']]['hr@1']['value']:.3f}"
             row = apart.get((form, arm["name"]))
-            cells.append(told if row is None else f"{told} ({signed(row)}, p {chance(row['p_holm'])})")
+            cells.append(told if row is None else f"{told} ({signed(row)}, p {p_value(row['p_holm'])})")
         lines.append(f"| {' | '.join([*cells, figure(published, arm['name'])])} |")
     absent = [f"{name} ({why})" for name, why in report["left_out"].items()]
     return "\n".join(lines + (["", f"No row: {'; '.join(absent)}."] if absent else []))

@@ -1,6 +1,5 @@
 """Retrained ablations: the arms differ in what they say they differ in, and in nothing else."""
 
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -12,12 +11,9 @@ from pulse_hf.artifacts import content_sha256, read_table
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.systems import load_thoughts, slm_scores
 
-spec = importlib.util.spec_from_file_location(
-    "ablations", Path(__file__).resolve().parents[1] / "scripts" / "ablations.py"
-)
-ablations = importlib.util.module_from_spec(spec)
-sys.modules["ablations"] = ablations  # dataclasses look their module up
-spec.loader.exec_module(ablations)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import ablations  # noqa: E402
 
 
 def arm_named(name):
@@ -72,7 +68,8 @@ def test_each_choice_is_a_leaf_of_the_decisions_own_tree(small_run, settings, tm
     trees = read_table(small_run / "thoughts" / "trees.parquet").to_pylist()
     leaves = {(row["decision_id"], row["node"]): row["text"] for row in trees if row["depth"] == 1}
     for name in ("an untuned encoder", "a random leaf", "the likeliest leaf"):
-        ablations.rechosen(small_run, tmp_path / name, arm_named(name), settings.sequential.encoder, settings.seed)
+        choose = arm_named(name).choose
+        ablations.rechosen(small_run, tmp_path / name, name, choose, settings.sequential.encoder, settings.seed)
         rows = read_table(tmp_path / name / "thoughts" / "thoughts.parquet").to_pylist()
         assert all(leaves[row["decision_id"], row["leaf"]] == row["reason"] for row in rows if row["reason"])
         assert sum(bool(row["reason"]) for row in rows) > len(rows) / 2

@@ -12,7 +12,7 @@ import pytest
 import torch
 from small_road import small_settings
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_table, write_json
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_table, write_json, write_table
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.data.world.stage import world
 from pulse_hf.evaluation.baselines import sasrec
@@ -225,13 +225,19 @@ def test_several_sources_are_averaged_by_user_and_must_rank_the_same_candidates(
     shutil.rmtree(twin / "recommender" / "slm+sft")
     work = tmp_path / "work"
     shutil.copytree(given.work, work)
+    (scores,) = work.glob("scores-*/test/bm25.parquet")  # and, as another fit would, one that ranks otherwise
+    rows = read_table(scores).to_pylist()
+    write_table(scores, "scores", [{**row, "scores": [-one for one in row["scores"]]} for row in rows])
     second = Namespace(**{**vars(given), "source": twin, "work": work})
-    both = cross_domain.study_of(given, second)
+    both, other = cross_domain.study_of(given, second), cross_domain.study_of(second)
     assert both["protocol"]["source"] == [given.source.name, "twin"]
-    assert len(both["systems"]["slm+sft"]["by_source"]) == 1
+    assert both["systems"].keys() == report["systems"].keys()
     for name, row in both["systems"].items():
-        assert row["hr@1"] == pytest.approx(report["systems"][name]["hr@1"])
-        assert row["by_source"] == pytest.approx([row["hr@1"]["value"]] * len(row["by_source"]))
+        having = [one["systems"][name]["hr@1"]["value"] for one in (report, other) if name in one["systems"]]
+        assert len(having) == (1 if name == "slm+sft" else 2)
+        assert row["by_source"] == pytest.approx(having)
+        assert row["hr@1"]["value"] == pytest.approx(np.mean(having))
+    assert both["systems"]["bm25"]["by_source"][0] != both["systems"]["bm25"]["by_source"][1]
     assert "slm+sft" not in both["left_out"]
     with pytest.raises(ArtifactError, match="ranked other candidates"):
         cross_domain.study_of(given, Namespace(**{**vars(second), "seed": SEED + 1, "work": tmp_path / "elsewhere"}))

@@ -19,7 +19,7 @@ Metrics = Mapping[str, "NDArray[np.float64]"]
 COMPARED_METRICS = ("hr@1", "ndcg@10", "mrr")
 COMPARED_SYSTEMS = ("pulse", "pulse-fused")
 
-__all__ = ["COMPARED_METRICS", "COMPARED_SYSTEMS", "compare", "compared_pairs", "render", "summarise"]
+__all__ = ["COMPARED_METRICS", "COMPARED_SYSTEMS", "compare", "compared_pairs", "p_value", "render", "summarise"]
 
 
 def summarise(metrics: Mapping[str, Metrics], *, cold: NDArray[np.bool_], seed: int) -> dict[str, dict[str, Any]]:
@@ -114,7 +114,12 @@ def _span(span: Mapping[str, Any]) -> str:
     return f"{span['value']:.3f} [{span['low']:.3f}, {span['high']:.3f}]"
 
 
-def _p(value: float) -> str:
+def p_value(value: float) -> str:
+    """A p-value as it is written.
+
+    >>> p_value(0.0002), p_value(0.25)
+    ('< .001', '0.250')
+    """
     return "< .001" if value < 0.001 else f"{value:.3f}"
 
 
@@ -178,7 +183,7 @@ def _comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:
     cells = []
     for row in rows:
         span = f"{row['difference']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]"
-        cells.append([row["system"], row["baseline"], row["metric"], span, _p(row["p"]), _p(row["p_holm"])])
+        cells.append([row["system"], row["baseline"], row["metric"], span, p_value(row["p"]), p_value(row["p_holm"])])
     return _table(["system", "against", "metric", "difference", "p", "p (Holm)"], cells)
 
 
