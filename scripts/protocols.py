@@ -1,6 +1,7 @@
 """HR@1 as candidates grow, uniform and popularity-sampled, from the models of one finished run.
 
     python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 --users 1000
+    python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 --users 9154 --most 20 --read 20
 
 No score of this package depends on the company a candidate is in (DESIGN §6), so one scoring of many candidates ranks
 any part of them, too. Each test decision's own set is drawn out: its ten candidates come first, more negatives behind
@@ -10,7 +11,7 @@ constants that the run fitted on its validation sets of ten.
 
 A language model reads at most ``--read`` candidates of a decision. Up to there it ranks all of them; of the whole
 catalogue it ranks the best ones by ``sasrec+text``, and a target that was not retrieved is a miss (retrieve, then
-score). In between such rows are left out.
+score). In between such rows are left out. ``--most`` stops at sets of that size; the catalogue is left out then.
 """
 
 from __future__ import annotations
@@ -149,22 +150,26 @@ def measure(study: Study, decisions: Sequence[Decision], given: argparse.Namespa
         print(f"== {len(sets[0].item_ids):,} candidates ==", flush=True)
         return Leg(study, decisions, sets, given.work / given.run.name, l2=l2)
 
-    def grow(kind: str, sets: Sequence[CandidateSet], sizes: Sequence[int]) -> dict[str, Rows]:
+    def grow(kind: str, sets: Sequence[CandidateSet]) -> dict[str, Rows]:
         """Sizes that language models read, with all systems; larger ones without them. Returns the latter's rows."""
-        near = leg_of(first(sets, given.read))
-        rows = {name: near.rows(name) for name in names}
-        far = leg_of(sets)
-        more = {name: far.rows(name) for name in names if not far.reads(name)}
-        for size in (size for size in sizes if size <= min(len(one.item_ids) for one in sets)):
+        near, smallest = leg_of(first(sets, given.read)), min(len(one.item_ids) for one in sets)
+        rows, more = {name: near.rows(name) for name in names}, {}
+        if smallest > given.read:
+            far = leg_of(sets)
+            more = {name: far.rows(name) for name in names if not far.reads(name)}
+        for size in (size for size in SIZES if size <= smallest):
             found = rows if size <= given.read else more
             cut = first(sets, size)
             measured[f"{kind} 1+{size - 1}"] = {name: metrics(found[name], cut, name) for name in found}
         return more
 
-    most = min(SIZES[-2], sum(1 for count in study.training_counts.values() if count) // 2)
-    grow("popularity", popular(study, decisions, most, seed=given.seed), [size for size in SIZES if size <= most])
+    bought = sum(1 for count in study.training_counts.values() if count)
+    most = min(SIZES[-2], bought // 2, given.most or bought)
+    grow("popularity", popular(study, decisions, most, seed=given.seed))
     whole = drawn_out(study, decisions, seed=given.seed)
-    rows = grow("uniform", whole, SIZES)
+    rows = grow("uniform", first(whole, given.most) if given.most else whole)
+    if given.most:
+        return measured
     measured["catalogue"] = {name: metrics(rows[name], whole, name) for name in rows}
     near = retrieved(whole, rows[RETRIEVER], given.read)
     leg = leg_of(near)
@@ -181,10 +186,14 @@ def main() -> None:
     parser.add_argument("--run", type=Path, required=True, help="a finished run with uniform negatives")
     parser.add_argument("--users", type=int, default=1000, help="test users, the first ones of the candidates table")
     parser.add_argument("--read", type=int, default=100, help="candidates of a decision that a language model reads")
+    parser.add_argument(
+        "--most", type=int, help="candidates of the largest sets; up to the whole catalogue by default"
+    )
     parser.add_argument("--work", type=Path, default=Path("runs/protocols"))
     parser.add_argument("--out", type=Path, default=Path("hub_cards/reports/protocols.json"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    most = f" --most {given.most}" if given.most else ""
     study = load_study(given.run)
     decisions = study.split("test")[: given.users]
     started = time.perf_counter()
@@ -194,7 +203,7 @@ def main() -> None:
         "run": given.run.name,
         "users": len(decisions),
         "read": given.read,
-        "command": f"python scripts/protocols.py --run {given.run} --users {given.users} --read {given.read}",
+        "command": f"python scripts/protocols.py --run {given.run} --users {given.users} --read {given.read}{most}",
         "seed": given.seed,
         "protocols": {
             name: {

@@ -181,11 +181,11 @@ def grown(report: dict[str, Any]) -> str:
     """What ``scripts/protocols.py`` found, the best of ten uniform candidates last."""
     order = sorted(report["protocols"], key=lambda name: (name == "catalogue", name[0] != "u", len(name)))
     protocols = {name: report["protocols"][name] for name in order}
-    names = list(protocols["catalogue"]["systems"])
+    names = list(protocols["uniform 1+9"]["systems"])
     names.sort(key=lambda name: protocols["uniform 1+9"]["systems"][name]["hr@1"]["value"])
+    read = f"; of the whole catalogue language models rank the {report['read']} best by `sasrec+text`"
     lines = [
-        f"{report['users']:,} test users of `{report['run']}`, HR@1; of the whole catalogue language models rank the "
-        f"{report['read']} best by `sasrec+text`:",
+        f"{report['users']:,} test users of `{report['run']}`, HR@1{read if 'catalogue' in protocols else ''}:",
         "",
         *header("system", *protocols),
     ]

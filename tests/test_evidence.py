@@ -1,6 +1,5 @@
 """The evidence's arms: settings that exist, data that may lie anywhere, and what the list says."""
 
-import importlib.util
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -8,9 +7,10 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).resolve().parents[1]
-spec = importlib.util.spec_from_file_location("evidence", ROOT / "scripts" / "evidence.py")
-evidence = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(evidence)
+sys.path.insert(0, str(ROOT / "scripts"))
+
+import evidence  # noqa: E402
+
 ARMS = sorted(evidence.ARMS.glob("*.json"))
 
 

@@ -1,6 +1,6 @@
 """Every planted leak really leaks, and leaves the honest study as it was."""
 
-import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -9,11 +9,9 @@ import pytest
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.systems import load_thoughts
 
-spec = importlib.util.spec_from_file_location(
-    "leak_worth", Path(__file__).resolve().parents[1] / "scripts" / "leak_worth.py"
-)
-leak_worth = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(leak_worth)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import leak_worth  # noqa: E402
 
 
 @pytest.fixture(scope="module")

@@ -1,7 +1,7 @@
 """HR@1 as candidates grow: one scoring holds all sizes, and the smallest is the run's own protocol."""
 
 import argparse
-import importlib.util
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -12,18 +12,16 @@ from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.schema import CandidateSet
 
-spec = importlib.util.spec_from_file_location(
-    "protocols", Path(__file__).resolve().parents[1] / "scripts" / "protocols.py"
-)
-protocols = importlib.util.module_from_spec(spec)
-spec.loader.exec_module(protocols)
+sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+
+import protocols  # noqa: E402
 
 
 @pytest.fixture(scope="module")
 def measured(small_run, tmp_path_factory):
     study = load_study(small_run)
     decisions = study.split("test")[:10]
-    given = argparse.Namespace(run=small_run, read=20, seed=0, work=tmp_path_factory.mktemp("protocols"))
+    given = argparse.Namespace(run=small_run, read=20, most=None, seed=0, work=tmp_path_factory.mktemp("protocols"))
     return study, decisions, protocols.measure(study, decisions, given)
 
 
@@ -58,6 +56,15 @@ def test_drawn_out_sets_hold_every_item_once_and_none_that_the_person_chose(meas
         assert len(set(one.item_ids)) == len(one.item_ids) == len(study.items) - len(set(past)) + 1
     for one in protocols.popular(study, decisions, 20, seed=0):
         assert all(study.training_counts[item] > 0 for item in one.item_ids[1:])
+
+
+def test_a_most_leaves_the_rest_as_it_is_and_the_catalogue_out(measured, tmp_path):
+    study, decisions, found = measured
+    given = argparse.Namespace(run=study.run, read=20, most=20, seed=0, work=tmp_path)
+    few = protocols.measure(study, decisions, given)
+    assert set(few) == {f"{kind} 1+{size}" for kind in ("uniform", "popularity") for size in (9, 19)}
+    for name, metrics in few["uniform 1+19"].items():
+        assert metrics["mrr"] == pytest.approx(found["uniform 1+19"][name]["mrr"]), name
 
 
 def test_a_target_that_was_not_retrieved_is_a_miss():
