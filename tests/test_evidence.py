@@ -24,8 +24,10 @@ def test_every_arm_is_valid_and_its_hash_does_not_depend_on_where_the_data_lies(
     assert evidence.facts_of(settings) == evidence.facts_of(elsewhere)
     later, _ = evidence.settings_of_arm(path, tmp_path, later=True)
     # What later seeds leave out changes no system that they have.
-    assert replace(later, baselines=settings.baselines, evaluate=settings.evaluate) == settings
+    systems = replace(later.recommender, systems=settings.recommender.systems)
+    assert replace(later, baselines=settings.baselines, evaluate=settings.evaluate, recommender=systems) == settings
     assert set(later.baselines.systems) <= set(settings.baselines.systems)
+    assert {"pulse"} <= set(later.recommender.systems) <= set(settings.recommender.systems)
 
 
 def test_an_arm_that_did_not_run_says_so_with_its_command(monkeypatch, tmp_path, capsys):
