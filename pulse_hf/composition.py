@@ -87,7 +87,7 @@ def parts_of_run(
     items = {item.item_id: item for item in load_items(run)}
     index = {item_id: number for number, item_id in enumerate(items, start=1)}
     sequences = load_sequences(run)
-    training = [sequence.training().item_ids for sequence in sequences]
+    training = [sequence.training().item_ids for sequence in sequences if sequence.num_train]
     model = PulseSASRecModel.from_pretrained(run / "sequential" / "sasrec").eval()
     pool = Pool(model.user_vectors([[index[one] for one in row] for row in training]).cpu().numpy(), training)
     vectors = read_tensors(run / "sequential" / "item_vectors.safetensors")["item_vectors"].numpy()

@@ -181,10 +181,11 @@ def _lent_by(
         return fitted.user_vectors([[index[item] for item in history.item_ids] for history in histories]).numpy()
 
     seen = [by_user[decision.user_id].before(decision.position) for decision in decisions]
-    pool = vectors([sequence.training() for sequence in sequences])
+    users = [user_id for user_id, sequence in by_user.items() if sequence.num_train]
+    pool = vectors([by_user[user_id].training() for user_id in users])
     asking = [decision.user_id for decision in decisions]
-    places, cosines = neighbours(vectors(seen), asking, pool, list(by_user), settings["num_neighbours"])
-    lenders, users = lendable(sequences), list(by_user)
+    places, cosines = neighbours(vectors(seen), asking, pool, users, settings["num_neighbours"])
+    lenders = lendable(sequences)
     found = {}
     for decision, row, near in zip(decisions, places.tolist(), cosines.tolist(), strict=True):
         others = [users[place] for place in row if place != NO_USER]

@@ -253,21 +253,24 @@ class Fits:
     def neighbour_rows(self, model: PulseSASRecModel, wanted: Sequence[Decision]) -> list[Mapping[str, Any]]:
         """Rows of ``neighbours.parquet``: who is similar at the decision, by this model, and what they lend.
 
-        A decision is compared, as of just before it, with the training events of every other user.
+        A decision is compared, as of just before it, with the training events of every other user who has some.
         """
         from pulse_hf.retrieval.similar_users import NO_USER, lend_items, neighbours
 
         if not wanted or artifacts.process() > 0:
             return []
-        pool = model.user_vectors(self.training).cpu().numpy()
+        # Cut by time, who came later has no training event, and nothing to be similar in or to lend.
+        members = [(user_id, row) for user_id, row in zip(self.user_ids, self.training, strict=True) if row]
+        pool_ids = [user_id for user_id, _ in members]
+        pool = model.user_vectors([row for _, row in members]).cpu().numpy()
         queries = model.user_vectors([self._history(one) for one in wanted]).cpu().numpy()
         query_users = [one.user_id for one in wanted]
-        places, cosines = neighbours(queries, query_users, pool, self.user_ids, self.settings.num_neighbours)
+        places, cosines = neighbours(queries, query_users, pool, pool_ids, self.settings.num_neighbours)
         rows: list[Mapping[str, Any]] = []
         for decision, row_places, row_cosines in zip(wanted, places.tolist(), cosines.tolist(), strict=True):
             found = [place for place in row_places if place != NO_USER]
             sequence = self.sequences[decision.user_id]
-            users = [self.user_ids[place] for place in found]
+            users = [pool_ids[place] for place in found]
             lent = lend_items(
                 users,
                 row_cosines[: len(found)],

@@ -1,0 +1,58 @@
+"""The whole road over a split by the calendar: who comes after the cut is nobody's neighbour, and nothing leaks."""
+
+from dataclasses import replace
+
+import pytest
+from small_road import small_settings
+
+from pulse_hf.artifacts import read_json, read_table
+from pulse_hf.data.sequences import load_sequences
+from pulse_hf.data.world.shop import WorldSettings
+from pulse_hf.pipeline import run_road
+from pulse_hf.recommender import Event, PulseRecommender
+from pulse_hf.settings import RunSettings
+
+
+def settings() -> RunSettings:
+    small = small_settings()
+    return replace(
+        small,
+        world=WorldSettings(num_users=60, items_per_kind=1),
+        prepare=replace(small.prepare, split="global-time", validation_share=0.25, test_share=0.4),
+        sequential=replace(small.sequential, epochs=1),
+        candidates=replace(small.candidates, max_test_users=10, max_validation_users=10, max_train_users=12),
+        rationales=replace(small.rationales, engine="extractive"),
+        thought_space=replace(small.thought_space, epochs=1),
+        thoughts=replace(small.thoughts, engine="extractive"),
+    )
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory):
+    return run_road(tmp_path_factory.mktemp("runs") / "calendar", settings())
+
+
+def test_the_road_ends_with_a_report_whose_audit_passed(run):
+    report = read_json(run / "report.json")
+    assert report["audit"]["passed"]
+    assert report["protocol"]["split"].startswith("global time")
+    assert {"pulse", "pulse-fused", "sasrec", "fusion"} <= set(report["systems"])
+
+
+def test_who_has_no_training_event_is_served_and_lends_nothing(run):
+    late = {one.user_id for one in load_sequences(run) if not one.num_train}
+    assert late  # or the test says nothing
+    neighbours = read_table(run / "sequential" / "neighbours.parquet").to_pylist()
+    assert late & {row["user_id"] for row in neighbours}
+    assert not late & {user_id for row in neighbours for user_id in row["user_ids"]}
+    assert {len(row["user_ids"]) for row in neighbours} == {settings().sequential.num_neighbours}
+
+
+def test_a_recommender_of_such_a_run_comes_back(run, tmp_path):
+    recommender = PulseRecommender.from_run(run)
+    history = [Event(next(iter(recommender.parts.items.values())).title)]
+    found = recommender.recommend(history, k=3)
+    PulseRecommender.save_pretrained(recommender, tmp_path / "saved")
+    again = PulseRecommender.from_pretrained(str(tmp_path / "saved")).recommend(history, k=3)
+    assert [one.item_id for one in found] == [one.item_id for one in again]
+    assert len(found) == 3
