@@ -320,6 +320,18 @@ def test_M15_a_base_model_that_the_hub_does_not_give(hub: Any, tmp_path: Path) -
         print(json.dumps(told))
     """
     env = hub.environment(tmp_path / "cache", "alice")
+    hub.create_repo("bob/kept", {"config.json": b"{}", "model.safetensors": b"weights"})
+    kept = """
+        import os, sys
+        from huggingface_hub import snapshot_download
+        from pulse_hf.models.embedded import resolve_model
+        if sys.argv[1] == "fetch":
+            snapshot_download("bob/kept")
+        print(resolve_model("bob/kept")[1]["revision"])
+    """
+    first = run_client(kept, env, "fetch", patient=False).split()[-1]
+    away = env | {"HF_ENDPOINT": "http://127.0.0.1:9"}  # nobody listens there
+    assert run_client(kept, away, "cached", patient=False).split()[-1] == first
     out = run_client(code, env, "bob/gated", "bob/deleted", "bob/huge", "bob/new-name@v9", patient=False)
     gated, deleted, huge, revision, renamed = json.loads(out.splitlines()[-1])
     assert re.match(r"ValueError: bob/gated@main is gated: accept its terms at http\S+/bob/gated, then log in", gated)

@@ -158,6 +158,39 @@ def test_one_process_at_a_time_and_the_lock_of_a_dead_one_is_free(tmp_path: Path
     assert build(folder, fingerprint(1), making(1)) is True
 
 
+def only(limit: int) -> None:
+    """From here on no file of this process may be larger."""
+    signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+
+
+def test_a_full_disk_is_told_whoever_wrote(tmp_path: Path) -> None:
+    import torch
+    from safetensors.torch import save_file
+
+    many = torch.zeros(1_000_000)
+
+    def tensors(work: Path) -> dict[str, Any]:
+        save_file({"many": many}, work / "many.safetensors")  # as a model's save_pretrained does
+        return {}
+
+    def spool(work: Path) -> dict[str, Any]:
+        (work / "log.arrow").write_bytes(bytes(1_000_000))
+        return {}
+
+    for make in (tensors, spool):
+
+        def run(make: Any = make) -> None:
+            only(100_000)
+            try:
+                build(tmp_path / make.__name__, fingerprint(0), make)
+            except DiskFullError as error:
+                os._exit(7 if f"{make.__name__}: no room" in str(error) else 8)
+
+        assert in_child(run) == 7
+        assert not (tmp_path / make.__name__).exists()
+
+
 @pytest.mark.parametrize("limit", [1, 100, 1_000, 3_000])
 def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
     path = tmp_path / "rows.parquet"
@@ -165,8 +198,7 @@ def test_a_full_disk_leaves_what_was_there(tmp_path: Path, limit: int) -> None:
     before = path.read_bytes()
 
     def write() -> None:
-        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-        resource.setrlimit(resource.RLIMIT_FSIZE, (limit, limit))
+        only(limit)
         many = [{**ROW, "decision_id": os.urandom(20).hex()} for _ in range(5_000)]
         try:
             write_table(path, "decisions", many)

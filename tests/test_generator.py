@@ -1,5 +1,6 @@
 """The engines: own decode loop against transformers' generate, seeds, cache reuse, control tokens, quotes."""
 
+import weakref
 from dataclasses import replace
 
 import pytest
@@ -305,13 +306,22 @@ def test_memory_errors_halve_the_batch(tiny, monkeypatch, caplog):
     expected = texts(tiny.generate(prompts(), width=2, sampling=Sampling(8, 1.0), seed=2))
     decode = branch_decoding.decode_branches
 
+    held = []
+
+    class Cache:
+        """What a batch had taken when memory ran out."""
+
     def small_memory(model, rows, *rest):
+        assert not [one for one in held if one()]  # the halves run when it is free again
         if len(rows) > 2:
+            cache = Cache()
+            held.append(weakref.ref(cache))
             raise torch.OutOfMemoryError
         return decode(model, rows, *rest)
 
     monkeypatch.setattr("pulse_hf.reasoning.transformers_engine.decode_branches", small_memory)
     assert texts(tiny.generate(prompts(), width=2, sampling=Sampling(8, 1.0), seed=2)) == expected
+    assert held
     assert "going on with halves" in caplog.text
 
 

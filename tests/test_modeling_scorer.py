@@ -67,6 +67,14 @@ def tiny_base_config(family: str):
     return CONFIG_MAPPING[family.split("-")[0]](**SIZES, **FAMILIES[family])
 
 
+BEHIND_THE_HEAD = {  # families that do something to the logits
+    "llama": {},
+    "granite": {"logits_scaling": 8.0},
+    "cohere": {"logit_scale": 0.25},
+    "gemma2": {"final_logit_softcapping": 0.5, "head_dim": 8},
+}
+
+
 def tiny_scorer(family: str = "llama", attention: str = "sdpa", **settings) -> PulseScorerModel:
     torch.manual_seed(0)
     config = tiny_base_config(family)
@@ -100,6 +108,40 @@ def some_examples() -> list[Example]:
         return " ".join(WORDS[i] for i in torch.randint(len(WORDS), (length,), generator=generator))
 
     return [Example(text(p), [text(1 + j % 3) for j in range(c)]) for p, c in [(9, 4), (17, 2), (3, 6)]]
+
+
+@pytest.mark.parametrize("family", BEHIND_THE_HEAD)
+def test_likelihoods_are_the_language_models_own(family):
+    torch.manual_seed(0)
+    config = CONFIG_MAPPING[family](**SIZES, **BEHIND_THE_HEAD[family])
+    config._attn_implementation = "eager"  # Gemma 2 has no other
+    whole = AutoModelForCausalLM.from_config(config).eval()
+    for parameter in whole.parameters():
+        parameter.data.add_(torch.randn_like(parameter) * 0.1)
+    scorer = PulseScorerModel(PulseScorerConfig(base_config=config, likelihood_scale=1.0)).eval()
+    scorer.model, scorer.lm_head = whole.model, whole.lm_head
+    torch.nn.init.zeros_(scorer.score.weight)
+    torch.nn.init.ones_(scorer.likelihood_score.weight)
+    processor = tiny_processor()
+    example = some_examples()[0]
+    encoded = processor.encode([example])[0]
+    expected = []
+    for ids in encoded.candidate_ids:
+        tokens = torch.tensor([[*encoded.prompt_ids, *ids]])
+        with torch.inference_mode():
+            said = whole(input_ids=tokens).logits[0, len(encoded.prompt_ids) : -1].log_softmax(1)
+        expected.append(said.gather(1, tokens[0, len(encoded.prompt_ids) + 1 :, None]).mean().item())
+    assert one_by_one(scorer, processor, example).tolist() == pytest.approx(expected, abs=1e-4)
+    assert score_sets(scorer, processor, [example])[0] == pytest.approx(expected, abs=1e-4)
+
+
+def test_features_alone_are_checked_like_texts():
+    model = tiny_scorer(num_candidate_features=1)
+    torch.nn.init.zeros_(model.score.weight)
+    torch.nn.init.zeros_(model.likelihood_score.weight)
+    assert not model.reads_text
+    with pytest.raises(ValueError, match="1 of 2 examples have a score that is not finite, the first is number 1"):
+        score_sets(model, None, [Example("", ["a"], ((1.0,),)), Example("", ["a"], ((float("nan"),),))])
 
 
 def one_by_one(model, processor, example) -> torch.Tensor:

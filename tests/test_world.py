@@ -98,6 +98,26 @@ def test_knowing_the_motives_is_worth_much(shop):
     assert hits["oracle-no-motives"] < 0.36
 
 
+def test_the_oracle_knows_that_nobody_chooses_twice():
+    """By hand: two motives, three items, the first is in the history; what it had goes to the others alike."""
+    truth = {
+        "item_ids": ["a", "b", "c"],
+        "served": [[1.0, 0.0], [1.0, 0.0], [0.0, 1.0]],
+        "kind": [0, 1, 2],
+        "domain": [0, 0, 0],
+        "popularity": [0.0, 0.0, 0.0],
+        "weights": {"popularity": 0.0, "sequence": 0.0, "motive": 2.0},
+        "first_motive_share": 0.5,
+        "users": {"u": [0, 1]},
+    }
+    sequences = {"u": Sequence("u", ("a", "b"), (), (None,) * 2, ("",) * 2)}
+    scores = oracle_scores(truth, sequences, [CandidateSet("u#1", "test", ("b", "c"), 0)])
+    high, one = np.exp(2.0), 1.0
+    expected = [0.5 * high / (high + one) + 0.5 * one / (one + high)] * 2
+    assert scores["oracle-motives"][0].tolist() == pytest.approx(expected)
+    assert sum(scores["oracle-motives"][0]) == pytest.approx(1.0)
+
+
 def sets_of(shop):
     rng = np.random.default_rng(0)
     by_user = {}

@@ -21,7 +21,7 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pulse_hf.artifacts.files import ArtifactError, fsync, read_json, sha256_of_file, write_json
+from pulse_hf.artifacts.files import ArtifactError, fsync, read_json, room_for, sha256_of_file, write_json
 from pulse_hf.artifacts.processes import process, tell_all, wait_for_all
 
 logger = logging.getLogger(__name__)
@@ -105,7 +105,8 @@ def build(
         _open_work(work, fingerprint, force=force)
         begun(True)
         started = time.perf_counter()
-        counts = make(work)
+        with room_for(folder):
+            counts = make(work)
         _finish(work, fingerprint, counts, seconds=time.perf_counter() - started)
         _recover(folder)
         wait_for_all()

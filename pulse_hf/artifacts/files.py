@@ -6,6 +6,7 @@ import errno
 import hashlib
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import contextmanager
@@ -149,21 +150,38 @@ def atomic(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.tmp")
     try:
-        yield temporary
-        fsync(temporary)
-        os.replace(temporary, path)
-        fsync(path.parent)
-    except OSError as error:
-        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise
-        written = temporary.stat().st_size if temporary.exists() else 0
-        free = shutil.disk_usage(path.parent).free
-        raise DiskFullError(
-            f"{path}: no room ({error.strerror}) after {written:,} bytes, {free:,} bytes are free. Nothing is lost: "
-            "make room and run the same command again."
-        ) from error
+        with room_for(path):
+            yield temporary
+            fsync(temporary)
+            os.replace(temporary, path)
+            fsync(path.parent)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def room_for(path: Path) -> Iterator[None]:
+    """Tell a full disk by name, whoever wrote: Python, Arrow, or safetensors, whose errors are no ``OSError``.
+
+    Raises:
+        DiskFullError: There is no room.
+    """
+    try:
+        yield
+    except Exception as error:
+        number = error.errno if isinstance(error, OSError) else _system_error(error)
+        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise
+        free = shutil.disk_usage(path.parent).free
+        raise DiskFullError(
+            f"{path}: no room ({os.strerror(number)}), {free:,} bytes are free. Nothing is lost: make room and run "
+            "the same command again."
+        ) from error
+
+
+def _system_error(error: Exception) -> int | None:
+    found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
+    return int(found[1]) if found else None
 
 
 def fsync(path: Path) -> None:

@@ -167,14 +167,20 @@ def _kind_of_entry(path: Path) -> str:
 
 
 def same_content(one: Path, other: Path) -> bool:
-    """Whether two files hold the same text, each plain or gzip; they are read only as far as they are equal."""
+    """Whether two files hold the same text, each plain or gzip; they are read only as far as they are equal.
+
+    A damaged file is like no other here: its reader tells what is wrong with it, or saves what it can.
+    """
     expect_file(one)
     expect_file(other)
-    with _unpacked(one) as first, _unpacked(other) as second:
-        while True:
-            pair = first.read(_COMPARED_BYTES), second.read(_COMPARED_BYTES)
-            if pair[0] != pair[1] or not pair[0]:
-                return pair[0] == pair[1]
+    try:
+        with _unpacked(one) as first, _unpacked(other) as second:
+            while True:
+                pair = first.read(_COMPARED_BYTES), second.read(_COMPARED_BYTES)
+                if pair[0] != pair[1] or not pair[0]:
+                    return pair[0] == pair[1]
+    except (EOFError, gzip.BadGzipFile, zlib.error):
+        return False
 
 
 def _unpacked(path: Path) -> Any:

@@ -166,7 +166,7 @@ class _Reader:
             self.count.note_unused(self.path, set(names) - set(self.declared))
 
     def _rows(self, chunk: Chunk) -> Rows:
-        return json_rows(chunk) if self.form.layout is None else layout_rows(chunk, self.form.layout)
+        return json_rows(chunk, self.declared) if self.form.layout is None else layout_rows(chunk, self.form.layout)
 
     def _either(self, fast: pa.Table | None, rows: Rows, repairs: Counter[str] | None = None) -> Iterator[pa.Table]:
         if fast is not None and faultless(fast, self.form):

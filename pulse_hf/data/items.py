@@ -117,7 +117,7 @@ def _item(
 
 def _categories(row: Row, columns: ItemColumns, where: str) -> list[str]:
     found = row.get(columns.category) if columns.category else None
-    names = [name for name in columns.category_flags if row.get(name) == "1"]
+    names = [name for name in columns.category_flags if str(row.get(name)) == "1"]
     if isinstance(found, list) and found and all(isinstance(path, list) for path in found):
         found = [name for path in found for name in path]  # Amazon 2014: several paths
     if isinstance(found, list) and all(isinstance(name, str) for name in found):

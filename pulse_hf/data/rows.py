@@ -10,8 +10,9 @@ import ast
 import csv
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
+from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -128,14 +129,21 @@ def read_rows(
             yield from json_rows(chunk) if kind == "json" else layout_rows(chunk, layout or Layout())
 
 
-def json_rows(chunk: Chunk) -> Iterator[tuple[str, Row | RowError]]:
-    """One JSON object a line, read strictly: no NaN, no key twice, nothing but an object."""
+def json_rows(chunk: Chunk, read: Collection[str] | None = None) -> Iterator[tuple[str, Row | RowError]]:
+    """One JSON object a line, read strictly: no NaN, no key twice, nothing but an object.
+
+    Args:
+        chunk: Whole lines.
+        read: The keys that are read, where others may stand twice; ``None`` for all.
+    """
+    unique = _unique if read is None else partial(_unique, read=read)
+    decoder = json.JSONDecoder(object_pairs_hook=unique, parse_constant=_no_constant)
     for number, text in chunk.lines():
         if text.isspace():
             continue
         where = f"{chunk.path}:{number}"
         try:
-            row = _DECODER.decode(text)
+            row = decoder.decode(text)
         except (ValueError, RecursionError) as error:
             expected = f"one JSON object ({str(error)[:MAX_EXCERPT_CHARS]})"
             yield where, RowError(where, "", text.strip(), expected, "not JSON")
@@ -146,19 +154,19 @@ def json_rows(chunk: Chunk) -> Iterator[tuple[str, Row | RowError]]:
             yield where, RowError(where, "", text.strip(), "one JSON object a line", "not a JSON object")
 
 
-def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+def _unique(pairs: list[tuple[str, Any]], read: Collection[str] | None = None) -> dict[str, Any]:
     row = dict(pairs)
     if len(row) != len(pairs):
-        twice = [name for name, times in Counter(name for name, _ in pairs).items() if times > 1]
+        often = Counter(name for name, _ in pairs)
+        twice = [name for name, times in often.items() if times > 1 and (read is None or name in read)]
+        if not twice:
+            return row
         raise ValueError(f"key {excerpt(twice[0])} twice in one object")
     return row
 
 
 def _no_constant(name: str) -> float:
     raise ValueError(f"{name} is not JSON")
-
-
-_DECODER = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
 
 
 def layout_rows(chunk: Chunk, layout: Layout) -> Iterator[tuple[str, Row | RowError]]:

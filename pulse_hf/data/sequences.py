@@ -351,7 +351,12 @@ def some_decisions(
         per_user: At most so many of each user, the latest ones; ``None`` for all.
         max_users: Only this many users, by a stable hash; ``None`` for all.
         seed: Seed of the sample of users.
+
+    Raises:
+        ValueError: ``per_user`` is below 1.
     """
+    if per_user is not None and per_user < 1:
+        raise ValueError(f"training_decisions_per_user is {per_user}, expected at least 1, or null for all.")
     places: dict[str, list[int]] = {}
     for decision in decisions:
         places.setdefault(decision.user_id, []).append(decision.position)

@@ -60,15 +60,21 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
         if not weights:
             raise ValueError(f"{model_id} holds no .safetensors weights; only safetensors are loaded")
         check_model_folder(Path(model_id))
-        joined = hashlib.sha256("".join(_sha256(path) for path in weights).encode()).hexdigest()
-        sha256 = _sha256(weights[0]) if len(weights) == 1 else joined
+        each = [_sha256(path) for path in weights]
+        sha256 = each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
         return model_id, {"id": model_id, "revision": "local", "weights_sha256": sha256}
     name, _, revision = model_id.partition("@")
     return name, {"id": name, "revision": _hub_commit(name, revision or "main"), "weights_sha256": "by revision"}
 
 
-@cache
 def _sha256(path: Path) -> str:
+    """Of a file as it is now: weights may be made anew under the same name while this process lives."""
+    found = path.stat()
+    return _sha256_once(path, found.st_size, found.st_mtime_ns)
+
+
+@cache
+def _sha256_once(path: Path, size: int, changed_ns: int) -> str:
     with path.open("rb") as stream:
         return hashlib.file_digest(stream, "sha256").hexdigest()
 
@@ -97,15 +103,6 @@ def _hub_commit(name: str, revision: str) -> str:
         with suppress(EntryNotFoundError):
             check_config(Path(hf_hub_download(found.id, "config.json", revision=found.sha)))
         return str(found.sha)
-    except (OfflineModeIsEnabled, ConnectionError):
-        try:
-            folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
-            check_model_folder(folder)
-            return folder.name
-        except LocalEntryNotFoundError as error:
-            raise ValueError(
-                f"{name}@{revision} is neither a folder, nor cached, and the Hub is out of reach"
-            ) from error
     except GatedRepoError as error:
         raise ValueError(
             f"{name}@{revision} is gated: accept its terms at {HfApi().endpoint}/{name}, then log in (hf auth login)"
@@ -119,3 +116,17 @@ def _hub_commit(name: str, revision: str) -> str:
         raise ValueError(
             f"{name}@{revision}: the Hub answered {error}; give a folder or an existing owner/name[@revision]"
         ) from error
+    except Exception as error:
+        if not (isinstance(error, OfflineModeIsEnabled | ConnectionError) or lost_on_the_way(error)):
+            raise
+    try:
+        folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
+    except LocalEntryNotFoundError as error:
+        raise ValueError(f"{name}@{revision} is neither a folder, nor cached, and the Hub is out of reach") from error
+    check_model_folder(folder)
+    return folder.name
+
+
+def lost_on_the_way(error: Exception) -> bool:
+    """Whether a Hub client's transport failed; by the name of the class, since the client changes its library."""
+    return any(base.__name__ == "TransportError" for base in type(error).__mro__)

@@ -12,6 +12,7 @@ from collections.abc import Sequence as Series
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
+from pulse_hf.models.embedded import lost_on_the_way
 from pulse_hf.reasoning.generator import Generation, Sampling, Usage
 from pulse_hf.schema import stable_hash
 
@@ -121,7 +122,7 @@ class ServerGenerator:
                     break
                 wait = _seconds(error.response.headers.get("retry-after"), wait)
             except Exception as error:
-                if not isinstance(error, InferenceTimeoutError | OSError) and not _lost_on_the_way(error):
+                if not isinstance(error, InferenceTimeoutError | OSError) and not lost_on_the_way(error):
                     raise
                 problem = f"{type(error).__name__}: {_one_line(error)}"
         server = self.address or "Inference Providers"
@@ -136,11 +137,6 @@ def _seconds(header: str | None, otherwise: float) -> float:
         return float(header) if header else otherwise
     except ValueError:
         return otherwise
-
-
-def _lost_on_the_way(error: Exception) -> bool:
-    """Whether the client's transport failed; by the name of the class, since the client changes its library."""
-    return any(base.__name__ == "TransportError" for base in type(error).__mro__)
 
 
 def _one_line(error: Exception) -> str:

@@ -164,14 +164,15 @@ class TransformersGenerator:
         try:
             texts, places = self._decode(rows, width, sampling, seed)
             self._rewind(rows, texts, places, sampling, seed)
+            made = [[self._generation(text) for text in branches] for branches in texts]
+            return list(zip(made, places, strict=True))
         except torch.OutOfMemoryError:
             if len(rows) == 1:
                 raise
             logger.warning("out of memory with %d prompts of width %d; going on with halves", len(rows), width)
-            half = len(rows) // 2
-            return [*self._batch(rows[:half], width, sampling, seed), *self._batch(rows[half:], width, sampling, seed)]
-        made = [[self._generation(text) for text in branches] for branches in texts]
-        return list(zip(made, places, strict=True))
+        # Not within the except: the error would keep the memory of the batch that was too large.
+        half = len(rows) // 2
+        return [*self._batch(rows[:half], width, sampling, seed), *self._batch(rows[half:], width, sampling, seed)]
 
     def _decode(
         self, rows: Series[Row], width: int, sampling: Sampling, seed: int, banned: Series[Series[int]] | None = None

@@ -82,6 +82,11 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
         scorer = _settings_of(run / "recommender")
         budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
         parents += ["sequential", "candidates", "thoughts"]
+    if artifacts.num_processes() > 1 and not (run / FOLDER / artifacts.MANIFEST).exists():
+        raise ValueError(
+            f"{run / FOLDER}: the learned baselines are fitted by one process, found {artifacts.num_processes()}; run "
+            "this stage alone (pulse baselines --run ...), then launch the others again."
+        )
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
         settings=json.loads(json.dumps(asdict(settings))) | budgets,

@@ -12,7 +12,7 @@ frozen ``thought_space/``; writes one scorer per system, on the same rows with t
 from __future__ import annotations
 
 import shutil
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -168,9 +168,12 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
             continue
         shape = prompt_shape(settings, name)
         processor = make_processor(settings)
-        reading = (sequences, items, thoughts, shape, processor.prompt_fits, shared)
-        train = examples_of_sets(train_sets, *reading)
-        validation = examples_of_sets(validation_sets, *reading)
+        reading = (sequences, items, thoughts)
+        # Votes are weighed on validation; no fit reads those of a training row.
+        train = examples_of_sets(
+            train_sets, *reading, replace(shape, shared_temperature=None), processor.prompt_fits, None
+        )
+        validation = examples_of_sets(validation_sets, *reading, shape, processor.prompt_fits, shared)
         hashed += [text for one in train for text in (one.prompt, *one.candidates)]
         wait_for_all()
         if not tell_all((work / name / _FITTED).exists()):  # an interrupted stage keeps the system it had finished

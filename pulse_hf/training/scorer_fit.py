@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from peft import PeftModel
 
     from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
-    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+    from pulse_hf.models.scorer.processing_scorer import EncodedExample, PulseScorerProcessor
     from pulse_hf.training.scorer import RecommenderSettings
 
 
@@ -72,7 +72,7 @@ def train_scorer(
 
     started = time.perf_counter()
     _require_labels((*train, *validation))
-    read = [[replace(one, features=()) for one in rows] for rows in (train, validation)]
+    read = [[replace(one, features=()) for one in rows] for rows in (train, validation)]  # texts decide the fit alone
     encoded, stopping = (processor.encode(rows, [one.target_index for one in rows]) for rows in read)
     model, identity = adapted_scorer(settings, processor, seed)
     scratch = folder.parent / ".checkpoints" / folder.name
@@ -90,7 +90,7 @@ def train_scorer(
         text_only = asdict(replace(shape, shared_temperature=None))
         save_adapter(model, text_folder, processor=processor, base=identity, prompt=text_only)
     if shape.features:
-        fitted["weights"] = _take_votes(model, processor, shape.features, validation, read[1], settings)
+        fitted["weights"] = _take_votes(model, processor, shape.features, validation, stopping, settings)
     if process() == 0:
         save_adapter(model, folder, processor=processor, base=identity, prompt=asdict(shape))
     return fitted | {
@@ -123,20 +123,20 @@ def _take_votes(
     processor: PulseScorerProcessor,
     features: Series[str],
     validation: Series[ScorerExample],
-    texts: Series[ScorerExample],
+    texts: Series[EncodedExample],
     settings: RecommenderSettings,
 ) -> dict[str, float]:
     """Fit on validation what the text's logit and each vote count, and build it into the scorer."""
     import torch
 
     from pulse_hf.models.scorer.adapter import scorer_of
-    from pulse_hf.models.scorer.processing_scorer import score_sets
+    from pulse_hf.models.scorer.processing_scorer import score_encoded
     from pulse_hf.training.vote_weights import fit_vote_weights, weigh_votes
 
     names = ("text", *features)
     weights = [1.0] * len(names)
     if validation:
-        logits = score_sets(
+        logits = score_encoded(
             model,
             processor,
             texts,
@@ -247,7 +247,7 @@ def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evalu
     import torch
     from trl import SFTConfig
 
-    return SFTConfig(
+    config = SFTConfig(
         output_dir=str(scratch),
         use_cpu=not torch.cuda.is_available(),
         bf16=uses_bf16(settings),
@@ -274,6 +274,9 @@ def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evalu
         seed=seed,
         data_seed=seed,
     )
+    if config.n_gpu > 1:  # one process uses one GPU; the trainer would spread it over all (torchrun does that here)
+        config._n_gpu = 1
+    return config
 
 
 def _share(batch_size: int) -> int:

@@ -147,9 +147,15 @@ def validation_pairs(pairs: Series[Pair], held_out: set[str], settings: ThoughtS
 
 
 def latest_pairs(pairs: Series[Pair], per_user: int | None) -> list[Pair]:
-    """The latest pairs of each user; pairs stand in the order of time."""
+    """The latest pairs of each user; pairs stand in the order of time.
+
+    Raises:
+        ValueError: ``per_user`` is below 1.
+    """
     if per_user is None:
         return list(pairs)
+    if per_user < 1:
+        raise ValueError(f"training_pairs_per_user is {per_user}, expected at least 1, or null for all.")
     kept: dict[str, list[Pair]] = {}
     for pair in pairs:
         kept.setdefault(pair.user_id, []).append(pair)

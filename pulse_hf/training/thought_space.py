@@ -205,6 +205,11 @@ class Fitting:
     ) -> None:
         from pulse_hf.training.thought_space_towers import SIDES, TextStates, computes_bf16, splits_exactly
 
+        if len(pairs) < 2:
+            raise ValueError(
+                f"{len(pairs)} rationales to learn from, expected at least 2; most texts of the stage rationales "
+                "could not be used: look at its manifest.json, and make it anew with another model or engine."
+            )
         self.model, self.pairs, self.settings, self.seed = model, pairs, settings, seed
         self.twins = twins
         self.bf16 = computes_bf16(settings.precision, model.device.type)

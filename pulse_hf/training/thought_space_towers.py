@@ -140,7 +140,7 @@ class TextStates:
         self._ids.update(zip(new, self.processor.token_ids(self.side, new), strict=True))
         kept = len(self._ids) if self.pooled else sum(len(ids) for ids in self._ids.values())
         total = kept * self._width * (2 if self.bf16 else 4)
-        if self.lower is None:
+        if self.lower is None or not new:
             return
         if total > self.max_bytes:
             logger.warning("%s states would take %.1f GiB: computed anew for each batch", self.side, total / 2**30)

@@ -42,12 +42,13 @@ def oracle_scores(
     scores: dict[str, list[NDArray[np.float64]]] = {"oracle-motives": [], "oracle-no-motives": []}
     for candidates in sets:
         user_id, position = candidates.decision_id.rsplit("#", 1)
-        last = index[sequences[user_id].item_ids[int(position) - 1]]
+        past = [index[item_id] for item_id in sequences[user_id].item_ids[: int(position)]]
         chosen = [index[item_id] for item_id in candidates.item_ids]
-        base = weights["popularity"] * catalogue.pop + follows(catalogue, last, weights["sequence"])
+        base = weights["popularity"] * catalogue.pop + follows(catalogue, past[-1], weights["sequence"])
         probability = np.zeros(len(chosen))
         for motive, part in zip(truth["users"][user_id], (share, 1 - share), strict=True):
             chance = np.exp(weights["motive"] * catalogue.served[:, motive] + base)
+            chance[past] = 0.0  # nobody chooses an item twice
             probability += part * chance[chosen] / chance.sum()
         scores["oracle-motives"].append(probability)
         scores["oracle-no-motives"].append(base[chosen])

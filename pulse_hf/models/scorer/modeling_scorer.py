@@ -297,12 +297,20 @@ class PulseScorerModel(PreTrainedModel):
             return totals[:, 1:]
         here = segment_ids[:, 1:]
         predicted = (here >= 1) & (here == segment_ids[:, :-1])
-        logits = self.lm_head(hidden[:, :-1][predicted]).float()
+        logits = self._token_logits(hidden[:, :-1][predicted])
         tokens = input_ids[:, 1:][predicted]
         values = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
         place = (predicted.nonzero()[:, 0], here[predicted])
         counts = torch.zeros_like(totals).index_put(place, torch.ones_like(values), accumulate=True)
         return (totals.index_put(place, values, accumulate=True) / counts.clamp(min=1))[:, 1:]
+
+    def _token_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """Logits (..., vocabulary) in float32, with what some families do to them behind the head."""
+        config, logits = self.model.config, self.lm_head(hidden).float()
+        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
+        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+        most = getattr(config, "final_logit_softcapping", None)  # Gemma 2
+        return logits if most is None else most * torch.tanh(logits / most)
 
     def _judge(self, ends: torch.Tensor, likelihoods: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         """Logits (..., num_candidates) in float32 of last hidden states (..., num_candidates, dim)."""
@@ -342,7 +350,7 @@ class PulseScorerModel(PreTrainedModel):
             tokens = torch.tensor([[*prompt_ids, *ids]], device=self.device)
             hidden = self.model(input_ids=tokens, use_cache=False).last_hidden_state
             ends.append(hidden[0, -1])
-            own = self.lm_head(hidden[0, len(prompt_ids) : -1]).float().log_softmax(1)
+            own = self._token_logits(hidden[0, len(prompt_ids) : -1]).log_softmax(1)
             likelihoods.append(own.gather(1, tokens[0, len(prompt_ids) + 1 :, None]).mean())
         return self._judge(torch.stack(ends), torch.stack(likelihoods), candidate_features)
 

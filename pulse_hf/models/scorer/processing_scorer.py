@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
@@ -216,10 +217,11 @@ def score_sets(
     """
     if not model.reads_text and all(example.features for example in examples):
         weights = model.feature_score.weight[0].tolist()
-        return [
+        sums = [
             [sum(weight * value for weight, value in zip(weights, one, strict=True)) for one in example.features]
             for example in examples
         ]
+        return _finite(sums)
     return score_encoded(model, processor, processor.encode(examples), batch_size, bf16=bf16)
 
 
@@ -256,10 +258,13 @@ def score_encoded(
                 torch.tensor(one.features, dtype=torch.float32, device=model.device) if len(one.features) else None
             )
             scores[row] = model.score_in_chunks(one.prompt_ids, one.candidate_ids, features, CHUNK_SIZE).tolist()
-    wrong = [row for row, values in scores.items() if not torch.tensor(values).isfinite().all()]
+    return _finite([scores[row] for row in range(len(encoded))])
+
+
+def _finite(scores: list[list[float]]) -> list[list[float]]:
+    wrong = [row for row, values in enumerate(scores) if not all(map(isfinite, values))]
     if wrong:
         raise ValueError(
-            f"{len(wrong)} of {len(encoded)} examples have a score that is not finite, "
-            f"the first is number {min(wrong)}"
+            f"{len(wrong)} of {len(scores)} examples have a score that is not finite, the first is number {wrong[0]}"
         )
-    return [scores[row] for row in range(len(encoded))]
+    return scores
