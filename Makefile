@@ -29,17 +29,25 @@ control: $(READY)  ## does the gain of PULSE follow the strength of the motives?
 	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="
 	$(BIN)/python scripts/control.py
 
-evidence: $(READY)  ## every table of the README on real data (DATA=folder of the datasets; days on 2 cores, resumable)
+evidence: $(READY)  ## every table of the README but `make control`'s (DATA=folder of the datasets; days on 2 cores, resumable)
 	$(BIN)/python scripts/evidence.py --data $(DATA)
+	$(BIN)/pulse run --preset small --run runs/gift-cards \
+		--set prepare.reviews=$(DATA)/gift_cards_2018/Gift_Cards_5.json.gz \
+		--set prepare.metadata=$(DATA)/gift_cards_2018/meta_Gift_Cards.json.gz \
+		--set 'baselines.systems=["encoder-tuned", "sasrec-bce", "sasrec-gbce"]'
+	cp runs/gift-cards/report.json hub_cards/reports/gift-cards.json
 	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 500 --read 20 \
 		--out hub_cards/reports/protocols-of-luxury-beauty.json
 	$(BIN)/python scripts/cross_domain.py --reviews $(DATA)/video_games_2018/interactions.jsonl.gz \
 		--metadata $(DATA)/video_games_2018/items.jsonl.gz
+	$(BIN)/python scripts/ablations.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 2000 --arms a b
 	@test -e runs/demo/report.json || $(MAKE) demo
+	cp runs/demo/report.json hub_cards/reports/demo.json
 	$(BIN)/python scripts/ablations.py --run runs/demo
 	$(BIN)/python scripts/leak_worth.py --run runs/demo --users 500 --out hub_cards/reports/leak-worth-of-demo.json
 	$(BIN)/python scripts/outside_judge.py --data $(DATA) --thought-space runs/demo/thought_space/model
-	$(BIN)/python scripts/question_answering.py --seed 11 --data $(DATA)/hotpotqa/ircot_dev_500.jsonl.gz
+	$(BIN)/python scripts/question_answering.py --seed 11 --data $(DATA)/hotpotqa/ircot_dev_500.jsonl.gz \
+		--thought-space demo=runs/demo/thought_space/model gift-cards=runs/gift-cards/thought_space/model
 	$(BIN)/python scripts/render_readme.py
 
 space: $(READY)  ## the interactive Space on this machine, over runs/demo (made first if it is not there)

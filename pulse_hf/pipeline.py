@@ -81,6 +81,11 @@ def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = F
 
 def _input_of(run: Path, settings: RunSettings) -> PrepareSettings:
     """What ``prepare`` reads: the generated shop, or the user's own files."""
+    if settings.world is not None and settings.prepare.reviews:
+        raise ValueError(
+            f"prepare.reviews is {settings.prepare.reviews!r}, but these settings make a shop of their own (the "
+            "preset demo does): add --preset small, or leave prepare.reviews out"
+        )
     if settings.world is not None:
         return replace(
             settings.prepare, reviews=str(run / "world" / "reviews.jsonl"), metadata=str(run / "world" / "items.jsonl")
@@ -108,11 +113,11 @@ def run_road(run: Path, settings: RunSettings, *, until: str | None = None, forc
     if until is not None:
         stage_named(until)
     for stage in ROAD:
-        if (stage.word == "world" and settings.world is None) or (
+        left_out = (stage.word == "world" and settings.world is None) or (
             stage.word == "baselines" and not settings.baselines.systems
-        ):
-            continue
-        run_stage(stage, run, settings, force=force)
+        )
+        if not left_out:
+            run_stage(stage, run, settings, force=force)
         if stage.word == until:
             break
     return run

@@ -10,7 +10,7 @@ from tempfile import TemporaryDirectory
 
 from pulse_hf.artifacts import verify
 from pulse_hf.hub.files import seal_folder
-from pulse_hf.hub.model_cards import ModelCards, is_synthetic, license_of
+from pulse_hf.hub.model_cards import ModelCards, is_synthetic
 from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
 from pulse_hf.hub.shipped import PACKAGE, shipped
 from pulse_hf.hub.transfer import Pushed, RepoType, card_of, push_folder
@@ -108,9 +108,7 @@ def _push_dataset(word: str, run: Path, folder: Path, how: Publication) -> Pushe
     config = how.config or run.resolve().name
     made = export_dataset(run, word, folder, config=config, include_reviews=how.include_reviews)
     before = "" if how.dry_run else card_of(how.repo_id, "dataset", revision=how.revision, token=how.token)
-    card = dataset_card(
-        made, how.repo_id, before=before, license_id=how.license or license_of(run), synthetic=is_synthetic(run)
-    )
+    card = dataset_card(made, how.repo_id, before=before, license_id=how.license, synthetic=is_synthetic(run))
     (folder / "README.md").write_text(card, encoding="utf-8")
     return push_folder(
         folder,

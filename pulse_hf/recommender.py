@@ -99,6 +99,8 @@ class PulseRecommender:
             raise ValueError(f"k is {k}; expected at least 1")
         past, items = self._names.read(history)
         chosen = self._retrieve(past, items) if candidates is None else self._names.found(candidates, items)
+        if not chosen and candidates is None:  # the history holds the whole catalogue
+            return []
         thought = self._thought(past, items, rationale)
         scores = self._score(past, items, chosen, thought)
         ranked = sorted(zip(chosen, scores, strict=True), key=lambda pair: -pair[1])[:k]

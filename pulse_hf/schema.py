@@ -14,29 +14,8 @@ from typing import TYPE_CHECKING, Literal
 if TYPE_CHECKING:
     import pyarrow as pa
 
-PADDING_INDEX = 0
-
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = ("train", "validation", "test")
-
-
-@dataclass(frozen=True, slots=True)
-class Interaction:
-    """One thing one person did: a row of the shop's log.
-
-    Args:
-        user_id: The shop's id of the person.
-        item_id: The shop's id of the item.
-        timestamp: Seconds since 1970, or any integer that orders a user's events (see ``Sequence``).
-        rating: Stars given, or ``None`` where the shop has none.
-        review: The person's own words, ``""`` where there are none.
-    """
-
-    user_id: str
-    item_id: str
-    timestamp: int
-    rating: float | None = None
-    review: str = ""
 
 
 @dataclass(frozen=True, slots=True)

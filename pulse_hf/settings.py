@@ -115,12 +115,18 @@ def _typed(value: Any, expected: Any, where: str) -> Any:
     """JSON has lists where settings have tuples, and integers where they have floats; nothing else is bent."""
     options = [option for option in getattr(expected, "__args__", ()) if isinstance(option, type)]
     plain = [expected] if isinstance(expected, type) else options
-    if isinstance(value, list) and any(get_origin(option) is tuple for option in (expected, *get_args(expected))):
+    if isinstance(value, list) and _is_tuple(expected):
         return tuple(value)
     if isinstance(value, int) and not isinstance(value, bool) and float in plain and int not in plain:
         return float(value)
+    if isinstance(value, str) and _is_tuple(expected) and (get_origin(expected) is tuple or str not in plain):
+        raise ValueError(f"{where}: found {value!r}, expected a list, for example {json.dumps([value])}")
     simple = tuple(option for option in plain if option in (bool, int, float, str, type(None)))
     if simple and (type(value) not in simple) and not getattr(expected, "__origin__", None):
         names = ", ".join(option.__name__ for option in simple)
         raise ValueError(f"{where}: found {value!r}, expected {names}")
     return value
+
+
+def _is_tuple(expected: Any) -> bool:
+    return any(get_origin(option) is tuple for option in (expected, *get_args(expected)))

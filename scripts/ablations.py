@@ -29,7 +29,7 @@ import numpy as np
 
 from pulse_hf import artifacts
 from pulse_hf.evaluation.evaluate import STAGES
-from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
+from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.reasons import Trees, base_reasons, likeliest_leaves, nearest_leaves, random_leaves, trees_of
 from pulse_hf.evaluation.report import compare, summarise
 from pulse_hf.evaluation.systems import ScoreBook, System, load_thoughts, slm_scores
@@ -199,8 +199,7 @@ class Measured:
 
     def report(self, seed: int) -> dict[str, Any]:
         """Intervals, slices and paired differences of each form."""
-        counts = self.study.training_counts
-        cold = np.array([counts[item] <= COLD_EVENTS for item in self.study.target_items(self.test)])
+        cold = self.study.cold(self.test)
         return {
             form: {
                 "systems": summarise(found, cold=cold, seed=seed),

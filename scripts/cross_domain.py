@@ -36,7 +36,7 @@ from pulse_hf.artifacts import (
     write_json,
 )
 from pulse_hf.evaluation.baselines import chance, popularity
-from pulse_hf.evaluation.protocol import COLD_EVENTS, Study
+from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.report import compare, summarise
 from pulse_hf.evaluation.systems import ScoreBook, System, fitted_with_titles, slm_scores, systems
 from pulse_hf.metrics import rank_metrics
@@ -205,7 +205,7 @@ def scored(given: argparse.Namespace) -> Scored:
             "mean_agreement": float(np.mean(agreements)) if agreements else None,
         },
         round(sum(spent) + written["seconds"], 1),
-        np.array([shop.training_counts[item] <= COLD_EVENTS for item in study.target_items(decisions)]),
+        shop.cold(decisions),
     )
 
 

@@ -5,11 +5,12 @@
     python scripts/evidence.py --list                             # what has run, what has not, and its command
 
 An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder, its settings on top of
-the preset ``small``, what later seeds leave out, and the figures that the paper published for it, which are shown
-beside ours. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>`` (resumable, like any run); when all seeds
-of an arm are done, every user's metrics are averaged over them and the report goes to ``hub_cards/reports/<arm>.json``
-with its command, settings' hash, seeds and seconds. README and cards are rendered from these files alone. The data is
-not part of this repository; an arm without data says so and is passed over.
+the preset ``small``, its seeds if they are not 0, 1 and 2, what later seeds leave out, and the figures that the paper
+published for it, which are shown beside ours. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>``
+(resumable, like any run); when all seeds of an arm are done, every user's metrics are averaged over them and the
+report goes to ``hub_cards/reports/<arm>.json`` with its command, settings' hash, seeds and seconds. README and cards
+are rendered from these files alone. The data is not part of this repository; an arm without data says so and is
+passed over.
 """
 
 from __future__ import annotations
@@ -75,6 +76,10 @@ def facts_of(settings: RunSettings) -> dict[str, Any]:
 def run_arm(name: str, data: Path, seeds: list[int], runs: Path) -> dict[str, Any]:
     """Run every seed of an arm, pool their reports and put the published figures beside them."""
     path, folders = ARMS / f"{name}.json", []
+    if len(seeds) > 1 and settings_of_arm(path, data)[0].candidates.max_test_users is not None:
+        raise ValueError(
+            f"{name} samples its test users (max_test_users), other ones for every seed; give one seed, found {seeds}"
+        )
     for seed in seeds:
         settings, _ = settings_of_arm(path, data, later=seed != seeds[0])
         folders.append(runs / f"{name}-s{seed}")
@@ -108,7 +113,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = sorted(path.stem for path in ARMS.glob("*.json"))
     parser.add_argument("arms", nargs="*", metavar="ARM", help=f"some of {', '.join(known)}; all by default")
-    parser.add_argument("--seeds", type=int, nargs="+", default=list(SEEDS))
+    parser.add_argument("--seeds", type=int, nargs="+", help="the arm's own by default, or 0 1 2")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the datasets")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--list", action="store_true", help="only say what has run")
@@ -123,7 +128,8 @@ def main() -> None:
         if chosen.list or not folder.exists():
             print(state(name, folder))
             continue
-        write_json(REPORTS / f"{name}.json", run_arm(name, chosen.data, chosen.seeds, chosen.runs))
+        seeds = chosen.seeds or arm_of(ARMS / f"{name}.json").get("seeds", list(SEEDS))
+        write_json(REPORTS / f"{name}.json", run_arm(name, chosen.data, seeds, chosen.runs))
 
 
 if __name__ == "__main__":

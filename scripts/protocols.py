@@ -28,7 +28,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulse_hf.artifacts import content_sha256, read_json, read_manifest, settings_of, write_json
-from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
+from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.report import compare, compared_pairs, summarise
 from pulse_hf.evaluation.systems import ScoreBook, System, systems
 from pulse_hf.metrics import rank_metrics
@@ -39,7 +39,7 @@ SIZES = (10, 20, 100, 1000)
 RETRIEVER = "sasrec+text"
 READERS = frozenset({"a-llmrec", "a-llmrec+reason", "slm+sft", "pulse-text", "pulse"})
 
-Rows = Sequence[NDArray[np.float64]]
+Rows = Sequence[NDArray[np.float64] | None]  # None: the target was not retrieved
 Measured = dict[str, dict[str, NDArray[np.float64]]]
 
 
@@ -56,15 +56,10 @@ def drawn_out(study: Study, decisions: Sequence[Decision], *, seed: int) -> list
 
 
 def popular(study: Study, decisions: Sequence[Decision], size: int, *, seed: int) -> list[CandidateSet]:
-    """Sets whose negatives are drawn in proportion to training events, the target first."""
+    """Sets whose negatives are drawn in proportion to training events; the first of a set are a smaller such set."""
     settings = CandidateSettings(num_negatives=size - 1, sampling="popularity")
-    drawn = draw_candidates(list(study.sequences.values()), list(study.items), decisions, settings, seed=seed)
-    made = []
-    for one in drawn:
-        target = one.item_ids[one.target_index]
-        others = [item for item in one.item_ids if item != target]
-        made.append(replace(one, item_ids=(target, *others), target_index=0))
-    return made
+    users = list(study.sequences.values())
+    return draw_candidates(users, list(study.items), decisions, settings, seed=seed, shuffle=False)
 
 
 def first(sets: Sequence[CandidateSet], size: int) -> list[CandidateSet]:
@@ -89,13 +84,9 @@ def retrieved(sets: Sequence[CandidateSet], rows: Rows, size: int) -> list[Candi
     return made
 
 
-def last_if_missed(rows: Rows, sets: Sequence[CandidateSet], size: int) -> Rows:
-    """Scores in which a target beyond the retrieved ones stands below all of them."""
-    made = [row.copy() for row in rows]
-    for row, one in zip(made, sets, strict=True):
-        if len(one.item_ids) > size:
-            row[one.target_index] = row.min() - 1.0
-    return made
+def none_if_missed(rows: Rows, sets: Sequence[CandidateSet], size: int) -> Rows:
+    """Scores, and none where the target stands beyond the retrieved ones: a miss by every metric."""
+    return [None if len(one.item_ids) > size else row for row, one in zip(rows, sets, strict=True)]
 
 
 class Leg:
@@ -136,7 +127,7 @@ class Leg:
 
 def metrics(rows: Rows, sets: Sequence[CandidateSet], name: str) -> dict[str, NDArray[np.float64]]:
     """Rank metrics of the sets, from scores that may go on behind them."""
-    cut = [row[: len(one.item_ids)] for row, one in zip(rows, sets, strict=True)]
+    cut = [None if row is None else row[: len(one.item_ids)] for row, one in zip(rows, sets, strict=True)]
     return rank_metrics(cut, [one.target_index for one in sets], system=name)
 
 
@@ -175,7 +166,7 @@ def measure(study: Study, decisions: Sequence[Decision], given: argparse.Namespa
     leg = leg_of(near)
     for name in names:
         if leg.reads(name):
-            found = last_if_missed(leg.rows(name), near, given.read)
+            found = none_if_missed(leg.rows(name), near, given.read)
             measured["catalogue"][name] = metrics(found, near, name)
     return measured
 
@@ -198,7 +189,6 @@ def main() -> None:
     decisions = study.split("test")[: given.users]
     started = time.perf_counter()
     measured = measure(study, decisions, given)
-    cold = np.array([study.training_counts[item] <= COLD_EVENTS for item in study.target_items(decisions)])
     report: dict[str, Any] = {
         "run": given.run.name,
         "users": len(decisions),
@@ -207,7 +197,7 @@ def main() -> None:
         "seed": given.seed,
         "protocols": {
             name: {
-                "systems": summarise(rows, cold=cold, seed=given.seed),
+                "systems": summarise(rows, cold=study.cold(decisions), seed=given.seed),
                 "comparisons": compare(rows, compared_pairs(tuple(rows)), seed=given.seed, compared=("hr@1",)),
             }
             for name, rows in measured.items()

@@ -29,7 +29,7 @@ logger = logging.getLogger(__name__)
 DEFAULT_RUN = "runs/demo"
 RETRY_S = 60.0
 POLL_S = 1.0
-NEEDED = [stage for stage in ROAD if stage.word != "evaluate"]
+NEEDED = [stage for stage in ROAD if stage.word not in ("baselines", "evaluate")]
 FOLDER_OF = {"prepare": "sequences", "thought-space": "thought_space"}
 
 State = Literal["loading", "making", "ready", "failed"]

@@ -1,4 +1,4 @@
-"""What one visitor has on the page, and how each touch changes it; nothing of it outlives the visit."""
+"""What one visitor has on the page, and how each touch changes it; nothing of it is shown to others."""
 
 from __future__ import annotations
 

@@ -29,6 +29,7 @@ import pyarrow.parquet
 import pytest
 import torch
 from hostile_texts import OVERRIDES
+from safetensors.torch import save_file
 from test_artifacts import ROW
 from test_data import DAY, FULL, START, Event, event_row, read, table, write_rows
 from test_durability import in_child
@@ -36,12 +37,14 @@ from test_sequential import SMALL
 from transformers import AutoTokenizer
 
 from pulse_hf import artifacts
-from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, sha256_of_file
 from pulse_hf.data import chunks
 from pulse_hf.data.columns import Columns, Format
 from pulse_hf.data.item_text import build_item, clean_text, cut_text
 from pulse_hf.data.prepare import PrepareSettings, prepare
-from pulse_hf.data.sequences import decisions, load_items, load_sequences
+from pulse_hf.data.sequences import decisions, load_items, load_sequences, some_decisions
+from pulse_hf.hub.pulled_datasets import place_dataset
+from pulse_hf.hub.rationale_datasets import export_dataset
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, inert, reason_prompt, score_prompt
@@ -50,7 +53,10 @@ from pulse_hf.retrieval.candidates import CandidateSettings, draw_candidates
 from pulse_hf.retrieval.names import Names
 from pulse_hf.schema import Decision, Item, Sequence
 from pulse_hf.settings import RunSettings, override
+from pulse_hf.training.baselines import BaselineSettings, baselines
 from pulse_hf.training.sasrec import fit_sasrec
+from pulse_hf.training.thought_pairs import latest_pairs
+from pulse_hf.training.thought_space import Fitting, ThoughtSpaceSettings
 
 LINES = "".join(json.dumps(event_row(f"u{n}", "a", n % 7, rating=5, review="")) + "\n" for n in range(2_000)).encode()
 WHOLE = gzip.compress(LINES)
@@ -209,6 +215,64 @@ def test_F24_a_formula_is_text_and_nothing_of_ours_is_a_spreadsheet(tmp_path: Pa
     root = Path(artifacts.__file__).parents[2]
     for source in [*root.glob("pulse_hf/**/*.py"), *root.glob("spaces_app/*.py")]:
         assert not re.search(r"csv\.(writer|DictWriter)|write_csv|to_csv|CSVWriter", source.read_text("utf-8")), source
+
+
+def test_F1_a_damaged_file_beside_metadata_is_told_by_its_reader(tmp_path: Path) -> None:  # noqa: N802
+    (tmp_path / "log.json.gz").write_bytes(WHOLE[: len(WHOLE) // 2])
+    (tmp_path / "items.json.gz").write_bytes(WHOLE)
+    settings = PrepareSettings("amazon-2018", str(tmp_path / "log.json.gz"), str(tmp_path / "items.json.gz"))
+    with pytest.raises(ValueError, match=r"log\.json\.gz.*set salvage"):
+        prepare(tmp_path / "run", settings, seed=0)
+
+
+def test_R_a_key_that_nobody_reads_may_stand_twice_wherever_it_stands(tmp_path: Path) -> None:  # noqa: N802
+    """The fast reader cannot see it, so the strict one does not mind; a key that is read is refused by both."""
+    line = json.dumps(event_row("u", "a", 1, rating=5, review=""))
+    for twice, read_too in (('"other": 1, "other": 2', False), ('"rating": 5, "rating": 5', True)):
+        path = tmp_path / "a.jsonl"
+        for place in (0, 1):
+            lines = [line, line]
+            lines[place] = line[:-1].replace('"rating": 5, ', "") + ", " + twice + "}"
+            path.write_text("\n".join(lines) + "\n", "utf-8")
+            if read_too:
+                with pytest.raises(ValueError, match=f"a.jsonl:{place + 1}: .*'rating' twice"):
+                    prepare(tmp_path / "run", loose(path, deduplicate=False), seed=0)
+            else:
+                report = read_json(
+                    prepare(tmp_path / f"run{place}", loose(path, deduplicate=False), seed=0) / "report.json"
+                )
+                assert report["reviews"]["kept"] == 2
+
+
+@pytest.mark.parametrize("value", [0, -2])
+def test_a_limit_below_one_is_refused(value: int) -> None:
+    with pytest.raises(ValueError, match=f"training_decisions_per_user is {value}, expected at least 1"):
+        some_decisions([Decision("u", 1, "train")], value, None, 0)
+    with pytest.raises(ValueError, match=f"training_pairs_per_user is {value}, expected at least 1"):
+        latest_pairs([], value)
+
+
+def test_too_few_rationales_are_told_before_anything_is_fitted() -> None:
+    with pytest.raises(ValueError, match="0 rationales to learn from, expected at least 2; .*stage rationales"):
+        Fitting(None, [], ThoughtSpaceSettings(), 0)  # type: ignore[arg-type]
+
+
+def test_the_learned_baselines_ask_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(artifacts, "num_processes", lambda: 2)
+    monkeypatch.setattr(artifacts, "content_sha256", lambda folder: "0")
+    monkeypatch.setattr("pulse_hf.training.baselines._settings_of", lambda folder: {})
+    with pytest.raises(ValueError, match="fitted by one process, found 2; run this stage alone"):
+        baselines(tmp_path, BaselineSettings(systems=("duorec",)), seed=0)
+
+
+def test_a_model_folder_is_told_by_what_it_holds_now(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text('{"model_type": "llama"}')
+    weights, found = tmp_path / "model.safetensors", []
+    for number in (1.0, 2.0):
+        save_file({"a": torch.full((4,), number)}, weights)
+        os.utime(weights, ns=(0, int(number)))  # two writes may fall within one tick of the clock
+        found.append(resolve_model(str(tmp_path))[1]["weights_sha256"])
+    assert found[0] != found[1] == sha256_of_file(weights)
 
 
 # -- salvage and the rate of repairs ------------------------------------------------------------------
@@ -620,6 +684,14 @@ def test_S5_ties_of_the_last_two_events_are_counted_and_dropped_if_asked(tmp_pat
     assert {one.user_id: one.num_train for one in sequences} == {
         "clear": 2, "test": 4, "validation": 4, "early": 2, "short": 2
     }  # fmt: skip
+    # Published and pulled again they have no targets, either.
+    (tmp_path / "out").mkdir()
+    export_dataset(tmp_path / "strict", "sequences", tmp_path / "out", config="shop", include_reviews=True)
+    place_dataset(tmp_path / "out", tmp_path / "pulled", source="alice/shop")
+    back = load_sequences(tmp_path / "pulled")
+    assert sorted(one.num_train for one in back) == sorted(one.num_train for one in sequences)
+    for split in ("validation", "test"):
+        assert len(decisions(back, split)) == 2
     with pytest.raises(ValueError, match="strict_time asks which"):
         loose(path, strict_time=True, split="global-time")
 

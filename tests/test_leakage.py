@@ -5,12 +5,14 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
+import safetensors.torch
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import load_sequences
+from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.baselines.fusion import INGREDIENTS
 from pulse_hf.evaluation.evaluate import SYSTEMS, EvaluateSettings, evaluate
 from pulse_hf.evaluation.leakage import audit
@@ -192,6 +194,15 @@ def test_inputs_of_training_are_the_same_in_the_swapped_world(collaborative):
     sequences = load_sequences(collaborative)
     both = swap_targets(sequences, CATALOGUE, ("validation", "test"), 0)
     assert stage_inputs(collaborative, sequences) == stage_inputs(collaborative, both)
+
+
+def test_what_cannot_be_examined_has_not_passed():
+    def torn():
+        return safetensors.torch.load(b"torn")
+
+    found = leakage._check("a", torn)
+    assert not found["passed"]
+    assert found["detail"].startswith("could not be examined: SafetensorError")
 
 
 def test_a_sound_collaborative_run_passes(collaborative):

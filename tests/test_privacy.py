@@ -4,6 +4,7 @@ import random
 import re
 from collections import Counter
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from test_data import event_row, table, write_rows
@@ -11,7 +12,7 @@ from test_data import event_row, table, write_rows
 from pulse_hf.data.prepare import prepare
 from pulse_hf.hub.dataset_card import dataset_card
 from pulse_hf.hub.privacy import redacted
-from pulse_hf.hub.rationale_datasets import export_dataset
+from pulse_hf.hub.rationale_datasets import Exported, export_dataset
 
 PLANTED = {
     "e-mail": [
@@ -67,6 +68,30 @@ def test_what_only_looks_like_it_stays():
     texts = [filled(CLEAN[number % len(CLEAN)], rng) for number in range(1_000)]
     changed = [(text, redacted(text, Counter())) for text in texts if redacted(text, Counter()) != text]
     assert len(changed) <= 20, changed[:5]
+
+
+def test_a_card_says_of_each_part_where_it_comes_from_and_claims_no_licence_of_real_data(tmp_path):
+    def pushed(config, before, synthetic, license_id=None):
+        made = Exported("candidates", config, tmp_path, rows={"candidates": {"test": 1}})
+        made.features["candidates"] = pa.schema([("item_ids", pa.list_(pa.string()))])
+        return dataset_card(made, "a/b", before=before, license_id=license_id, synthetic=synthetic)
+
+    shop = pushed("shop", "", True)
+    assert "license: apache-2.0" in shop
+    assert "real interactions" not in shop
+    both = pushed("mine", shop, False)
+    assert "license:" not in both
+    assert "none was stated" in both
+    assert both.count("From a **synthetic** shop") == both.count("From real interactions") == 1
+    assert "synthetic-data" in both
+    assert "license: cc0-1.0" in pushed("mine", both, False, "cc0-1.0")
+    real = pushed("mine", "", False)
+    assert "synthetic" not in real
+    assert "license:" not in real
+    assert "license:" not in pushed("shop", real, True)
+    assert pushed("shop", shop, True) == shop
+    theirs = "---\nconfigs:\n- config_name: x\n  data_files: data/*.parquet\n---\n# Theirs\n"
+    assert "config_name: x" in pushed("shop", theirs, True)
 
 
 def test_a_published_review_has_no_address_and_the_card_counts_it(tmp_path):

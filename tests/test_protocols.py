@@ -58,6 +58,18 @@ def test_drawn_out_sets_hold_every_item_once_and_none_that_the_person_chose(meas
         assert all(study.training_counts[item] > 0 for item in one.item_ids[1:])
 
 
+def test_the_first_popular_negatives_are_as_popular_as_if_no_more_had_been_drawn(measured):
+    """The popular ones are drawn early: a random part of a large draw would be less popular than a small draw."""
+    study, _, _ = measured
+    decisions = study.split("test")
+
+    def popularity_of(size):
+        sets = protocols.first(protocols.popular(study, decisions, size, seed=0), 4)
+        return np.mean([study.training_counts[item] for one in sets for item in one.item_ids[1:]])
+
+    assert popularity_of(40) == pytest.approx(popularity_of(4), rel=0.08)
+
+
 def test_a_most_leaves_the_rest_as_it_is_and_the_catalogue_out(measured, tmp_path):
     study, decisions, found = measured
     given = argparse.Namespace(run=study.run, read=20, most=20, seed=0, work=tmp_path)
@@ -71,10 +83,10 @@ def test_a_target_that_was_not_retrieved_is_a_miss():
     sets = [CandidateSet("u#2", "test", tuple("abcd"), 3), CandidateSet("v#2", "test", tuple("abcd"), 1)]
     near = protocols.retrieved(sets, [np.array([3.0, 2.0, 1.0, 0.0])] * 2, 2)
     assert [one.item_ids for one in near] == [("a", "b", "d"), ("a", "b")]
-    rows = protocols.last_if_missed([np.array([0.1, 0.2, 0.9]), np.array([0.1, 0.2])], near, 2)
+    rows = protocols.none_if_missed([np.array([0.1, 0.2, 0.9]), np.array([0.1, 0.2])], near, 2)
     found = protocols.metrics(rows, near, "any")
     assert found["hr@1"].tolist() == [0.0, 1.0]
-    assert found["mrr"].tolist() == pytest.approx([1 / 3, 1.0])
+    assert found["mrr"].tolist() == [0.0, 1.0]
 
 
 def test_scores_of_another_evaluation_are_not_taken(small_run, tmp_path, monkeypatch):

@@ -4,6 +4,7 @@ import json
 import math
 import subprocess
 import sys
+from dataclasses import replace
 
 import pytest
 import torch
@@ -303,8 +304,30 @@ def test_help_lists_every_stage():
         assert stage.word in done.stdout
 
 
+def test_a_stage_that_is_left_out_still_ends_the_road(tmp_path, monkeypatch):
+    made = []
+    monkeypatch.setattr("pulse_hf.pipeline.run_stage", lambda stage, *_, **__: made.append(stage.word))
+    run_road(tmp_path, preset_named("small"), until="world")
+    assert made == []
+    run_road(tmp_path, preset_named("demo"), until="baselines")
+    assert made[-1] == "recommender"
+
+
+def test_files_of_ones_own_are_not_passed_over(tmp_path):
+    settings = small_settings()
+    settings = replace(settings, prepare=replace(settings.prepare, reviews="mine.csv"))
+    with pytest.raises(ValueError, match="prepare.reviews is 'mine.csv', but these settings make a shop"):
+        run_road(tmp_path, settings, until="prepare")
+
+
+def test_who_has_everything_is_recommended_nothing(recommender):
+    assert recommender.recommend(list(recommender.parts.items), k=3) == []
+
+
 def test_settings_are_strict_about_names_and_types():
     settings = preset_named("demo")
+    with pytest.raises(ValueError, match=r"systems: found 'pulse', expected a list, for example \[\"pulse\"\]"):
+        merge(settings, {"evaluate": {"systems": "pulse"}}, "file")
     assert merge(settings, {"sequential": {"dim": 16}, "seed": 3}, "file").sequential.dim == 16
     with pytest.raises(ValueError, match="unknown setting 'nope'"):
         merge(settings, {"nope": 1}, "file")

@@ -123,6 +123,9 @@ def test_files_come_back_whole_and_damage_on_the_way_is_mended_once_and_then_ref
     start = len(hub.requests)
     assert run_client(PULL, patient=False, env=offline).strip() == str(pulled)
     assert len(hub.requests) == start
+    full = "\n    import shutil\n    shutil.disk_usage = lambda _: type('Usage', (), {'free': 0})" + PULL
+    assert run_client(full, patient=False, env=offline).strip() == str(pulled)  # nothing is to be fetched
+    assert "0 are free here" in run_client(full, patient=False, env=hub.environment(tmp_path / "full"))
     assert "not in the cache" in run_client(
         PULL, patient=False, env=hub.environment(tmp_path / "none") | {"HF_HUB_OFFLINE": "1"}
     )

@@ -116,8 +116,10 @@ def space(
 
     from pulse_hf.hub.shipped import shipped
 
-    environment = {"PULSE_RUN": str(run.resolve()), "GRADIO_SERVER_PORT": str(port)}
-    if repo is not None:
-        environment["PULSE_REPO_ID"] = repo
+    environment = {
+        "PULSE_REPO_ID": repo or "",  # what this shell may have set for another Space counts no more
+        "PULSE_RUN": str(run.resolve()),
+        "GRADIO_SERVER_PORT": str(port),
+    }
     app = shipped("spaces_app") / "app.py"
     raise typer.Exit(subprocess.call([sys.executable, str(app)], env=os.environ | environment))

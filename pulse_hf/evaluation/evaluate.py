@@ -200,7 +200,7 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
     metrics = {
         name: _metrics(study, decisions, known[name].name, book.rows(known[name], "test")) for name in settings.systems
     }
-    summary = summarise(metrics, cold=_cold(study, decisions), seed=seed)
+    summary = summarise(metrics, cold=study.cold(decisions), seed=seed)
     stacked = {name: book.beside(known[name], "test")["stacker"] for name in settings.systems if known[name].parts}
     report = {
         "protocol": _protocol(run, study, decisions, seed),
@@ -235,14 +235,6 @@ def _metrics(
     from pulse_hf.metrics import rank_metrics
 
     return rank_metrics(rows, study.targets(decisions), system=name, decision_ids=[d.decision_id for d in decisions])
-
-
-def _cold(study: Study, decisions: Sequence[Decision]) -> NDArray[np.bool_]:
-    import numpy as np
-
-    from pulse_hf.evaluation.protocol import COLD_EVENTS
-
-    return np.array([study.training_counts[item] <= COLD_EVENTS for item in study.target_items(decisions)])
 
 
 def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int) -> dict[str, Any]:
@@ -341,7 +333,7 @@ def _extras(
     oracles = measured_oracles(run, study, decisions)
     if oracles:
         measured = {name: _metrics(study, decisions, name, rows) for name, rows in oracles.items()}
-        extras["oracles"] = summarise(measured, cold=_cold(study, decisions), seed=seed)
+        extras["oracles"] = summarise(measured, cold=study.cold(decisions), seed=seed)
     return extras
 
 
@@ -363,6 +355,6 @@ def _worth(
         measured[name] = _metrics(study, decisions, system.name, book.rows(system, "test"))
     pairs = [(OWN, name) for name in measured if name != OWN]
     return {
-        "variants": summarise(measured, cold=_cold(study, decisions), seed=seed),
+        "variants": summarise(measured, cold=study.cold(decisions), seed=seed),
         "comparisons": compare(measured, pairs, seed=seed),
     }

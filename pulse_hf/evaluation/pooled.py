@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_table
-from pulse_hf.evaluation.protocol import COLD_EVENTS, Study, load_study
+from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.reasons import OWN, score_file
 from pulse_hf.evaluation.report import compare, compared_pairs, summarise
 from pulse_hf.metrics import METRICS, rank_metrics
@@ -54,7 +54,7 @@ def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
     having = {name: [place for place, one in enumerate(reports) if name in one["systems"]] for name in systems}
     seeds = [one["protocol"]["seed"] for one in reports]
     metrics = {name: _mean([_metrics(studies[place], name) for place in having[name]]) for name in systems}
-    cold = _cold(studies[0])
+    cold = studies[0].cold(sorted(studies[0].split("test"), key=lambda one: one.user_id))
     summary = summarise(metrics, cold=cold, seed=seed)
     report = {
         "protocol": {
@@ -126,10 +126,6 @@ def _metrics(study: Study, file: str) -> dict[str, NDArray[np.float64]]:
 def _target(study: Study) -> dict[str, str]:
     decisions = study.split("test")
     return dict(zip((one.user_id for one in decisions), study.target_items(decisions), strict=True))
-
-
-def _cold(study: Study) -> NDArray[np.bool_]:
-    return np.array([study.training_counts[item] <= COLD_EVENTS for _, item in sorted(_target(study).items())])
 
 
 def _mean(measured: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:

@@ -77,9 +77,13 @@ class Study:
 
         return load_shared_reasons(self.run, self.sequences, list(self.items), load_space(self.run, FULL_SPACE))
 
-    def split(self, split: str, user_ids: frozenset[str] | None = None) -> list[Decision]:
-        """The decisions of one split, in stored order; of the given users where users are given."""
-        return [d for d in self.decisions.values() if d.split == split and (user_ids is None or d.user_id in user_ids)]
+    def split(self, split: str) -> list[Decision]:
+        """The decisions of one split, in stored order."""
+        return [d for d in self.decisions.values() if d.split == split]
+
+    def cold(self, decisions: Sequence[Decision]) -> NDArray[np.bool_]:
+        """(decisions,) whether each one's target has at most ``COLD_EVENTS`` training events (DESIGN §8)."""
+        return np.array([self.training_counts[item] <= COLD_EVENTS for item in self.target_items(decisions)])
 
     def histories(self, decisions: Sequence[Decision]) -> list[History]:
         """What each decision may see."""

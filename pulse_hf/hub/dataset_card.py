@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from pulse_hf.hub.cards import plain, render
@@ -17,6 +17,7 @@ _PURPOSE = {
     "sequences": "Who chose what in which order, and the catalogue; `split` says whose target an event is.",
     "candidates": "The frozen sets that every system ranks: one target, the other items drawn with a stored seed.",
 }
+_SYNTHETIC, _REAL = _KINDS = ("a **synthetic** shop whose people have known motives", "real interactions")
 _ANY_SECTION = re.compile(r"<!-- pulse:(\S+) -->.*?<!-- /pulse:\1 -->", re.DOTALL)
 
 
@@ -27,36 +28,40 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
         made: The artefact.
         repo_id: ``owner/name``.
         before: The repo's card as it is, ``""`` if there is none.
-        license_id: The Hub's name of a licence; what the card says already is kept if ``None``.
+        license_id: The Hub's name of a licence. ``None`` if the publisher stated none: then the embedded world is
+            apache-2.0, and what the card says already is kept unless it was said of data of another kind.
         synthetic: Whether the data is the embedded world's.
     """
     import yaml
 
     old = _metadata(before)
     parts = {name: match for name, match in _sections(before).items() if name != made.under}
-    parts[made.under] = _part(made)
+    parts[made.under] = _part(made, synthetic)
     configs = {one["config_name"]: one for one in old.get("configs", [])}
     infos = {one["config_name"]: one for one in _listed(old.get("dataset_info", []))}
     for table in made.rows:
         configs[made.config_name(table)] = _config(made, table)
         infos[made.config_name(table)] = _info(made, table)
-    first = min(configs, key=lambda name: ("/rationales/" not in configs[name]["data_files"][0]["path"], name))
+    first = min(configs, key=lambda name: ("/rationales/" not in json.dumps(configs[name].get("data_files")), name))
     configs = {name: one | {"default": name == first} for name, one in configs.items()}
-    stated = license_id or old.get("license")
+    kinds = _kinds(parts.values())
+    of_old = old.get("license") if kinds == _kinds(_sections(before).values()) else None
+    stated = license_id or of_old or ("apache-2.0" if kinds == [_SYNTHETIC] else None)
     data = {
         **({"license": stated} if stated else {}),
         "language": ["en"],
-        "tags": sorted({*old.get("tags", ()), "recommender-systems", "rationales", *(["synthetic-data"] * synthetic)}),
+        "tags": sorted(
+            {*old.get("tags", ()), "recommender-systems", "rationales", *(["synthetic-data"] * (_SYNTHETIC in kinds))}
+        ),
         "pretty_name": plain(repo_id.split("/")[1]),
         "configs": [configs[name] for name in sorted(configs)],
         "dataset_info": [infos[name] for name in sorted(infos)],
     }
-    where = "a **synthetic** shop whose people have known motives" if synthetic else "real interactions"
     return render(
         "dataset",
         metadata=yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip(),
         name=plain(repo_id.split("/")[1]),
-        introduction=f"Reasons for choices, and what they were made from ({where}). Made with pulse_hf.",
+        introduction=f"Reasons for choices, and what they were made from ({' and '.join(kinds)}). Made with pulse_hf.",
         repo_id=repo_id,
         first_config=first,
         # Not the artefact at hand: the same repo has the same card whatever was pushed last.
@@ -67,11 +72,17 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
     )
 
 
+def _kinds(parts: Iterable[str]) -> list[str]:
+    """Where the data of some sections comes from."""
+    told = "\n".join(parts)
+    return [kind for kind in _KINDS if kind in told]
+
+
 def _sections(card: str) -> dict[str, str]:
     return {match.group(1): match.group(0) for match in _ANY_SECTION.finditer(card)}
 
 
-def _part(made: Exported) -> str:
+def _part(made: Exported, synthetic: bool) -> str:
     facts = {key: json.loads(value) for key, value in made.facts.items()}
     prompts = [
         f"`{key.split('.', 1)[1]}` {value}" for key, value in sorted(facts.items()) if key.startswith("prompts.")
@@ -80,6 +91,7 @@ def _part(made: Exported) -> str:
         "dataset_part",
         under=made.under,
         purpose=_PURPOSE[made.word],
+        kind=_SYNTHETIC if synthetic else _REAL,
         engine=plain(str(facts.get("settings.engine", "none"))),
         model=plain(f"{facts.get('model.id', 'none')} at {facts.get('model.revision', 'none')}"),
         prompts=", ".join(prompts) or "none",

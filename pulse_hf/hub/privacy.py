@@ -13,6 +13,8 @@ from pathlib import Path
 from pulse_hf.artifacts import ArtifactError, read_table
 
 QUOTE_WORDS = 6
+_SHORT = 4  # words; a whole sentence of fewer tells nothing of a person ("Love it.")
+_SENTENCE_END = re.compile(r"[.!?\n]+")
 _WORD = re.compile(r"[^\W_]+")
 _STREET = "Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Terrace|Highway|Hwy"
 # In this order: an address of the web may hold digits, an order number looks like a telephone number.
@@ -66,7 +68,8 @@ class Quotes:
 
     Args:
         reviews: User id to that person's reviews.
-        words: So many words in a row, in any case and punctuation, are a quote.
+        words: So many words in a row, in any case and punctuation, are a quote; so is a whole sentence of a review
+            that has fewer, but at least four.
 
     Example:
         >>> quotes = Quotes({"u": ["It had to help with peace and quiet, nothing else."]})
@@ -74,22 +77,39 @@ class Quotes:
         (False, False)
         >>> quotes.found("u", "They said it had to help with peace and quiet.")
         True
+        >>> Quotes({"u": ["My husband Bob snores. Great."]}).found("u", "They said: my husband Bob snores.")
+        True
     """
 
     def __init__(self, reviews: Mapping[str, Iterable[str]], words: int = QUOTE_WORDS) -> None:
         self.words = words
         self.stretches = {
-            user: {stretch for text in texts for stretch in self._stretches(text)} for user, texts in reviews.items()
+            user: {stretch for text in texts for stretch in self._quotable(text)} for user, texts in reviews.items()
         }
 
     def found(self, user_id: str, text: str) -> bool:
         """Whether the text quotes one of the user's reviews."""
         known = self.stretches.get(user_id, set())
-        return any(stretch in known for stretch in self._stretches(text))
+        words = _words(text)
+        return any(
+            stretch in known
+            for size in {*range(_SHORT, self.words), self.words}
+            for stretch in _stretches(words, size)
+        )
 
-    def _stretches(self, text: str) -> Iterable[tuple[str, ...]]:
-        words = [word.lower() for word in _WORD.findall(text)]
-        return (tuple(words[start : start + self.words]) for start in range(len(words) - self.words + 1))
+    def _quotable(self, review: str) -> Iterable[tuple[str, ...]]:
+        yield from _stretches(_words(review), self.words)
+        for sentence in map(_words, _SENTENCE_END.split(review)):
+            if _SHORT <= len(sentence) < self.words:
+                yield tuple(sentence)
+
+
+def _words(text: str) -> list[str]:
+    return [word.lower() for word in _WORD.findall(text)]
+
+
+def _stretches(words: list[str], size: int) -> Iterable[tuple[str, ...]]:
+    return (tuple(words[start : start + size]) for start in range(len(words) - size + 1))
 
 
 def redacted(text: str, found: Counter[str]) -> str:

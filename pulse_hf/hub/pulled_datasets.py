@@ -10,7 +10,7 @@ from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.hub.files import Seal, read_seal
 from pulse_hf.hub.rationale_datasets import HISTORY, WORDS
-from pulse_hf.schema import SPLITS, table_schema
+from pulse_hf.schema import SPLITS, Sequence, table_schema
 
 
 def place_dataset(folder: Path, run: Path, *, source: str, force: bool = False) -> Path:
@@ -73,8 +73,7 @@ def _sequences(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
     events: dict[str, list[dict[str, Any]]] = {}
     for row in _read(folder, seal):
         events.setdefault(row["user_id"], []).append(row)
-    settings = artifacts.settings_of(seal.about["made_by"])
-    by_time = settings.get("split") == "global-time"
+    by_time = artifacts.settings_of(seal.about["made_by"]).get("split") == "global-time"
     rows = [
         _user(user, sorted(mine, key=lambda row: row["position"]), by_time=by_time) for user, mine in events.items()
     ]
@@ -94,14 +93,17 @@ def _sequences(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
 def _user(user: str, rows: list[dict[str, Any]], *, by_time: bool) -> dict[str, Any]:
     if [row["position"] for row in rows] != list(range(len(rows))):
         raise ArtifactError(f"user {user}: positions {[row['position'] for row in rows][:10]}; expected 0, 1, 2, ...")
-    splits = [row["split"] for row in rows]
+    splits, items = [row["split"] for row in rows], [row["item_id"] for row in rows]
+    alone = Sequence(user, tuple(items), (), (), ())
+    # A user without targets (strict_time) has other splits than leaving the last two events out would give.
+    cut_by_hand = by_time or splits != [alone.split_of(position) or HISTORY for position in range(len(items))]
     return {
         "user_id": user,
-        "item_ids": [row["item_id"] for row in rows],
+        "item_ids": items,
         "timestamps": [row["timestamp"] for row in rows] if rows[0]["timestamp"] is not None else [],
         "ratings": [row["rating"] for row in rows],
         "reviews": [row["review"] for row in rows],
-        "cut": [splits.count("train"), _find(splits, "validation"), _find(splits, "test")] if by_time else None,
+        "cut": [splits.count("train"), _find(splits, "validation"), _find(splits, "test")] if cut_by_hand else None,
     }
 
 

@@ -245,9 +245,9 @@ def pull(
             f"{repo_id}: no {_place(CHECKSUMS, under)} in it (commit {commit}); it was not published by this package"
         )
     seal = read_seal(folder)
-    _check_room(repo_id, folder, seal.data)
     missing = [one for one in seal.data if not (folder / one.path).is_file()]
     if missing and not local_files_only:
+        _check_room(repo_id, folder, missing)
         fetch([one.path for one in seal.data], commit)
     wrong = damaged_files(folder, seal.data)
     if wrong and not local_files_only:

@@ -158,6 +158,7 @@ def draw_candidates(
     settings: CandidateSettings,
     *,
     seed: int,
+    shuffle: bool = True,
 ) -> list[CandidateSet]:
     """One candidate set per decision, in the order given; pure, so that the leak audit can call it.
 
@@ -167,6 +168,8 @@ def draw_candidates(
         decisions: For which choices.
         settings: ``num_negatives`` and ``sampling`` are read.
         seed: The run's seed.
+        shuffle: ``False`` leaves the target first and the negatives in drawn order, so that the first of them are
+            a smaller draw of the same kind.
 
     Raises:
         ValueError: A target is not in the catalogue, or too few items are left to draw from.
@@ -192,6 +195,7 @@ def draw_candidates(
             else settings.num_negatives,
             seed=seed,
             weights=weights,
+            shuffle=shuffle,
         )
         for decision in decisions
     ]
@@ -214,6 +218,7 @@ def candidate_set(
     num_negatives: int | None,
     seed: int,
     weights: NDArray[np.float64] | None = None,
+    shuffle: bool = True,
 ) -> CandidateSet:
     """The target and negatives drawn without replacement, shuffled by the decision's own seed.
 
@@ -230,6 +235,7 @@ def candidate_set(
         num_negatives: How many negatives; ``None`` for all there are.
         seed: The run's seed.
         weights: (items,) how likely each item of ``catalogue`` is drawn, relative to the others; ``None`` for equally.
+        shuffle: As :func:`draw_candidates` is told.
 
     Raises:
         ValueError: An event's item is not in the catalogue, or too few items are left to draw from.
@@ -272,7 +278,7 @@ def candidate_set(
     places = drawn + np.searchsorted(excluded - np.arange(len(excluded)), drawn, side="right")
     target = sequence.item_ids[decision.position]
     members = [target, *(catalogue[place] for place in places)]
-    order = generator.permutation(len(members)).tolist()
+    order = generator.permutation(len(members)).tolist() if shuffle else list(range(len(members)))
     return CandidateSet(decision.decision_id, decision.split, tuple(members[place] for place in order), order.index(0))
 
 
