@@ -97,7 +97,7 @@ def parts_of_run(
         "base_model": read_record(scorer).base["id"],
         "encoder": sizes["encoder"],
         "neighbours": {key: sizes[key] for key in ("num_neighbours", "neighbour_items")},
-        "thoughts": settings_of(thoughts["fingerprint"]),
+        "thoughts": _without_address(settings_of(thoughts["fingerprint"])),
         "seed": json.loads(thoughts["fingerprint"]["seed"]),
         "prompts": prompt_hashes(),
     }
@@ -109,7 +109,7 @@ def parts_of_run(
 
     writing = settings_of(thoughts["fingerprint"])
     generator = (
-        open_generator("server", thoughts["counts"]["served_as"], batch_size=writing["batch_size"])
+        open_generator("server", writing["model"], batch_size=writing["batch_size"])
         if writing["engine"] == "server"
         else None
     )
@@ -127,6 +127,13 @@ def _check_parents(run: Path) -> None:
                     f"{run / name} was made from {parent} of sha256 {recorded}, but that of {run / parent} is "
                     f"{content_sha256(run / parent)}. Run the stages after {parent} anew."
                 )
+
+
+def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:
+    """The settings without where a server stands."""
+    from pulse_hf.reasoning.server_engine import split_address
+
+    return {**thoughts, "model": split_address(thoughts["model"])[0]} if thoughts["engine"] == "server" else thoughts
 
 
 def base_of(record: Mapping[str, Any], folder: Path) -> str:

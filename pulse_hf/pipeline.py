@@ -81,11 +81,13 @@ def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = F
 
 def _input_of(run: Path, settings: RunSettings) -> PrepareSettings:
     """What ``prepare`` reads: the generated shop, or the user's own files."""
-    if settings.world is not None and settings.prepare.reviews:
-        raise ValueError(
-            f"prepare.reviews is {settings.prepare.reviews!r}, but these settings make a shop of their own (the "
-            "preset demo does): add --preset small, or leave prepare.reviews out"
-        )
+    for name in ("reviews", "metadata"):
+        found = getattr(settings.prepare, name)
+        if settings.world is not None and found:
+            raise ValueError(
+                f"prepare.{name} is {found!r}, but these settings make a shop of their own (the preset demo does): "
+                f"add --preset small, or leave prepare.{name} out"
+            )
     if settings.world is not None:
         return replace(
             settings.prepare, reviews=str(run / "world" / "reviews.jsonl"), metadata=str(run / "world" / "items.jsonl")

@@ -145,7 +145,7 @@ def measure(study: Study, decisions: Sequence[Decision], given: argparse.Namespa
         """Sizes that language models read, with all systems; larger ones without them. Returns the latter's rows."""
         near, smallest = leg_of(first(sets, given.read)), min(len(one.item_ids) for one in sets)
         rows, more = {name: near.rows(name) for name in names}, {}
-        if smallest > given.read:
+        if smallest > given.read or not given.most:
             far = leg_of(sets)
             more = {name: far.rows(name) for name in names if not far.reads(name)}
         for size in (size for size in SIZES if size <= smallest):
@@ -184,6 +184,8 @@ def main() -> None:
     parser.add_argument("--out", type=Path, default=Path("hub_cards/reports/protocols.json"))
     parser.add_argument("--seed", type=int, default=0)
     given = parser.parse_args()
+    if given.most is not None and given.most < SIZES[0]:
+        parser.error(f"--most is {given.most}, expected at least {SIZES[0]}")
     most = f" --most {given.most}" if given.most else ""
     study = load_study(given.run)
     decisions = study.split("test")[: given.users]

@@ -253,7 +253,7 @@ def test_a_limit_below_one_is_refused(value: int) -> None:
 
 
 def test_too_few_rationales_are_told_before_anything_is_fitted() -> None:
-    with pytest.raises(ValueError, match="0 rationales to learn from, expected at least 2; .*stage rationales"):
+    with pytest.raises(ValueError, match=r"0 pairs to learn from, expected at least 2\..*stage rationales"):
         Fitting(None, [], ThoughtSpaceSettings(), 0)  # type: ignore[arg-type]
 
 

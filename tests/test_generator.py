@@ -325,6 +325,23 @@ def test_memory_errors_halve_the_batch(tiny, monkeypatch, caplog):
     assert "going on with halves" in caplog.text
 
 
+def test_memory_that_ends_while_loops_are_rewound_is_freed_as_well(tiny, monkeypatch):
+    expected = texts(tiny.generate(prompts(), width=2, sampling=Sampling(8, 1.0), seed=2))
+    tiny._kept = {}
+    rewind, kept = tiny._rewind, []
+
+    def small_memory(rows, made, places, sampling, seed):
+        assert all(one() is None for one in kept)
+        if len(rows) > 2:
+            kept.extend(weakref.ref(one.block.layers[0][0]) for row in places for one in row)
+            raise torch.OutOfMemoryError
+        return rewind(rows, made, places, sampling, seed)
+
+    monkeypatch.setattr(tiny, "_rewind", small_memory)
+    assert texts(tiny.generate(prompts(), width=2, sampling=Sampling(8, 1.0), seed=2)) == expected
+    assert kept
+
+
 def test_a_prompt_without_room_for_a_reply_is_a_failure_of_its_own(tiny, caplog):
     replies = tiny.generate([ask("long#1", "soft " * 300), *prompts(1)], width=1, sampling=Sampling(8), seed=0)
     assert replies[0] == [Generation("", finish="length")]

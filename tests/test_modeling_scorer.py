@@ -71,6 +71,7 @@ BEHIND_THE_HEAD = {  # families that do something to the logits
     "llama": {},
     "granite": {"logits_scaling": 8.0},
     "cohere": {"logit_scale": 0.25},
+    "hyperclovax": {"logits_scaling": 0.125},
     "gemma2": {"final_logit_softcapping": 0.5, "head_dim": 8},
 }
 

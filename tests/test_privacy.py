@@ -90,6 +90,12 @@ def test_a_card_says_of_each_part_where_it_comes_from_and_claims_no_licence_of_r
     assert "license:" not in real
     assert "license:" not in pushed("shop", real, True)
     assert pushed("shop", shop, True) == shop
+    own = "---\nlicense: cc-by-nc-4.0\n---\n# Ours\n"
+    assert "license: cc-by-nc-4.0" in pushed("mine", own, False)
+    older = real.replace(" From real interactions.", "").replace("language:", "license: cc-by-nc-4.0\nlanguage:")
+    older = older.replace("real interactions", "them")
+    assert "license: cc-by-nc-4.0" in pushed("shop", older, True)
+    assert "license:" not in pushed("shop", older.replace("license: cc-by-nc-4.0\n", ""), True)
     theirs = "---\nconfigs:\n- config_name: x\n  data_files: data/*.parquet\n---\n# Theirs\n"
     assert "config_name: x" in pushed("shop", theirs, True)
 

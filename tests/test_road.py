@@ -313,10 +313,11 @@ def test_a_stage_that_is_left_out_still_ends_the_road(tmp_path, monkeypatch):
     assert made[-1] == "recommender"
 
 
-def test_files_of_ones_own_are_not_passed_over(tmp_path):
+@pytest.mark.parametrize("name", ["reviews", "metadata"])
+def test_files_of_ones_own_are_not_passed_over(tmp_path, name):
     settings = small_settings()
-    settings = replace(settings, prepare=replace(settings.prepare, reviews="mine.csv"))
-    with pytest.raises(ValueError, match="prepare.reviews is 'mine.csv', but these settings make a shop"):
+    settings = replace(settings, prepare=replace(settings.prepare, **{name: "mine.csv"}))
+    with pytest.raises(ValueError, match=f"prepare.{name} is 'mine.csv', but these settings make a shop"):
         run_road(tmp_path, settings, until="prepare")
 
 

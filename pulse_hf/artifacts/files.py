@@ -172,9 +172,11 @@ def room_for(path: Path) -> Iterator[None]:
         number = error.errno if isinstance(error, OSError) else _system_error(error)
         if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise
-        free = shutil.disk_usage(path.parent).free
+        named = getattr(error, "filename", None)  # a cache may lie on another disk
+        where = Path(named) if isinstance(named, str) and Path(named).parent.is_dir() else path
+        free = shutil.disk_usage(where.parent).free
         raise DiskFullError(
-            f"{path}: no room ({os.strerror(number)}), {free:,} bytes are free. Nothing is lost: make room and run "
+            f"{where}: no room ({os.strerror(number)}), {free:,} bytes are free. Nothing is lost: make room and run "
             "the same command again."
         ) from error
 

@@ -44,9 +44,10 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
         infos[made.config_name(table)] = _info(made, table)
     first = min(configs, key=lambda name: ("/rationales/" not in json.dumps(configs[name].get("data_files")), name))
     configs = {name: one | {"default": name == first} for name, one in configs.items()}
-    kinds = _kinds(parts.values())
-    of_old = old.get("license") if kinds == _kinds(_sections(before).values()) else None
-    stated = license_id or of_old or ("apache-2.0" if kinds == [_SYNTHETIC] else None)
+    kinds, untold = _kinds(parts.values()), [part for part in parts.values() if not _kinds([part])]
+    # What was said of the shop alone says nothing of real data; what was said of we know not what, stays.
+    of_old = old.get("license") if kinds == _kinds(_sections(before).values()) or not _kinds([before]) else None
+    stated = license_id or of_old or ("apache-2.0" if kinds == [_SYNTHETIC] and not untold else None)
     data = {
         **({"license": stated} if stated else {}),
         "language": ["en"],

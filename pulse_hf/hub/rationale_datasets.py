@@ -25,6 +25,7 @@ from pulse_hf.artifacts import ArtifactError, read_manifest, read_table
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.privacy import Quotes, pseudonyms, redacted, without_folders
+from pulse_hf.reasoning.server_engine import split_address
 from pulse_hf.schema import Item, Sequence, table_schema
 
 if TYPE_CHECKING:
@@ -112,9 +113,9 @@ def export_dataset(run: Path, word: str, folder: Path, *, config: str, include_r
 
 
 def _public(value: str) -> str:
-    """A fact of a fingerprint (JSON text) without folders of this machine."""
+    """A fact of a fingerprint (JSON text) without folders of this machine, nor where a server stands."""
     plain = json.loads(value)
-    return json.dumps(without_folders(plain)) if isinstance(plain, str) else value
+    return json.dumps(without_folders(split_address(plain)[0])) if isinstance(plain, str) else value
 
 
 class _Source:

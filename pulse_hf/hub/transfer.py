@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.hub.files import CHECKSUMS, PublishedFile, damaged_files, list_files, read_seal
+from pulse_hf.models.embedded import lost_on_the_way
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -292,7 +293,7 @@ def _plain_errors(repo_id: str, token: str | bool | None, passing: tuple[type[Ex
 
         if isinstance(error, (ArtifactError, *passing)):
             raise
-        if not isinstance(error, OSError | ValueError | errors.HfHubHTTPError) and not _of_transport(error):
+        if not isinstance(error, OSError | ValueError | errors.HfHubHTTPError) and not lost_on_the_way(error):
             raise
         text = _without_tokens(" ".join(str(error).split()), token)
         if getattr(getattr(error, "response", None), "status_code", None) == 412:
@@ -312,11 +313,6 @@ def _plain_errors(repo_id: str, token: str | bool | None, passing: tuple[type[Ex
                 f"{repo_id} is not in the cache, and the Hub is out of reach or was not to be asked. ({text})"
             ) from None
         raise ConnectionError(f"{repo_id}: {type(error).__name__}: {text}") from None
-
-
-def _of_transport(error: Exception) -> bool:
-    """By module name, since the client library changes its transport."""
-    return type(error).__module__.startswith(("httpx", "httpcore"))
 
 
 def _without_tokens(text: str, token: str | bool | None) -> str:

@@ -9,13 +9,11 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from collections.abc import Sequence as Series
-from dataclasses import asdict, dataclass, field
-from typing import TYPE_CHECKING, Any, Literal, Protocol
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
     from pulse_hf.reasoning.prompts import Prompt
-    from pulse_hf.reasoning.rationales import RationaleSettings
-    from pulse_hf.reasoning.thoughts import ThoughtSettings
 
 Engine = Literal["transformers", "vllm", "server", "extractive"]
 Finish = Literal["stop", "length"]
@@ -195,17 +193,9 @@ def engine_identity(engine: Engine, model: str) -> dict[str, str]:
     if engine == "server":
         from pulse_hf.reasoning.server_engine import ServerGenerator, split_address
 
-        # The address is no part of it: the same model may be served elsewhere tomorrow.
+        # Where it is served is a setting of the stage, not what the model is.
         return {"id": split_address(model)[0], "revision": ServerGenerator.revision, "weights_sha256": "unknown"}
     raise ValueError(f"engine is {engine!r}; expected 'transformers', 'vllm', 'server' or 'extractive'")
-
-
-def generation_facts(settings: RationaleSettings | ThoughtSettings) -> dict[str, Any]:
-    """A stage's settings as its fingerprint has them: where a server stands is no part of what it writes."""
-    from pulse_hf.reasoning.server_engine import split_address
-
-    facts = asdict(settings)
-    return facts | {"model": split_address(settings.model)[0]} if settings.engine == "server" else facts
 
 
 def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:

@@ -15,15 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.generator import (
-    Engine,
-    Generation,
-    Generator,
-    Sampling,
-    engine_identity,
-    generation_facts,
-    open_generator,
-)
+from pulse_hf.reasoning.generator import Engine, Generation, Generator, Sampling, engine_identity, open_generator
 from pulse_hf.reasoning.parsing import Parsed, parse_reason
 from pulse_hf.reasoning.prompts import Prompt, PromptBudget, prompt_hashes, rationale_prompt
 from pulse_hf.schema import Decision, Item, Sequence, stable_hash
@@ -107,7 +99,7 @@ def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool
     """
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
-        settings=generation_facts(settings),
+        settings=asdict(settings),
         seed=seed,
         parents={name: artifacts.content_sha256(run / name) for name in ("sequences", "candidates")},
         model=engine_identity(settings.engine, settings.model),

@@ -17,14 +17,7 @@ from typing import TYPE_CHECKING, Any
 from pulse_hf import artifacts
 from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with, load_spaces, weights_sha256
 from pulse_hf.reasoning.behaviour import behaviour_text
-from pulse_hf.reasoning.generator import (
-    Engine,
-    Generator,
-    Sampling,
-    engine_identity,
-    generation_facts,
-    open_generator,
-)
+from pulse_hf.reasoning.generator import Engine, Generator, Sampling, engine_identity, open_generator
 from pulse_hf.reasoning.prompts import Prompt, PromptBudget, prompt_hashes, reason_prompt
 from pulse_hf.reasoning.tree_of_thought import Selection, Tree, TreeSettings, grow_trees
 from pulse_hf.schema import SPLITS, Decision, Item, Sequence
@@ -134,7 +127,7 @@ def thoughts(run: Path, settings: ThoughtSettings, *, seed: int, force: bool = F
     """
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
-        settings=generation_facts(settings),
+        settings=asdict(settings),
         seed=seed,
         parents={name: artifacts.content_sha256(run / name) for name in PARENTS},
         model=engine_identity(settings.engine, settings.model),
@@ -191,7 +184,6 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     counts = _counts(rows, nodes)
     return {
         **counts,
-        **({"served_as": settings.model} if settings.engine == "server" else {}),  # a recommender asks there again
         "written_by_this_process": {"trees": sum(map(len, mine)), **generator.usage.as_counts()},
         "encoders_sha256": before,
         "inputs_sha256": inputs_sha256(inputs),

@@ -161,6 +161,8 @@ class TransformersGenerator:
 
         Seeds belong to rows, so halving changes no text.
         """
+        room = self._room
+        places: list[list[Kept]] = []
         try:
             texts, places = self._decode(rows, width, sampling, seed)
             self._rewind(rows, texts, places, sampling, seed)
@@ -170,7 +172,8 @@ class TransformersGenerator:
             if len(rows) == 1:
                 raise
             logger.warning("out of memory with %d prompts of width %d; going on with halves", len(rows), width)
-        # Not within the except: the error would keep the memory of the batch that was too large.
+        # Not within the except: the error would keep the memory of the batch that was too large, as its places do.
+        self._room, places = room, []
         half = len(rows) // 2
         return [*self._batch(rows[:half], width, sampling, seed), *self._batch(rows[half:], width, sampling, seed)]
 

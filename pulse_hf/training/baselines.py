@@ -82,7 +82,7 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
         scorer = _settings_of(run / "recommender")
         budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
         parents += ["sequential", "candidates", "thoughts"]
-    if artifacts.num_processes() > 1 and not (run / FOLDER / artifacts.MANIFEST).exists():
+    if artifacts.num_processes() > 1 and (force or not (run / FOLDER / artifacts.MANIFEST).exists()):
         raise ValueError(
             f"{run / FOLDER}: the learned baselines are fitted by one process, found {artifacts.num_processes()}; run "
             "this stage alone (pulse baselines --run ...), then launch the others again."

@@ -207,8 +207,8 @@ class Fitting:
 
         if len(pairs) < 2:
             raise ValueError(
-                f"{len(pairs)} rationales to learn from, expected at least 2; most texts of the stage rationales "
-                "could not be used: look at its manifest.json, and make it anew with another model or engine."
+                f"{len(pairs)} pairs to learn from, expected at least 2. If they are rationales, most texts of the "
+                "stage rationales could not be used: look at its manifest.json, take another model or engine."
             )
         self.model, self.pairs, self.settings, self.seed = model, pairs, settings, seed
         self.twins = twins

@@ -307,10 +307,14 @@ class PulseScorerModel(PreTrainedModel):
     def _token_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (..., vocabulary) in float32, with what some families do to them behind the head."""
         config, logits = self.model.config, self.lm_head(hidden).float()
-        logits = logits / (getattr(config, "logits_scaling", None) or 1.0)  # Granite
-        logits = logits * (getattr(config, "logit_scale", None) or 1.0)  # Cohere
+        scale = getattr(config, "logit_scale", None)  # Cohere
+        divisor = getattr(config, "logits_scaling", None)  # Granite
+        if divisor and config.model_type == "hyperclovax":
+            scale, divisor = divisor, None  # multiplies by the field that Granite divides by
         most = getattr(config, "final_logit_softcapping", None)  # Gemma 2
-        return logits if most is None else most * torch.tanh(logits / most)
+        logits = logits * scale if scale else logits
+        logits = logits / divisor if divisor else logits
+        return most * torch.tanh(logits / most) if most else logits
 
     def _judge(self, ends: torch.Tensor, likelihoods: torch.Tensor, features: torch.Tensor | None) -> torch.Tensor:
         """Logits (..., num_candidates) in float32 of last hidden states (..., num_candidates, dim)."""
