@@ -120,7 +120,8 @@ def _helped(folder: Path, make: Callable[[Path], Mapping[str, Any]], *, together
         raise ArtifactError(f"{folder}: process 0 could not begin; its own message says why.")
     if outcome == "made":
         if together:
-            make(folder.with_name(folder.name + ".partial"))
+            with room_for(folder):
+                make(folder.with_name(folder.name + ".partial"))
         wait_for_all()
     return bool(outcome == "made")
 
