@@ -43,14 +43,14 @@ if TYPE_CHECKING:
 
 RECORD = "pulse.json"
 KIND = "recommender"
-MAX_INCLUDED_BASE_BYTES = 64 * 2**20
+MAX_INCLUDED_BASE_BYTES = 128 * 2**20
 
 
 def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     """Write everything into one folder; no user of the run is in it.
 
     The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
-    64 MiB is included, a larger one is named by id and revision.
+    128 MiB is included, a larger one is named by id and revision.
 
     Args:
         parts: What to keep.
@@ -98,12 +98,20 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
     Raises:
         ArtifactError: A part lies on this machine only, or the folder holds something else.
     """
+    from pulse_hf.models.scorer.adapter import loads_into_plain_base
+
     require_public(parts)
     save_parts(parts, folder, merge=merge)
     if cards is None:
         return
     included = (folder / BASE).is_dir()
-    card = cards.recommender(parts.record, pool=len(parts.pool.item_ids), base_included=included, merged=merge)
+    card = cards.recommender(
+        parts.record,
+        pool=len(parts.pool.item_ids),
+        base_included=included,
+        merged=merge,
+        plain_adapter=not merge and loads_into_plain_base(folder),
+    )
     (folder / CARD).write_text(card, encoding="utf-8")
     if cards.dataset:
         (folder / EVAL_RESULTS).mkdir()

@@ -466,7 +466,7 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert compared == pairs - {("pulse", "pulse-fused")}
     assert set(report["worth_of_a_reason"]["variants"]) == {"own", "none", "another user's", "a random leaf"}
     assert report["worth_of_a_reason"]["variants"]["own"]["mrr"] == report["systems"]["pulse"]["mrr"]
-    assert set(report["stackers"]) == {"fusion", "pulse-fused"}
+    assert set(report["stackers"]) == {"fusion", "fusion+slm+sft", "pulse-fused"}
     fused, ours = report["stackers"]["fusion"], report["stackers"]["pulse-fused"]
     assert ours["names"][: len(INGREDIENTS) + 1] == [*fused["names"][: len(INGREDIENTS)], "pulse"]
     assert set(fused["cross_validated"]) == set(ours["cross_validated"])

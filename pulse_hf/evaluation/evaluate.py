@@ -58,6 +58,7 @@ SYSTEMS = (
     "a-llmrec",
     "a-llmrec+reason",
     "slm+sft",
+    "fusion+slm+sft",
     "thought-space",
     "pulse-text",
     "pulse",
@@ -167,6 +168,7 @@ def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
     # Without the stage itself scoring such a row will tell that it is missing.
     if (run / "recommender" / MANIFEST).exists():
         absent |= set(SCORERS) - set(_fitted(run, "recommender"))
+        absent |= {"fusion+slm+sft"} & {f"fusion+{name}" for name in absent}
     absent |= set(BASELINES) - set(_fitted(run, "baselines") if (run / "baselines" / MANIFEST).exists() else ())
     if not fitted_with_titles(run):
         absent.add("thought-space")

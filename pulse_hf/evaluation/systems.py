@@ -216,11 +216,13 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         ),
     ]
     named = {system.name: system for system in known}
-    # Exactly pulse-fused's ingredients and stacker minus the thoughts (DESIGN §8.7).
+    # Exactly pulse-fused's ingredients and stacker minus the thoughts (DESIGN §8.7): without the scorer that reads
+    # them, and with the same scorer tuned without reasons in its place.
     tuned = tuple(name for name in fusion.TUNED if (book.study.run / "baselines" / name).exists())
     thinking = (*(("thought-space",) if fitted_with_titles(book.study.run) else ()), "pulse")
     for name, parts in (
         ("fusion", (*fusion.INGREDIENTS, *tuned)),
+        ("fusion+slm+sft", (*fusion.INGREDIENTS, *tuned, "slm+sft")),
         ("encoder-tuned+sasrec", ("sasrec+text", "encoder-tuned")),
         ("pulse-fused", (*fusion.INGREDIENTS, *tuned, *thinking)),
     ):

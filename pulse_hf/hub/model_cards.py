@@ -93,7 +93,9 @@ class ModelCards:
         shown = {"name": cards.plain(name), "repo_id": self.repo_id, "synthetic": synthetic, "license": self._license}
         return cards.render(template, metadata=metadata, **shown, **fields)
 
-    def recommender(self, record: Mapping[str, Any], *, pool: int, base_included: bool, merged: bool) -> str:
+    def recommender(
+        self, record: Mapping[str, Any], *, pool: int, base_included: bool, merged: bool, plain_adapter: bool
+    ) -> str:
         """The card of the whole recommender.
 
         Args:
@@ -101,6 +103,7 @@ class ModelCards:
             pool: People whose item lists are in it.
             base_included: Whether the base model is in it.
             merged: Whether the adapter is merged into the base model.
+            plain_adapter: Whether the adapter loads into the base model alone.
         """
         return self._rendered(
             "recommender",
@@ -116,6 +119,7 @@ class ModelCards:
             worth=cards.differences(cards.worth_of_a_reason(self.report)),
             audit=self.report["audit"],
             adapter=not merged,
+            plain_adapter=plain_adapter,
             base=self.repo_id if base_included else record["base_model"],
             base_subfolder="base" if base_included else "",
             base_model_name=record["base_model"],

@@ -43,7 +43,8 @@ class RecommenderSettings:
     """Settings of the stage.
 
     Args:
-        base_model: Language model to tune: folder or Hub id (paper: microsoft/Phi-4-mini-instruct).
+        base_model: Language model to tune: folder or Hub id (paper: microsoft/Phi-4-mini-instruct), or a text encoder
+            of BERT's or DistilBERT's family (ours; see :mod:`pulse_hf.models.scorer.modeling_encoder_scorer`).
         systems: Which of ``pulse``, ``pulse-text`` and ``slm+sft`` to train.
         lora_rank: Rank of the adapter (ours; the paper's number is lost).
         lora_alpha: Scale of the adapter (ours).
@@ -67,9 +68,9 @@ class RecommenderSettings:
         max_candidate_tokens: Tokens of them kept for a candidate (ours).
         judge_text: What every candidate ends with; the answer's place in the prompts.
         head_tokens: The head starts as the difference of these two answers' output embeddings, which is
-            the base model's own judgement; ``None`` for a random head (ours).
-        likelihood_scale: Where the weight of a candidate's mean token log-likelihood in its logit starts; 0
-            leaves the likelihood out (ours).
+            the base model's own judgement; ``None`` for a random head, which an encoder always has (ours).
+        likelihood_scale: Where the weight of a candidate's mean token log-likelihood in its logit starts (an
+            encoder's: of its cosine with the prompt); 0 leaves it out (ours).
         shared_temperature: Kernel width of the votes of shared reasons beside each candidate; ``None`` leaves them
             out, as the paper does (ours; see :mod:`pulse_hf.reasoning.shared_reasons`).
         shared_smoothing: Their smoothing (ours).

@@ -165,17 +165,18 @@ def adapted_scorer(
     import torch
     from peft import LoraConfig, get_peft_model
 
-    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+    from pulse_hf.models.scorer.modeling_encoder_scorer import scorer_on
 
     path, identity = resolve_model(settings.base_model)
-    scorer = PulseScorerModel.from_base(
+    scorer = scorer_on(
         path,
-        head_token_ids=answer_ids(processor, settings.head_tokens) if settings.head_tokens else None,
         likelihood_scale=settings.likelihood_scale,
         dtype=torch.bfloat16 if torch.cuda.is_available() and uses_bf16(settings) else torch.float32,
         revision=_commit(identity),
         seed=seed,
     )
+    if settings.head_tokens and scorer.causal:
+        scorer.init_head(scorer.lm_head.weight, *answer_ids(processor, settings.head_tokens))
     adapter = LoraConfig(
         r=settings.lora_rank,
         lora_alpha=settings.lora_alpha,

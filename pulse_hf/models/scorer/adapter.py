@@ -2,8 +2,8 @@
 
 The folder::
 
-    adapter/                   PEFT's own layout; also loads into the plain base language model
-    merged/                    instead of it, where asked for: the base language model with the adapter added in
+    adapter/                   PEFT's own layout; also loads into the plain base language model (an encoder's does not)
+    merged/                    instead of it, where asked for: the base model with the adapter added in
     score_head.safetensors     the head, and the weights of candidate features where there are any
     scorer.json                which base model, which token budgets, which prompt shape
 """
@@ -30,6 +30,7 @@ ADAPTER = "adapter"
 MERGED = "merged"
 HEAD = "score_head.safetensors"
 RECORD = "scorer.json"
+ENCODER_TASK = "FEATURE_EXTRACTION"
 _PROBE = "Fits: 3.5/5 | Crème brûlée don't  HELLO hello 12345 \u0e01\u0e32 \U0001f600\n- naïve"
 _HEAD_MODULES = ("score", "likelihood_score", "feature_score")
 
@@ -105,7 +106,8 @@ def save_adapter(
         prompt: The prompt shape it was trained with.
     """
     config = model.peft_config["default"]
-    trained_as, config.task_type = config.task_type, "CAUSAL_LM"  # so that AutoPeftModelForCausalLM takes the folder
+    # So that AutoPeftModelForCausalLM takes the folder.
+    trained_as, config.task_type = config.task_type, "CAUSAL_LM" if scorer_of(model).causal else ENCODER_TASK
     # A path on this machine in adapter_config.json would be refused by the Hub, and is nobody else's.
     config.base_model_name_or_path = base["id"]
     config.revision = base["revision"] if len(base["revision"]) == 40 else None
@@ -176,7 +178,7 @@ def load_scorer(
 
     from pulse_hf.models.embedded import resolve_model
     from pulse_hf.models.precision import computes_in_bf16
-    from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
+    from pulse_hf.models.scorer.modeling_encoder_scorer import scorer_on
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
@@ -187,7 +189,7 @@ def load_scorer(
     if not merged:
         _check_base(folder, record, identity)
     revision = identity["revision"] if len(identity["revision"]) == 40 else None
-    scorer = PulseScorerModel.from_base(
+    scorer = scorer_on(
         path,
         num_candidate_features=record.num_candidate_features,
         likelihood_scale=record.likelihood_scale,
@@ -201,7 +203,7 @@ def load_scorer(
         raise ArtifactError(f"{folder}: trained on a base model with {expected}, {base_id_or_path} has {found}")
     scorer.load_state_dict(_trained_tensors(folder / HEAD, head_state(scorer)), strict=False)
     if not merged:
-        adapted = PeftModel.from_pretrained(scorer, str(folder / ADAPTER), config=_adapter_config(folder))
+        adapted = PeftModel.from_pretrained(scorer, str(folder / ADAPTER), config=_for_ours(_adapter_config(folder)))
         # PEFT goes on with a warning where a tensor is missing.
         lora = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         _trained_tensors(folder / ADAPTER / "adapter_model.safetensors", lora)
@@ -221,7 +223,7 @@ def load_scorer(
 
 
 def save_merged(base_id_or_path: str, folder: Path, target: Path) -> None:
-    """Write the base language model with the adapter added in, as an ordinary causal language model.
+    """Write the base model with the adapter added in, as an ordinary causal language model or encoder.
 
     Args:
         base_id_or_path: The base model: folder or Hub id.
@@ -240,12 +242,21 @@ def save_merged(base_id_or_path: str, folder: Path, target: Path) -> None:
     path, identity = resolve_model(base_id_or_path)
     _check_base(folder, read_record(folder), identity)
     loading = {"revision": identity["revision"] if len(identity["revision"]) == 40 else None}
-    causal = AutoModelForCausalLM.from_pretrained(
-        path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **loading
-    )
-    config = _adapter_config(folder)
-    PeftModel.from_pretrained(causal, str(folder / ADAPTER), config=config).merge_and_unload().save_pretrained(target)
+    if _adapter_config(folder).task_type == ENCODER_TASK:
+        load_scorer(base_id_or_path, folder, merge=True, dtype=torch.float32)[0].model.save_pretrained(target)
+    else:
+        causal = AutoModelForCausalLM.from_pretrained(
+            path, dtype=torch.float32, use_safetensors=True, trust_remote_code=False, **loading
+        )
+        config = _for_ours(_adapter_config(folder))
+        merged = PeftModel.from_pretrained(causal, str(folder / ADAPTER), config=config).merge_and_unload()
+        merged.save_pretrained(target)
     AutoTokenizer.from_pretrained(path, trust_remote_code=False, **loading).save_pretrained(target)
+
+
+def loads_into_plain_base(folder: Path) -> bool:
+    """Whether a saved scorer has an adapter that its base model takes by plain PEFT; an encoder's has other names."""
+    return (folder / ADAPTER).is_dir() and _adapter_config(folder).task_type != ENCODER_TASK
 
 
 def _trained_tensors(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -267,12 +278,15 @@ def _trained_tensors(path: Path, expected: Mapping[str, torch.Tensor]) -> dict[s
 
 
 def _adapter_config(folder: Path) -> Any:
-    """The adapter's configuration without the task type, which would ask our model to generate text."""
     from peft import PeftConfig
 
     if not (folder / ADAPTER / "adapter_model.safetensors").is_file():
         raise ArtifactError(f"{folder / ADAPTER} has no adapter_model.safetensors; only safetensors are loaded")
-    config = PeftConfig.from_pretrained(str(folder / ADAPTER))
+    return PeftConfig.from_pretrained(str(folder / ADAPTER))
+
+
+def _for_ours(config: Any) -> Any:
+    """Without the task type, which would ask our model to generate text."""
     config.task_type = None
     return config
 

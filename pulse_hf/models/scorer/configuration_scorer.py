@@ -7,14 +7,14 @@ from transformers.configuration_utils import SubConfigSpec
 
 
 class PulseScorerConfig(PreTrainedConfig):
-    """A causal language model's inner model and a linear head that gives one logit per candidate.
+    """A causal language model's inner model or a text encoder, and a linear head: one logit per candidate.
 
     Args:
-        base_config: Configuration of the base language model (any family of ``AutoConfig``).
+        base_config: Configuration of the base model (any family of ``AutoConfig``).
         num_candidate_features: Scalars given beside each candidate (e.g. a sequential score) that enter
             its logit by a linear weight; 0 is the paper's text-only system.
-        likelihood_scale: Where the weight of a candidate's mean token log-likelihood in its logit starts;
-            0 leaves the last hidden state alone.
+        likelihood_scale: Where the weight of a candidate's mean token log-likelihood in its logit starts (with
+            an encoder: of the cosine between prompt and candidate); 0 leaves the hidden state alone.
         tie_word_embeddings: Whether the base model's output embedding is its input embedding.
         initializer_range: Standard deviation of a freshly drawn head.
     """

@@ -19,7 +19,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Self
 
 import torch
 from torch import nn
@@ -54,6 +54,8 @@ def branch_mask(
     num_queries: int,
     dtype: torch.dtype,
     window: int | None = None,
+    *,
+    causal: bool = True,
 ) -> torch.Tensor:
     """The additive mask that lets every branch see the prompt and itself only.
 
@@ -65,6 +67,7 @@ def branch_mask(
         num_queries: The last ``num_queries`` of the ``length`` tokens ask; all of them are keys.
         dtype: The dtype that attention computes in.
         window: Tokens a query sees back, itself included; ``None`` for full attention.
+        causal: Whether a token sees only what stands before it; an encoder's also sees the rest of its own segment.
 
     Returns:
         (batch, 1, num_queries, length); 0 where visible, the dtype's lowest value elsewhere.
@@ -79,7 +82,8 @@ def branch_mask(
     asked, queries = index[length - num_queries :, None], slice(length - num_queries, length)
     keys = segment_ids[:, None, :]
     visible = (keys == 0) | (keys == segment_ids[:, queries, None])
-    visible &= index <= asked
+    if causal:
+        visible &= index <= asked
     if window is not None:
         visible &= position_ids[:, queries, None] - position_ids[:, None, :] < window
     mask = torch.zeros(visible.shape, dtype=dtype, device=segment_ids.device)
@@ -118,6 +122,7 @@ class PulseScorerModel(PreTrainedModel):
 
     config_class = PulseScorerConfig
     base_model_prefix = "model"
+    causal = True
     supports_gradient_checkpointing = True
     _tied_weights_keys = {"lm_head.weight": "model.embed_tokens.weight"}  # noqa: RUF012
     _supports_sdpa = True
@@ -128,13 +133,17 @@ class PulseScorerModel(PreTrainedModel):
         super().__init__(config)
         self.layer_windows = layer_windows(config.base_config)
         base: Any = config.base_config
-        self.model = AutoModel.from_config(base)
-        self.lm_head = nn.Linear(base.hidden_size, base.vocab_size, bias=False)
+        self._make_base(base)
         self.score = nn.Linear(base.hidden_size, 1, bias=False)
         self.likelihood_score = nn.Linear(1, 1, bias=False)
         if config.num_candidate_features:
             self.feature_score = nn.Linear(config.num_candidate_features, 1, bias=False)
         self.post_init()
+
+    def _make_base(self, base: Any) -> None:
+        """What is tuned: the base model and its output embedding."""
+        self.model = AutoModel.from_config(base)
+        self.lm_head = nn.Linear(base.hidden_size, base.vocab_size, bias=False)
 
     @torch.no_grad()
     def _init_weights(self, module: nn.Module) -> None:
@@ -198,18 +207,26 @@ class PulseScorerModel(PreTrainedModel):
         with torch.device("meta"):
             scorer = cls(config)
         scorer.model, scorer.lm_head = causal.model, causal.get_output_embeddings()
-        scorer.likelihood_score = nn.Linear(1, 1, bias=False)
-        nn.init.constant_(scorer.likelihood_score.weight, likelihood_scale)
-        scorer.score = nn.Linear(causal.config.hidden_size, 1, bias=False)
-        nn.init.normal_(
-            scorer.score.weight, std=config.initializer_range, generator=torch.Generator().manual_seed(seed)
-        )
-        if num_candidate_features:
-            scorer.feature_score = nn.Linear(num_candidate_features, 1, bias=False)
-            nn.init.ones_(scorer.feature_score.weight)
+        scorer.with_fresh_head(seed)
         if head_token_ids is not None:
             scorer.init_head(causal.get_output_embeddings().weight, *head_token_ids)
         return scorer.eval()
+
+    def with_fresh_head(self, seed: int) -> Self:
+        """Draw the scoring head, which :meth:`from_base` made without storage; the weights beside it start as told.
+
+        Args:
+            seed: Of the drawn head.
+        """
+        config, size = self.config, self.config.base_config.hidden_size
+        self.likelihood_score = nn.Linear(1, 1, bias=False)
+        nn.init.constant_(self.likelihood_score.weight, config.likelihood_scale)
+        self.score = nn.Linear(size, 1, bias=False)
+        nn.init.normal_(self.score.weight, std=config.initializer_range, generator=torch.Generator().manual_seed(seed))
+        if config.num_candidate_features:
+            self.feature_score = nn.Linear(config.num_candidate_features, 1, bias=False)
+            nn.init.ones_(self.feature_score.weight)
+        return self
 
     @torch.no_grad()
     def init_head(self, output_embeddings: torch.Tensor, positive_id: int, negative_id: int) -> None:
@@ -255,6 +272,15 @@ class PulseScorerModel(PreTrainedModel):
         Raises:
             ValueError: The attention implementation is not one that takes additive masks exactly.
         """
+        states, known = self._read(input_ids, segment_ids, position_ids, last_index)
+        logits = self._judge(states, known, candidate_features).masked_fill(last_index < 0, -torch.inf)
+        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
+        return PulseScorerOutput(loss=loss, logits=logits)
+
+    def _read(
+        self, input_ids: torch.Tensor, segment_ids: torch.Tensor, position_ids: torch.Tensor, last_index: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Judged state (batch, num_candidates, dim) of each branch, and what the base model knows of it unasked."""
         hidden = self.model(
             input_ids=input_ids,
             attention_mask=self._masks(segment_ids, position_ids, input_ids.shape[1]),
@@ -262,11 +288,7 @@ class PulseScorerModel(PreTrainedModel):
             use_cache=False,
         ).last_hidden_state
         ends = last_index.clamp(min=0)[..., None].expand(-1, -1, hidden.shape[-1])
-        likelihoods = self._likelihoods(hidden, input_ids, segment_ids, last_index.shape[1])
-        logits = self._judge(hidden.gather(1, ends), likelihoods, candidate_features)
-        logits = logits.masked_fill(last_index < 0, -torch.inf)
-        loss = None if labels is None else nn.functional.cross_entropy(logits, labels)
-        return PulseScorerOutput(loss=loss, logits=logits)
+        return hidden.gather(1, ends), self._likelihoods(hidden, input_ids, segment_ids, last_index.shape[1])
 
     def _masks(
         self, segments: torch.Tensor, positions: torch.Tensor, num_queries: int
@@ -280,7 +302,7 @@ class PulseScorerModel(PreTrainedModel):
         device = segments.device.type
         dtype = torch.get_autocast_dtype(device) if torch.is_autocast_enabled(device) else self.model.dtype
         masks = {
-            kind: branch_mask(segments, positions, num_queries, dtype, window)
+            kind: branch_mask(segments, positions, num_queries, dtype, window, causal=self.causal)
             for kind, window in self.layer_windows.items()
         }
         return masks if len(masks) > 1 else next(iter(masks.values()))
