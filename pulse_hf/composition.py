@@ -98,6 +98,7 @@ def parts_of_run(
         "encoder": sizes["encoder"],
         "neighbours": {key: sizes[key] for key in ("num_neighbours", "neighbour_items")},
         "thoughts": _without_address(settings_of(thoughts["fingerprint"])),
+        "writer_tokenizer_sha256": thoughts["counts"].get("tokenizer_sha256", ""),
         "seed": json.loads(thoughts["fingerprint"]["seed"]),
         "prompts": prompt_hashes(),
     }
@@ -200,14 +201,17 @@ def compose(
     for name, module in (("scorer", model), ("thought_space", space), ("sequential", sasrec)):
         _require_finite(scorer, name, module.named_parameters())
     _check_sizes(scorer, len(items), len(item_vectors), sasrec, space, shared)
-    writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
+    if generator is None:
+        writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
+        generator = open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"])
+        _require_writers_words(scorer, record, generator)
     return Parts(
         scorer=model,
         processor=processor,
         shape=PromptShape.from_dict(read_record(scorer).prompt),
         thought_space=space,
         sequential=sasrec,
-        generator=generator or open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"]),
+        generator=generator,
         items=items,
         item_vectors=item_vectors,
         pool=pool,
@@ -215,6 +219,17 @@ def compose(
         record=record,
         folder=scorer,
     )
+
+
+def _require_writers_words(folder: Path, record: Mapping[str, Any], generator: Generator) -> None:
+    """Refuse a model whose tokenizer is not the one that it wrote the run's reasons with: words would be others."""
+    expected, found = record.get("writer_tokenizer_sha256", ""), getattr(generator, "tokenizer_sha256", "")
+    if expected not in ("", found):
+        raise ArtifactError(
+            f"{folder}: its reasons were written with the tokenizer and chat template of sha256 {expected}, but "
+            f"{generator.model_id} has {found or 'none'}. Load it with the model that wrote them, with that one's own "
+            "tokenizer and chat template."
+        )
 
 
 def _require_finite(folder: Path, part: str, weights: Iterable[tuple[str, Any]]) -> None:

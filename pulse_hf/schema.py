@@ -121,6 +121,19 @@ class CandidateSet:
     item_ids: tuple[str, ...]
     target_index: int
 
+    def with_negatives(self, number: int | None) -> CandidateSet:
+        """The target and the first ``number`` negatives, in their order; the whole set for ``None``.
+
+        >>> CandidateSet("u#1", "train", ("a", "b", "t", "c"), 2).with_negatives(1)
+        CandidateSet(decision_id='u#1', split='train', item_ids=('a', 't'), target_index=1)
+        """
+        if number is None:
+            return self
+        negatives = [place for place in range(len(self.item_ids)) if place != self.target_index][:number]
+        places = sorted([*negatives, self.target_index])
+        items = tuple(self.item_ids[place] for place in places)
+        return CandidateSet(self.decision_id, self.split, items, places.index(self.target_index))
+
 
 def stable_hash(*parts: str | int) -> int:
     """A 64-bit hash of the parts that is the same in every process and on every machine.

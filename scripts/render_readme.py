@@ -41,6 +41,8 @@ def table(report: dict[str, Any]) -> str:
         lines.append(f"| {' | '.join(cells + [figure(published.get('systems', {}), row['name'])] * len(paper))} |")
     against = cards.against_the_strongest(report)
     lines += differences("against the strongest row that is not ours (HR@1, paired)", against)
+    controls = [row for row in report.get("controls", []) if row["metric"] == "hr@1"]
+    lines += differences("what thoughts add, each against the same without them (HR@1, paired)", controls)
     lines += differences("what a reason is worth (`pulse`, HR@1, paired)", cards.worth_of_a_reason(report))
     if published and "worth_of_a_reason" in report:
         lines += reasons(report["worth_of_a_reason"]["variants"], published["reasons"])

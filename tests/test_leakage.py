@@ -134,7 +134,7 @@ def thought(run):
 
 def tuned(run):
     anew(run / "recommender")
-    size = {"epochs": 1, "lora_rank": 2, "bf16": False, "lora_dropout": 0.0}
+    size = {"epochs": 1, "lora_rank": 2, "bf16": False, "lora_dropout": 0.0, "training_negatives": 3}
     recommender(run, RecommenderSettings(base_model=str(run.parent / "base"), **size), seed=SEED)
 
 

@@ -227,6 +227,17 @@ def test_a_saved_recommender_with_a_planted_weight_or_server_is_refused(recommen
     assert loaded.recommend(["a kettle"], k=1)[0].rationale == "They care about quiet rooms."
 
 
+def test_a_writer_of_reasons_with_another_tokenizer_is_refused(recommender, tmp_path):
+    recommender.save_pretrained(tmp_path / "shop")
+    record = json.loads((tmp_path / "shop" / "pulse.json").read_text())
+    assert record["writer_tokenizer_sha256"] == recommender.parts.generator.tokenizer_sha256 != ""
+    record["writer_tokenizer_sha256"] = "0" * 64  # as if the base folder's tokenizer were another one now
+    (tmp_path / "shop" / "pulse.json").write_text(json.dumps(record))
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ArtifactError, match="reasons were written with the tokenizer and chat template of sha256 000"):
+        PulseRecommender.from_pretrained(tmp_path / "shop")
+
+
 def test_a_saved_recommender_refuses_other_prompts_and_another_base(recommender, tmp_path):
     recommender.save_pretrained(tmp_path / "shop")
     record = json.loads((tmp_path / "shop" / "pulse.json").read_text())

@@ -22,7 +22,7 @@ from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.schema import CandidateSet, Item, Sequence
 from pulse_hf.training import candidate_trainer
 from pulse_hf.training.candidate_trainer import KeepBest
-from pulse_hf.training.scorer import RecommenderSettings, recommender
+from pulse_hf.training.scorer import RecommenderSettings, read_sets, recommender
 from pulse_hf.training.scorer_fit import make_processor, train_scorer
 
 WORDS = [f"w{number}" for number in range(12)]
@@ -282,6 +282,21 @@ def test_the_stage_trains_its_systems_counts_rows_and_resumes(base_folder, tmp_p
         load_scorer(str(base_folder), folder / name, merge=True)
     monkeypatch.setattr(candidate_trainer, "train_candidates", None)  # a finished stage must not train again
     assert recommender(tmp_path, settings, seed=0) == folder
+
+
+def test_fewer_negatives_are_read_while_training_only(base_folder, tmp_path):
+    write_run(tmp_path)
+    settings = settings_for(base_folder, epochs=1, shared_temperature=None, systems=("pulse",))
+    whole, (train, validation, _) = [
+        (read_sets(tmp_path, replace(settings, training_negatives=number), 0)) for number in (None, 1)
+    ]
+    assert {len(one.item_ids) for one in train} == {2}
+    assert {len(one.item_ids) for one in validation} == {4}
+    for few, all_of_it in zip(train, whole[0], strict=True):
+        assert few.item_ids[few.target_index] == all_of_it.item_ids[all_of_it.target_index]
+        assert set(few.item_ids) < set(all_of_it.item_ids)
+    with pytest.raises(ValueError, match="training_negatives is 0"):
+        recommender(tmp_path, replace(settings, training_negatives=0), seed=0)
 
 
 def test_an_unknown_system_is_refused(base_folder, tmp_path):

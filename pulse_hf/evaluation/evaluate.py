@@ -190,7 +190,7 @@ def _publish(run: Path, folder: Path) -> None:
 
 def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
     from pulse_hf.evaluation.protocol import load_study
-    from pulse_hf.evaluation.report import compare, compared_pairs, summarise
+    from pulse_hf.evaluation.report import compare, compared_pairs, control_pairs, summarise
     from pulse_hf.evaluation.systems import ScoreBook, systems
 
     study = load_study(run)
@@ -208,6 +208,7 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
         "protocol": _protocol(run, study, decisions, seed),
         "systems": {name: {**summary[name], "cost": _cost(run, book, known, name)} for name in settings.systems},
         "comparisons": compare(metrics, compared_pairs(settings.systems), seed=seed),
+        "controls": compare(metrics, control_pairs(settings.systems), seed=seed),
         "stages": _stages(run),
         "versions": package_versions(),
         "stackers": stacked,

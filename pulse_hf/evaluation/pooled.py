@@ -16,7 +16,7 @@ import numpy as np
 from pulse_hf.artifacts import ArtifactError, read_json, read_table
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.reasons import OWN, score_file
-from pulse_hf.evaluation.report import compare, compared_pairs, summarise
+from pulse_hf.evaluation.report import compare, compared_pairs, control_pairs, summarise
 from pulse_hf.metrics import METRICS, rank_metrics
 
 if TYPE_CHECKING:
@@ -71,6 +71,7 @@ def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
             for name in systems
         },
         "comparisons": compare(metrics, compared_pairs(systems), seed=seed),
+        "controls": compare(metrics, control_pairs(systems), seed=seed),
         "by_seed": {
             name: [one["systems"][name]["hr@1"]["value"] if name in one["systems"] else None for one in reports]
             for name in systems

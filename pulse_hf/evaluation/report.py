@@ -18,8 +18,24 @@ Metrics = Mapping[str, "NDArray[np.float64]"]
 
 COMPARED_METRICS = ("hr@1", "ndcg@10", "mrr")
 COMPARED_SYSTEMS = ("pulse", "pulse-fused")
+CONTROLS = (
+    ("pulse-text", "slm+sft"),  # the scorer with and without reasons
+    ("thought-space", "encoder-tuned"),  # the encoder tuned to reasons and titles, or to titles alone
+    ("pulse-fused", "fusion+slm+sft"),  # all of it beside the sequential models
+)
+"""Each of ours that thinks, and the same without thoughts."""
 
-__all__ = ["COMPARED_METRICS", "COMPARED_SYSTEMS", "compare", "compared_pairs", "p_value", "render", "summarise"]
+__all__ = [
+    "COMPARED_METRICS",
+    "COMPARED_SYSTEMS",
+    "CONTROLS",
+    "compare",
+    "compared_pairs",
+    "control_pairs",
+    "p_value",
+    "render",
+    "summarise",
+]
 
 
 def summarise(metrics: Mapping[str, Metrics], *, cold: NDArray[np.bool_], seed: int) -> dict[str, dict[str, Any]]:
@@ -60,6 +76,15 @@ def compared_pairs(systems: Sequence[str]) -> list[tuple[str, str]]:
     return [pair for pair in pairs if pair != ("pulse", "pulse-fused")]
 
 
+def control_pairs(systems: Sequence[str]) -> list[tuple[str, str]]:
+    """What of :data:`CONTROLS` a report can tell.
+
+    >>> control_pairs(["slm+sft", "pulse", "pulse-text"])
+    [('pulse-text', 'slm+sft')]
+    """
+    return [pair for pair in CONTROLS if set(pair) <= set(systems)]
+
+
 def compare(
     metrics: Mapping[str, Metrics],
     pairs: Sequence[tuple[str, str]],
@@ -93,6 +118,7 @@ def render(report: Mapping[str, Any]) -> str:
         _systems(report),
         _slices(report),
         _comparisons(report),
+        _controls(report),
         _worth(report),
         _faithfulness(report),
         _train_vs_test(report),
@@ -195,6 +221,13 @@ def _comparisons(report: Mapping[str, Any]) -> str:
         f"Holm over all comparisons of one metric ({_kind(report)})."
     )
     return "## Comparisons\n\n" + _comparison_table(report["comparisons"]) + "\n\n" + caption
+
+
+def _controls(report: Mapping[str, Any]) -> str:
+    if not report.get("controls"):
+        return ""
+    caption = f"Each row of ours that thinks against the same without thoughts, paired ({_kind(report)})."
+    return "## What thoughts add\n\n" + _comparison_table(report["controls"]) + "\n\n" + caption
 
 
 def _worth(report: Mapping[str, Any]) -> str:

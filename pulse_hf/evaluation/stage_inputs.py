@@ -350,7 +350,8 @@ def _scorer_prompts(ground: Ground, by_user: Mapping[str, Sequence]) -> Texts:
     """What both scorers read: with candidates where they train, without where targets may stand among them."""
     thoughts = ground.thoughts
     texts: Texts = {"recommender": [], "recommender/validation": [], "recommender/test": []}
-    tuned = ground.settings("recommender")["systems"]
+    settings = ground.settings("recommender")
+    tuned, negatives = settings["systems"], settings.get("training_negatives")
     for system in (name for name in ("pulse", "slm+sft") if name in tuned):
         shape, fits = ground.scorer(system)
         for one in ground.sets:
@@ -361,7 +362,8 @@ def _scorer_prompts(ground: Ground, by_user: Mapping[str, Sequence]) -> Texts:
             history = by_user[user_id].before(int(one.decision_id.rpartition("#")[2]))
             prompt = scorer_example(history, ground.items, (), thought, shape, fits).prompt
             if one.split == "train":
-                texts["recommender"] += [prompt, *(ground.branch(item_id) for item_id in one.item_ids)]
+                read = one.with_negatives(negatives).item_ids
+                texts["recommender"] += [prompt, *(ground.branch(item_id) for item_id in read)]
             else:
                 texts[f"recommender/{one.split}"].append(prompt)
     return texts

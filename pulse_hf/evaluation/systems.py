@@ -210,12 +210,12 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         System(
             "slm+sft", partial(slm_scores, folder="slm+sft", thoughts={}), ("recommender",), ("recommender/slm+sft",)
         ),
-        *(
-            System(name, partial(_with_reasons, folder=name), _SLM_STAGES, (*_REASON_MODELS, f"recommender/{name}"))
-            for name in ("pulse-text", "pulse")
-        ),
     ]
     named = {system.name: system for system in known}
+    text = partial(_with_reasons, folder="pulse-text")
+    named["pulse-text"] = System("pulse-text", text, _SLM_STAGES, (*_REASON_MODELS, "recommender/pulse-text"))
+    beside = partial(_with_votes, book=book, text=named["pulse-text"])
+    named["pulse"] = System("pulse", beside, _SLM_STAGES, (*_REASON_MODELS, "recommender/pulse"))
     # Exactly pulse-fused's ingredients and stacker minus the thoughts (DESIGN §8.7): without the scorer that reads
     # them, and with the same scorer tuned without reasons in its place.
     tuned = tuple(name for name in fusion.TUNED if (book.study.run / "baselines" / name).exists())
@@ -258,6 +258,32 @@ def _agreements(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.
 
 def _with_reasons(study: Study, decisions: Sequence[Decision], *, folder: str) -> list[NDArray[np.float64]]:
     return slm_scores(study, decisions, folder=folder, thoughts=_thoughts_of(study, decisions))
+
+
+def _with_votes(
+    study: Study, decisions: Sequence[Decision], *, book: ScoreBook, text: System
+) -> list[NDArray[np.float64]]:
+    """``pulse``: what ``pulse-text`` gives, weighed, and the votes beside it.
+
+    Both are one fit (:func:`pulse_hf.training.scorer_fit.train_scorer`), so that no text is read twice.
+    """
+    from pulse_hf.models.scorer.adapter import read_record
+    from pulse_hf.reasoning.examples import PromptShape, features_of_sets
+
+    folder = study.run / "recommender"
+    fitted = read_manifest(folder)["counts"]["systems"]["pulse"]
+    shape = PromptShape.from_dict(read_record(folder / "pulse").prompt)
+    weights = [fitted.get("weights", {}).get(name) for name in ("text", *shape.features)]
+    if not decisions or not shape.features or not weights[0] or not (folder / text.name).is_dir():
+        return _with_reasons(study, decisions, folder="pulse")
+    sets = [study.sets[decision.decision_id] for decision in decisions]
+    features = features_of_sets(
+        sets, study.sequences, study.items, _thoughts_of(study, decisions), shape, study.shared
+    )
+    logits = _whole(book, [text], decisions[0].split)[text.name]
+    return [
+        weights[0] * row + np.array(votes) @ np.array(weights[1:]) for row, votes in zip(logits, features, strict=True)
+    ]
 
 
 def _a_llmrec_with_reasons(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:

@@ -186,6 +186,7 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
         **counts,
         "written_by_this_process": {"trees": sum(map(len, mine)), **generator.usage.as_counts()},
         "encoders_sha256": before,
+        "tokenizer_sha256": getattr(generator, "tokenizer_sha256", ""),  # an extractive engine or a server has none
         "inputs_sha256": inputs_sha256(inputs),
     }
 

@@ -108,6 +108,13 @@ class TransformersGenerator:
         tokenizer = AutoTokenizer.from_pretrained(source, **pinned)
         return cls(model, tokenizer, model_id=identity["id"], revision=identity["revision"], batch_size=batch_size)
 
+    @property
+    def tokenizer_sha256(self) -> str:
+        """What stands for the tokenizer and its chat template."""
+        from pulse_hf.models.scorer.adapter import tokenizer_sha256
+
+        return tokenizer_sha256(self.chat.tokenizer)
+
     def generate(
         self, prompts: Series[Prompt], *, width: int, sampling: Sampling, seed: int
     ) -> list[list[Generation]]:

@@ -63,6 +63,8 @@ class RecommenderSettings:
         epochs: At most so many passes over the rows (ours).
         warmup: Share of the steps in which the learning rate rises (paper §5.3 for phase I).
         patience: Epochs without a rise of validation HR@1 before it stops (early stopping: paper §5.3).
+        training_negatives: Negatives read of each training row, the first of its shuffled set; ``None`` for all of
+            them. Fewer are faster (ours).
         validation_sets: At most so many validation decisions to stop by, chosen by user; ``None`` for all.
         max_length: Tokens of prompt and one candidate together (paper §5.3).
         max_candidate_tokens: Tokens of them kept for a candidate (ours).
@@ -98,6 +100,7 @@ class RecommenderSettings:
     epochs: int = 3
     warmup: float = 0.1
     patience: int = 1
+    training_negatives: int | None = None
     validation_sets: int | None = None
     max_length: int = 512
     max_candidate_tokens: int = 48
@@ -129,6 +132,8 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
     """
     from pulse_hf.models.embedded import resolve_model
 
+    if settings.training_negatives is not None and settings.training_negatives < 1:
+        raise ValueError(f"training_negatives is {settings.training_negatives}; expected at least 1, or null for all")
     unknown = [name for name in settings.systems if name not in SCORERS]
     if unknown:
         raise ValueError(f"systems: found {unknown}, expected some of {list(SCORERS)}")
@@ -221,7 +226,7 @@ def read_sets(
     ]
     thinking = set(read_table(run / "thoughts" / "thoughts.parquet")["decision_id"].to_pylist())
     train = [one for one in sets if one.split == "train"]
-    kept = [one for one in train if one.decision_id in thinking]
+    kept = [one.with_negatives(settings.training_negatives) for one in train if one.decision_id in thinking]
     if not kept:
         raise ValueError(
             f"none of the {len(train)} train candidate sets has a thought; run the stage thoughts for the train split"
