@@ -35,7 +35,10 @@ def test_an_arm_that_did_not_run_says_so_with_its_command(monkeypatch, tmp_path,
     monkeypatch.setattr(sys, "argv", ["evidence.py", "--list", "--data", str(tmp_path)])
     evidence.main()
     lines = capsys.readouterr().out.splitlines()
-    assert lines == [f"{path.stem}: no data here; python scripts/evidence.py {path.stem}" for path in ARMS]
+    assert lines == [
+        f"{path.stem}: no data here; python scripts/evidence.py {path.stem}"
+        for path in sorted(ARMS, key=lambda path: path.stem)
+    ]
 
 
 def test_an_unknown_arm_is_named(monkeypatch, capsys):
