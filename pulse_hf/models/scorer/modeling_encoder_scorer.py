@@ -1,7 +1,7 @@
 """The candidate scorer on a text encoder instead of a causal language model (ours).
 
-A small encoder that was trained to compare texts (MiniLM, 22 M parameters) tells two titles apart better than a causal
-model of its size. Everything else is as in :mod:`.modeling_scorer`: the prompt (history, r*, s*) is read once, each
+A small encoder that was trained to compare texts (MiniLM, 22 M parameters) reads titles better than the embedded
+language model (3.8 M). Everything else is as in :mod:`.modeling_scorer`: the prompt (history, r*, s*) is read once, each
 candidate is a branch that sees the prompt and itself, so that a score depends neither on order nor on company. Within
 the prompt, and within a branch, every token sees every other one; the prompt sees no candidate.
 
