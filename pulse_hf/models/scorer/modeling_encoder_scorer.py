@@ -2,8 +2,8 @@
 
 A small encoder that was trained to compare texts (MiniLM, 22 M parameters) reads titles better than the embedded
 language model (3.8 M). Everything else is as in :mod:`.modeling_scorer`: the prompt (history, r*, s*) is read once,
-each candidate is a branch that sees the prompt and itself, so that a score depends neither on order nor on company. Within
-the prompt, and within a branch, every token sees every other one; the prompt sees no candidate.
+each candidate is a branch that sees the prompt and itself, so that a score depends neither on order nor on company.
+Within the prompt, and within a branch, every token sees every other one; the prompt sees no candidate.
 
 What is judged is the mean state of a branch's tokens. What the encoder knows unasked is the cosine of that mean with
 the prompt's; it stands where a language model's likelihood stands.
