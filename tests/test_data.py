@@ -6,9 +6,12 @@ import csv
 import gzip
 import json
 import random
+import subprocess
+import sys
 import unicodedata
 from collections import Counter
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any, NamedTuple
 
 import pyarrow as pa
@@ -33,7 +36,7 @@ from pulse_hf.data.sequences import (
     training_decisions,
     write_sequences,
 )
-from pulse_hf.schema import Sequence
+from pulse_hf.schema import Sequence, hash_order, stable_hash
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
 DAY = 86_400
@@ -584,6 +587,33 @@ def test_what_is_written_is_what_is_loaded(tmp_path: Path) -> None:
     repeats = table(path, deduplicate=False, min_user_events=0, min_item_events=0)
     prepare(tmp_path / "repeats", repeats, seed=0)
     assert sum(len(user) for user in load_sequences(tmp_path / "repeats")) == 6
+
+
+def test_equal_hashes_are_ordered_by_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of 64 bits no two real names are known to be equal, so all are made equal here."""
+    names = ["c", "a", "b"]
+    assert [names[place] for place in hash_order("item", names)] == sorted(
+        names, key=lambda name: stable_hash("item", name)
+    )
+
+    def constant(_: bytes) -> SimpleNamespace:
+        return SimpleNamespace(digest=lambda: bytes(32))
+
+    monkeypatch.setattr("pulse_hf.schema.hashlib.sha256", constant)
+    assert [names[place] for place in hash_order("item", names)] == ["a", "b", "c"]
+
+
+def test_a_faultless_file_is_prepared_without_pandas(tmp_path: Path) -> None:
+    """Importing it takes as long as preparing some ten thousand rows."""
+    rows = [{"user_id": f"u{n % 9}", "item_id": f"i{n % 7}", "timestamp": 1_500_000_000 + n} for n in range(63)]
+    (tmp_path / "log.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    code = (
+        "import sys; from pathlib import Path; from pulse_hf.data.prepare import PrepareSettings, prepare;"
+        f"prepare(Path({str(tmp_path)!r}), PrepareSettings('table', {str(tmp_path / 'log.jsonl')!r}), seed=0);"
+        "sys.exit('pandas' in sys.modules)"
+    )
+    subprocess.run([sys.executable, "-c", code], check=True)
+    assert read_json(tmp_path / "sequences" / "report.json")["result"]["events"] == 63
 
 
 def test_an_order_without_times(tmp_path: Path) -> None:

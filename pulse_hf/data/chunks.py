@@ -9,6 +9,7 @@ import os
 import zlib
 from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -90,6 +91,15 @@ def read_chunks(
                 data = _without_mark(path, data, repaired)
             yield Chunk(path, number, _decoded(path, number, data, encoding))
             number += data.count(b"\n")
+
+
+def ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
+    """The chunks in their order, each read and unpacked while the one before it is worked on."""
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, chunks, None)
+        while (chunk := coming.result()) is not None:
+            coming = reader.submit(next, chunks, None)
+            yield chunk
 
 
 def _whole_lines(path: Path, stream: Any, chunk_bytes: int, repaired: Counter[str], salvage: bool) -> Iterator[bytes]:

@@ -11,7 +11,8 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.schema import stable_hash
+from pulse_hf.data.arrays import column_of, numbers
+from pulse_hf.schema import hash_order, stable_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -96,8 +97,8 @@ class EventLog:
         """
         import numpy as np
 
-        places = sorted(range(len(self._user_codes)), key=_by_hash(list(self._user_codes)))
         names = list(self._user_codes)
+        places = hash_order("user", names)
         self.user_ids = [names[code] for code in places]
         self.item_ids = list(self._item_codes)
         rank = np.empty(len(places), dtype=np.int32)
@@ -129,10 +130,10 @@ class EventLog:
             stream = pa.ipc.open_stream(file)
             writers = [pa.ipc.new_stream(str(path), stream.schema) for path in paths]
             for batch in stream:
-                users = rank[batch.column("user").to_numpy()]
+                users = rank[numbers(batch.column("user"))]
                 part_of = users.astype(np.int64) * number // len(rank)
                 order = np.argsort(part_of, kind="stable")
-                moved = batch.set_column(0, "user", pa.array(users)).take(pa.array(order))
+                moved = batch.set_column(0, "user", column_of(users)).take(column_of(order))
                 bounds = np.searchsorted(part_of[order], np.arange(number + 1))
                 for part in np.flatnonzero(np.diff(bounds)):
                     writers[part].write_batch(moved.slice(bounds[part], bounds[part + 1] - bounds[part]))
@@ -143,15 +144,14 @@ class EventLog:
 
     def _ordered(self, part: pa.Table, deduplicate: bool) -> pa.Table:
         import numpy as np
-        import pyarrow as pa
 
-        users, items, times = (part[name].to_numpy() for name in ("user", "item", "timestamp"))
+        users, items, times = (numbers(part[name]) for name in ("user", "item", "timestamp"))
         order = np.lexsort((times, users))
         same = (np.diff(users[order]) == 0) & (np.diff(times[order]) == 0)
         tied = order[np.concatenate([same, [False]]) | np.concatenate([[False], same])] if len(order) else order
         if len(tied):
             keys = np.zeros(len(order), dtype=np.uint64)
-            rows = part.take(pa.array(tied)).to_pylist()
+            rows = part.take(column_of(tied)).to_pylist()
             keys[tied] = [
                 order_hash(
                     self.user_ids[row["user"]],
@@ -166,7 +166,7 @@ class EventLog:
         if deduplicate:
             pairs = users[order].astype(np.int64) * len(self.item_ids) + items[order]
             order = order[np.sort(np.unique(pairs, return_index=True)[1])]
-        return part.take(pa.array(order))
+        return part.take(column_of(order))
 
     def parts(
         self, columns: tuple[str, ...] = ("user", "item", "timestamp", "rating", "review")
@@ -181,17 +181,16 @@ class EventLog:
             yield _read(path, columns)
 
 
-def _codes(ids: pa.ChunkedArray, known: dict[str, int]) -> NDArray[np.int32]:
+def _codes(ids: pa.ChunkedArray, known: dict[str, int]) -> pa.Array:
+    """The ids as numbers, in the order in which they were first seen."""
     import numpy as np
+    import pyarrow as pa
 
-    encoded = ids.combine_chunks().dictionary_encode() if ids.num_chunks != 1 else ids.chunk(0).dictionary_encode()
+    if not pa.types.is_dictionary(ids.type):
+        ids = ids.dictionary_encode()
+    encoded = ids.chunk(0) if ids.num_chunks == 1 else ids.combine_chunks()
     codes = [known.setdefault(name, len(known)) for name in encoded.dictionary.to_pylist()]
-    return np.asarray(codes, dtype=np.int32)[encoded.indices.to_numpy()]
-
-
-def _by_hash(names: list[str]) -> Any:
-    hashes = [stable_hash("user", name) for name in names]
-    return lambda place: (hashes[place], names[place])
+    return column_of(np.array(codes, dtype=np.int32)[numbers(encoded.indices)])
 
 
 def _write(path: Path, table: pa.Table) -> None:

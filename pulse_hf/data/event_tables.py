@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.data.accounts import RowCount
-from pulse_hf.data.chunks import CHUNK_BYTES, Chunk, read_chunks
+from pulse_hf.data.arrays import texts
+from pulse_hf.data.chunks import CHUNK_BYTES, Chunk, ahead, read_chunks
 from pulse_hf.data.columns import Columns, Format
 from pulse_hf.data.fast_tables import (
     event_schema,
@@ -109,7 +110,8 @@ class _Reader:
         self.kind = kind_of(path, form.layout)
 
     def _chunks(self, chunk_bytes: int) -> Iterator[Chunk]:
-        return read_chunks(self.path, self.count.repaired, self.form.encoding, chunk_bytes, salvage=self.salvage)
+        how = {"salvage": self.salvage}
+        return ahead(read_chunks(self.path, self.count.repaired, self.form.encoding, chunk_bytes, **how))
 
     def strict_tables(self, chunk_bytes: int) -> Iterator[pa.Table]:
         """Every row by itself."""
@@ -213,8 +215,8 @@ def _values(row: Row, where: str, form: Format, repaired: Counter[str]) -> tuple
     item_id = read_id(row, columns.item_id, where, repaired)
     when = read_when(row, columns.when, where, None if columns.order else form.timestamp_unit, repaired)
     rating = read_rating(row, columns.rating, where, form.rating_range, repaired) if columns.rating else None
-    texts = (without_surrogates(read_text(row, name, where), repaired) for name in (columns.summary, columns.review))
-    return user_id, item_id, when, rating, *texts
+    words = (without_surrogates(read_text(row, name, where), repaired) for name in (columns.summary, columns.review))
+    return user_id, item_id, when, rating, *words
 
 
 def _plain_times(batch: pa.RecordBatch, form: Format) -> pa.RecordBatch:
@@ -235,14 +237,12 @@ def _batch_rows(path: Path, first: int, batch: pa.RecordBatch) -> Rows:
 
 def _worded(table: pa.Table, columns: Columns, repaired: Counter[str]) -> pa.Table:
     """The table with one cleaned text for summary and review."""
-    import pyarrow as pa
-
     if not columns.review and not columns.summary:
-        words = pa.repeat("", table.num_rows)
+        words = texts([""] * table.num_rows)
     else:
         summaries, reviews = table["summary"].to_pylist(), table["review"].to_pylist()
         joined = (_join(s or "", r or "") for s, r in zip(summaries, reviews, strict=True))
-        words = pa.array([clean_text(text, repaired) for text in joined], pa.string())
+        words = texts([clean_text(text, repaired) for text in joined])
     return table.drop_columns(["summary", "review"]).append_column("review", words)
 
 

@@ -6,9 +6,10 @@ import re
 from collections import Counter
 from typing import TYPE_CHECKING, Any
 
+from pulse_hf.data.arrays import numbers
 from pulse_hf.data.chunks import Chunk
 from pulse_hf.data.columns import Columns, Format
-from pulse_hf.data.values import ISO, is_id, is_time
+from pulse_hf.data.values import ISO, are_ids, is_time
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -20,11 +21,12 @@ def event_schema() -> pa.Schema:
     """Columns of a table of interactions before its texts are joined and cleaned."""
     import pyarrow as pa
 
-    text, number = pa.string(), pa.int64()
+    # An id occurs in many rows: each is stored, checked and looked up once in a chunk.
+    text, number, name = pa.string(), pa.int64(), pa.dictionary(pa.int32(), pa.string())
     return pa.schema(
         {
-            "user_id": text,
-            "item_id": text,
+            "user_id": name,
+            "item_id": name,
             "timestamp": number,
             "rating": pa.float64(),
             "summary": text,
@@ -39,8 +41,14 @@ def _types(form: Format) -> dict[str, Any] | None:
         return None
     roles = _roles(form.columns)
     schema = event_schema()
-    types = {name: schema.field(role).type for role, name in roles.items()}
+    types = {name: _as_read(schema.field(role).type) for role, name in roles.items()}
     return types if len(types) == len(roles) else None
+
+
+def _as_read(kind: pa.DataType) -> pa.DataType:
+    import pyarrow as pa
+
+    return kind.value_type if pa.types.is_dictionary(kind) else kind
 
 
 def _roles(columns: Columns) -> dict[str, str]:
@@ -61,7 +69,9 @@ def from_json(chunk: Chunk, form: Format, *, ignore_others: bool) -> pa.Table | 
     from pyarrow import json
 
     types = _types(form)
-    if types is None:
+    # A blank line could make up for a line that holds two objects: every line must begin with one.
+    lines = chunk.text.count("\n") + (not chunk.text.endswith("\n"))
+    if types is None or not chunk.text.startswith("{") or chunk.text.count("\n{") != lines - 1:
         return None
     others = "ignore" if ignore_others else "error"
     parse = json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior=others)
@@ -69,7 +79,7 @@ def from_json(chunk: Chunk, form: Format, *, ignore_others: bool) -> pa.Table | 
         table = json.read_json(pa.BufferReader(chunk.text.encode()), parse_options=parse)
     except (pa.ArrowException, UnicodeEncodeError):
         return None
-    return _by_role(table, form) if table.num_rows == _lines(chunk.text) else None
+    return _by_role(table, form) if table.num_rows == lines else None
 
 
 def from_layout(chunk: Chunk, form: Format) -> pa.Table | None:
@@ -157,10 +167,18 @@ def _by_role(table: pa.Table, form: Format) -> pa.Table:
     schema = event_schema()
     roles = _roles(form.columns)
     columns = [
-        table[roles[field.name]].cast(field.type) if field.name in roles else pa.nulls(table.num_rows, field.type)
+        _as(table[roles[field.name]], field.type) if field.name in roles else pa.nulls(table.num_rows, field.type)
         for field in schema
     ]
     return pa.table(columns, schema)
+
+
+def _as(column: pa.ChunkedArray, kind: pa.DataType) -> pa.Array | pa.ChunkedArray:
+    import pyarrow as pa
+
+    if pa.types.is_dictionary(kind):
+        return column.combine_chunks().dictionary_encode()
+    return column if column.type == kind else column.cast(kind)
 
 
 def faultless(table: pa.Table, form: Format) -> bool:
@@ -171,12 +189,12 @@ def faultless(table: pa.Table, form: Format) -> bool:
     optional = [table[role] for role in _roles(form.columns) if role in ("rating", "summary", "review")]
     if any(column.null_count for column in needed) or any(c.null_count == len(c) for c in optional):
         return False
-    if not all(is_id(text) for column in needed[:2] for text in pc.unique(column).to_pylist()):
+    if not all(are_ids(chunk.dictionary.to_pylist()) for column in needed[:2] for chunk in column.chunks):
         return False
     if not form.columns.order:
         times = pc.min_max(table["timestamp"]).as_py()
         if not all(is_time(time, form.timestamp_unit) for time in times.values()):
             return False
     low, high = form.rating_range
-    stars = table["rating"].drop_null().to_numpy()
+    stars = numbers(table["rating"].drop_null())
     return bool(((stars >= low) & (stars <= high)).all())  # false for NaN, too

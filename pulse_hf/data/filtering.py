@@ -6,6 +6,7 @@ from collections import Counter
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
+from pulse_hf.data.arrays import numbers
 from pulse_hf.data.event_log import EventLog
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def _counts(log: EventLog, users: NDArray[np.bool_], items: NDArray[np.bool_]) -
 
     per_user, per_item = np.zeros(len(users), dtype=np.int64), np.zeros(len(items), dtype=np.int64)
     for part in log.parts(("user", "item")):
-        user, item = part["user"].to_numpy(), part["item"].to_numpy()
+        user, item = numbers(part["user"]), numbers(part["item"])
         kept = users[user] & items[item]
         per_user += np.bincount(user[kept], minlength=len(users))
         per_item += np.bincount(item[kept], minlength=len(items))

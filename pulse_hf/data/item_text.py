@@ -28,6 +28,7 @@ _INVISIBLE = re.compile(
     "|(?<![\u2600-\u27bf\ufe0f\U0001f000-\U0001faff])\u200d|\u200d(?![\u2600-\u27bf\U0001f000-\U0001faff])"
 )
 _FLAG_LETTERS = "".join(map(chr, range(0x1F1E6, 0x1F200)))
+_LETTER = re.compile(r"[^\W_]")  # or digit
 _PLAIN = re.compile(r"[ !-%'-;=?-~]*\Z")  # printable ASCII without "&", "<", ">"
 
 
@@ -130,7 +131,7 @@ def _narrowest(categories: Iterable[str]) -> str:
 
 
 def _readable(text: str) -> bool:
-    return any(character.isalnum() for character in text)
+    return _LETTER.search(text) is not None
 
 
 def _described(item_id: str, title: str, line: str, parts: Iterable[str], max_words: int) -> Item:

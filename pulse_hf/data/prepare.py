@@ -9,8 +9,9 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pulse_hf.artifacts import Fingerprint, build, sha256_of_file, write_json, write_table
+from pulse_hf.artifacts import Fingerprint, build, sha256_of_file, table_writer, write_json
 from pulse_hf.data.accounts import RowCount
+from pulse_hf.data.arrays import texts
 from pulse_hf.data.chunks import same_content
 from pulse_hf.data.columns import FORMATS, Columns, Format, ItemColumns
 from pulse_hf.data.event_log import EventLog
@@ -254,7 +255,8 @@ def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
     shutil.rmtree(work / "spool")
     item_ids = catalogue_order(name for name, kept in zip(log.item_ids, core.items, strict=True) if kept)
     items, metadata = _catalogue(settings, item_ids)
-    write_table(work / "items.parquet", "items", items)
+    with table_writer(work / "items.parquet", "items") as write:
+        write([texts([getattr(item, name) for item in items]) for name in ("item_id", "title", "item_text")])
     report = _report(counts, items, order, count, core)
     report["metadata"] = metadata
     report["split"] = {"by": settings.split, **(asdict(split) if split else {})}

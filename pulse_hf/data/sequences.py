@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulse_hf.artifacts import read_table, table_writer
+from pulse_hf.data.arrays import column_of, numbers, texts
 from pulse_hf.data.event_log import EventLog
 from pulse_hf.data.filtering import Core
-from pulse_hf.schema import Decision, Item, Sequence, Split, stable_hash
+from pulse_hf.schema import Decision, Item, Sequence, Split, hash_order, stable_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -78,8 +79,8 @@ def split_times(log: EventLog, core: Core, validation_share: float, test_share: 
 
     per_day: Counter[int] = Counter()
     for part in log.parts(("user", "item", "timestamp")):
-        kept = core.users[part["user"].to_numpy()] & core.items[part["item"].to_numpy()]
-        days, counts = np.unique(part["timestamp"].to_numpy()[kept] // day, return_counts=True)
+        kept = core.users[numbers(part["user"])] & core.items[numbers(part["item"])]
+        days, counts = np.unique(numbers(part["timestamp"])[kept] // day, return_counts=True)
         per_day.update(dict(zip(days.tolist(), counts.tolist(), strict=True)))
     days = np.array(sorted(per_day))
     later = np.cumsum(np.array([per_day[one] for one in days.tolist()])[::-1])[::-1] / max(1, per_day.total())
@@ -143,16 +144,16 @@ def write_sequences(
 
     counts = SequenceCounts(items=int(core.items.sum()))
     total = tied_events = users_with_ties = tied_tests = untested = 0
-    user_ids, item_ids = pa.array(log.user_ids, pa.string()), pa.array(log.item_ids, pa.string())
+    user_ids, item_ids = texts(log.user_ids), texts(log.item_ids)
     with table_writer(path, "sequences") as write:
         for part in log.parts():
-            users, items = part["user"].to_numpy(), part["item"].to_numpy()
-            part = part.filter(pa.array(core.users[users] & core.items[items]))
+            users, items = numbers(part["user"]), numbers(part["item"])
+            part = part.filter(column_of(core.users[users] & core.items[items]))
             if split is not None:
                 part = _until_the_test_target(part, split)
             if not part.num_rows:
                 continue
-            users, times = part["user"].to_numpy(), part["timestamp"].to_numpy()
+            users, times = numbers(part["user"]), numbers(part["timestamp"])
             starts = np.flatnonzero(np.diff(users, prepend=-1))
             offsets = np.append(starts, len(users))
             ties = np.append((np.diff(users) == 0) & (np.diff(times) == 0), False)  # with the next event
@@ -171,11 +172,11 @@ def write_sequences(
             counts.users += len(starts)
             counts.events += len(users)
             counts.users_with_test += int(tested.sum())
-            counts.events_with_review += int(pc.sum(pc.not_equal(part["review"], "")).as_py())
-            seconds = pa.array(times // ticks_per_second) if timed else pa.array([], pa.int64())
+            counts.events_with_review += int(np.count_nonzero(numbers(pc.binary_length(part["review"]))))
+            seconds = column_of(times // ticks_per_second if timed else times[:0])
             write(
                 [
-                    user_ids.take(pa.array(users[starts])),
+                    user_ids.take(column_of(users[starts])),
                     _lists(offsets, item_ids.take(part["item"].combine_chunks())),
                     _lists(offsets if timed else np.zeros_like(offsets), seconds),
                     _lists(offsets, part["rating"].combine_chunks().cast(pa.float32())),
@@ -189,11 +190,10 @@ def write_sequences(
 def _until_the_test_target(part: pa.Table, split: GlobalTime) -> pa.Table:
     """The part without what its users did after their test target."""
     import numpy as np
-    import pyarrow as pa
 
-    users, late = part["user"].to_numpy(), part["timestamp"].to_numpy() >= split.test
+    users, late = numbers(part["user"]), numbers(part["timestamp"]) >= split.test
     first = late & ~np.concatenate([[False], late[:-1] & (np.diff(users) == 0)]) if len(users) else late
-    return part.filter(pa.array(~late | first))
+    return part.filter(column_of(~late | first))
 
 
 def _cuts(
@@ -210,7 +210,7 @@ def _cuts(
     validation = np.where(before_test > trained, trained, -1)
     test = np.where(lengths > before_test, before_test, -1)
     flat = np.stack([trained, validation, test], axis=1).astype(np.int32).ravel()
-    return _lists(np.arange(0, len(flat) + 1, 3), pa.array(flat)), test > 0
+    return _lists(np.arange(0, len(flat) + 1, 3), column_of(flat)), test > 0
 
 
 def _without_targets(cuts: pa.Array, lengths: NDArray[np.int64], chosen: NDArray[np.bool_]) -> pa.Array:
@@ -219,19 +219,20 @@ def _without_targets(cuts: pa.Array, lengths: NDArray[np.int64], chosen: NDArray
     import pyarrow.compute as pc
 
     whole = [[int(length), -1, -1] for length in lengths]
-    return pc.if_else(pa.array(chosen), pa.array(whole, cuts.type), cuts)
+    return pc.if_else(column_of(chosen), pa.array(whole, cuts.type), cuts)
 
 
 def _lists(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
     import numpy as np
     import pyarrow as pa
 
-    return pa.ListArray.from_arrays(pa.array(offsets.astype(np.int32)), values)
+    return pa.ListArray.from_arrays(column_of(offsets.astype(np.int32)), values)
 
 
 def catalogue_order(item_ids: Iterable[str]) -> list[str]:
     """The catalogue's order: by a stable hash, so that an ``item_index`` tells neither popularity nor age."""
-    return sorted(set(item_ids), key=lambda item_id: (stable_hash("item", item_id), item_id))
+    names = list(dict.fromkeys(item_ids))
+    return [names[place] for place in hash_order("item", names)]
 
 
 def load_sequences(run: Path) -> list[Sequence]:

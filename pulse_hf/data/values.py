@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import re
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from datetime import UTC, date, datetime
 from typing import Any, TypeGuard
 
@@ -22,9 +22,13 @@ _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?\Z", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*\Z", re.ASCII)
 
 
-def is_id(text: str) -> bool:
-    """Whether a text can be an id: something, and all of it visible."""
-    return bool(text) and not text.isspace() and text.isprintable()
+def are_ids(texts: Sequence[str]) -> bool:
+    r"""Whether each text can be an id: something, and all of it visible.
+
+    >>> are_ids(["a1", "b 2"]), are_ids(["a1", " "]), are_ids(["a1", "b\n"])
+    (True, False, False)
+    """
+    return "".join(texts).isprintable() and all(texts) and not any(map(str.isspace, texts))
 
 
 def is_time(value: float, unit: str) -> bool:
