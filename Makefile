@@ -14,9 +14,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e ".[train,demo,space,metric,dev]"
 	@touch $(READY)
 
-demo: $(READY)  ## the whole road on the embedded synthetic shop, about 5 minutes on 2 cores
+demo: $(READY)  ## the whole road on the embedded synthetic shop, about 5 minutes on 2 newer cores, a quarter of an hour on old ones
 	@echo "== the whole road on the embedded shop =="
-	$(BIN)/pulse run --preset demo
+	$(BIN)/pulse run --preset demo --processes 2
 
 test: $(READY)  ## everything a change must pass, under 10 minutes on 2 cores
 	@echo "== tests, in two processes of one thread each =="

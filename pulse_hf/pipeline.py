@@ -9,6 +9,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from pulse_hf.artifacts import MANIFEST
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.world.stage import world
 from pulse_hf.evaluation.evaluate import evaluate
@@ -33,12 +34,14 @@ class Stage:
         setting: Its group in :class:`~pulse_hf.settings.RunSettings`.
         make: Runs it and returns its artefact's folder.
         purpose: One line for people.
+        writes: Whether a language model writes here, for hours on large shops.
     """
 
     word: str
     setting: str
     make: Callable[..., Path]
     purpose: str
+    writes: bool = False
 
 
 ROAD = (
@@ -46,9 +49,9 @@ ROAD = (
     Stage("prepare", "prepare", prepare, "read, clean, filter and split the interactions"),
     Stage("sequential", "sequential", sequential, "train SASRec, find similar users"),
     Stage("candidates", "candidates", candidates, "freeze the candidate sets every system ranks"),
-    Stage("rationales", "rationales", rationales, "write the positive rationales of training targets"),
+    Stage("rationales", "rationales", rationales, "write the positive rationales of training targets", writes=True),
     Stage("thought-space", "thought_space", train_thought_space, "align histories and rationales by InfoNCE"),
-    Stage("thoughts", "thoughts", thoughts, "draft reasons and refine them by tree of thought"),
+    Stage("thoughts", "thoughts", thoughts, "draft reasons and refine them by tree of thought", writes=True),
     Stage("recommender", "recommender", recommender, "tune the small language model as candidate scorer"),
     Stage("baselines", "baselines", baselines, "fit the learned baselines that only the report needs"),
     Stage("evaluate", "evaluate", evaluate, "score every system, audit for leaks, write the report"),
@@ -100,7 +103,14 @@ def _input_of(run: Path, settings: RunSettings) -> PrepareSettings:
     return settings.prepare
 
 
-def run_road(run: Path, settings: RunSettings, *, until: str | None = None, force: bool = False) -> Path:
+def run_road(
+    run: Path,
+    settings: RunSettings,
+    *,
+    until: str | None = None,
+    force: bool = False,
+    launch: Callable[[str], None] | None = None,
+) -> Path:
     """Run every stage in order.
 
     Args:
@@ -108,6 +118,7 @@ def run_road(run: Path, settings: RunSettings, *, until: str | None = None, forc
         settings: All stages' settings; without a ``world`` group the data in ``prepare`` is read.
         until: Stop after this stage.
         force: Make stages anew whose settings or inputs have changed.
+        launch: Runs the stage of a word in several processes; taken for the stages that write.
 
     Returns:
         The run folder; after ``evaluate`` it holds ``report.json`` and ``report.md``.
@@ -118,7 +129,9 @@ def run_road(run: Path, settings: RunSettings, *, until: str | None = None, forc
         left_out = (stage.word == "world" and settings.world is None) or (
             stage.word == "baselines" and not settings.baselines.systems
         )
-        if not left_out:
+        if launch and stage.writes and (force or not (run / stage.setting / MANIFEST).exists()):
+            launch(stage.word)
+        elif not left_out:
             run_stage(stage, run, settings, force=force)
         if stage.word == until:
             break

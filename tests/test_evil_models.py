@@ -33,7 +33,7 @@ from pulse_hf.reasoning.prompts import Prompt
 from pulse_hf.reasoning.rationales import rationales
 from pulse_hf.reasoning.server_engine import ServerGenerator
 from pulse_hf.reasoning.thoughts import ThoughtSettings, thoughts
-from pulse_hf.training import thought_space_fit
+from pulse_hf.training import candidate_trainer, thought_space_fit
 from pulse_hf.training.candidate_trainer import newest_checkpoint
 from pulse_hf.training.scorer_fit import make_processor, train_scorer
 from pulse_hf.training.thought_space_fit import fit
@@ -311,6 +311,40 @@ def test_an_evil_step_stops_the_recommender(
         assert all_finite(artifacts.read_tensors(file)), file
     monkeypatch.setattr(PulseScorerModel, "forward", forward)
     assert same(fitted("evil"), expected)
+
+
+@pytest.mark.parametrize("step", [2, 6, 7, 10, 18])
+def test_a_fit_goes_on_from_the_middle_of_an_epoch(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    """With a checkpoint at every of 3 x 6 steps: the same order, the same dropout, no step twice."""
+    settings = settings_for(base_folder, epochs=3, patience=9, batch_size=4, lora_dropout=0.3)
+    train, validation = toy_examples(24, 1), toy_examples(8, 2)
+    forward, calls = PulseScorerModel.forward, [0]
+
+    def fitted(name: str) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        folder = tmp_path / name / "pulse"
+        report = train_scorer(train, validation, settings, make_processor(settings), SHAPE, seed=5, folder=folder)
+        return report, artifacts.read_tensors(folder / "adapter" / "adapter_model.safetensors")
+
+    def counted(self: PulseScorerModel, *args: Any, **more: Any) -> Any:
+        calls[0] += self.training
+        if self.training and calls[0] == step:
+            raise KeyboardInterrupt
+        return forward(self, *args, **more)
+
+    expected, weights = fitted("clean")
+    monkeypatch.setattr(candidate_trainer, "_WITHIN_EPOCH_S", 0)
+    monkeypatch.setattr(PulseScorerModel, "forward", counted)
+    with pytest.raises(KeyboardInterrupt):
+        fitted("killed")
+    checkpoint = newest_checkpoint(tmp_path / "killed" / ".checkpoints" / "pulse")
+    assert checkpoint is not None
+    assert checkpoint.name == f"checkpoint-{step - 1}"
+    found, same_weights = fitted("killed")
+    assert calls[0] == 18 + 1  # the step at which it was killed is the only one made twice
+    assert {**found, "seconds": 0} == {**expected, "seconds": 0}
+    assert same(same_weights, weights)
 
 
 def test_a_recommender_that_is_evil_only_in_validation_stops_too(

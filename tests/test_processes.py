@@ -5,14 +5,18 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import socket
 import subprocess
 import sys
+import time
 from pathlib import Path
 
+import psutil
 import pytest
 
 from pulse_hf.artifacts import content_sha256, read_manifest
+from pulse_hf.cli import launch as launcher
 
 SHOP = [
     "seed=5",
@@ -128,3 +132,52 @@ def test_two_processes_fit_sasrec_alike(one: Path, tmp_path: Path) -> None:
     for name, report in fits[1].items():
         assert fits[0][name]["validation_ndcg"] == pytest.approx(report["validation_ndcg"], abs=2e-3)
         assert fits[0][name]["best_epoch"] == report["best_epoch"]
+
+
+def test_a_failing_process_ends_the_launch(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    """With the exit code and the message of a stage alone, and without a process left."""
+    before = {child.pid for child in psutil.Process().children()}
+    assert launcher.launch(["rationales", f"--run={tmp_path}", "--preset=demo"], 2) == 6
+    assert "is not a finished artefact" in capfd.readouterr().err
+    assert {child.pid for child in psutil.Process().children()} <= before
+
+
+def road(run: Path, *more: str) -> list[str]:
+    """The command of a road that ends with the rationales, written by two processes."""
+    settings = [f"--set={one}" for one in SHOP]
+    road = ["run", f"--run={run}", "--preset=demo", "--until=rationales", "--processes=2"]
+    return [sys.executable, "-m", "pulse_hf.cli.main", *road, *settings, *more]
+
+
+@pytest.mark.slow
+def test_a_run_in_two_processes_writes_the_same_texts(one: Path, tmp_path: Path) -> None:
+    run = tmp_path / "two"
+    environment = {**os.environ, "OMP_NUM_THREADS": "2"}
+    done = subprocess.run(road(run), capture_output=True, text=True, env=environment, timeout=240)
+    assert done.returncode == 0, done.stderr[-3000:]
+    assert done.stderr.count("rationales: done") == 1
+    assert content_sha256(run / "rationales") == content_sha256(one / "rationales")
+    again = subprocess.run(road(run), capture_output=True, text=True, env=environment, timeout=240)
+    assert "rationales: done in 0.0 s" in again.stderr
+    refused = subprocess.run(road(run, "--set=rationales.batch_size=9"), capture_output=True, text=True, timeout=240)
+    assert refused.returncode == 6
+    assert "settings.batch_size" in refused.stderr
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_stopped_run_of_two_processes_goes_on(one: Path, tmp_path: Path, number: signal.Signals) -> None:
+    run = tmp_path / "two"
+    process = subprocess.Popen(road(run), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+    while not list(run.glob("rationales.partial/.written-*/shard-*.parquet")):
+        time.sleep(0.05)
+        assert process.poll() is None
+    members = psutil.Process(process.pid).children()
+    assert len(members) == 2
+    process.send_signal(number)
+    _, errors = process.communicate(timeout=90)
+    assert process.returncode == 128 + number
+    assert errors.decode().count("the same command goes on from here") == 1
+    assert not any(member.is_running() for member in members)
+    subprocess.run(road(run), check=True, capture_output=True, timeout=240)
+    assert content_sha256(run / "rationales") == content_sha256(one / "rationales")

@@ -98,6 +98,10 @@ def run_command(
     assignments: Assignments = None,
     until: Annotated[str | None, typer.Option(help="Stop after this stage.")] = None,
     force: Force = False,
+    processes: Annotated[
+        int,
+        typer.Option(min=1, help="Write texts in so many processes of this machine: the same texts, on CPUs sooner."),
+    ] = 1,
 ) -> None:
     """Run the whole road; finished stages are skipped, a killed run goes on where it was."""
     from pulse_hf.artifacts import process
@@ -107,7 +111,17 @@ def run_command(
     folder = run if run is not None else Path("runs") / preset
     budget = ", ".join(f"{value:,} {name}" for name, value in token_budget(chosen).items())
     typer.echo(f"at most {budget}{'' if chosen.world else ' (per user)'}; run folder {folder}", err=True)
-    run_road(folder, chosen, until=until, force=force)
+    options = [f"--preset={preset}", *([f"--recipe={recipe}"] if recipe else ()), *(["--force"] if force else ())]
+    options += [*([f"--settings={settings}"] if settings else ()), *(f"--set={one}" for one in assignments or ())]
+
+    def written_by_several(word: str) -> None:
+        from pulse_hf.cli.launch import launch
+
+        code = launch([word, f"--run={folder}", *options], processes)
+        if code:
+            raise typer.Exit(code)
+
+    run_road(folder, chosen, until=until, force=force, launch=written_by_several if processes > 1 else None)
     if until in (None, "evaluate") and process() == 0:
         _show(folder)
 
@@ -151,7 +165,8 @@ for _command in (hub.push, hub.pull, hub.space):
 
 
 def _stop(number: int, _frame: FrameType | None) -> NoReturn:
-    typer.echo("\nstopped; the same command goes on from here", err=True)
+    if os.environ.get("RANK", "0") == "0":  # not `process()`: a signal may come before anything is imported
+        typer.echo("\nstopped; the same command goes on from here", err=True)
     raise SystemExit(128 + number)
 
 

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Callable, Mapping
+import time
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Series
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ from typing import Any
 import torch
 from datasets import Dataset
 from peft import PeftModel
+from torch.utils.data import Sampler
 from tqdm.auto import tqdm
 from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 from transformers.trainer_pt_utils import LengthGroupedSampler
@@ -36,13 +38,38 @@ logger = logging.getLogger(__name__)
 
 METRIC = "hr@1"
 _TENSORS, _CURVE = "pulse.safetensors", "pulse.json"
+_WITHIN_EPOCH_S = 300  # ours: about what a kill within an epoch may cost
+
+
+class RepeatableOrder(Sampler[int]):
+    """An epoch's order, which can be drawn again by a fit that goes on in the middle of the epoch.
+
+    The sampler beneath draws from torch's global generator; what was drawn after it is the trainer's to put back.
+    """
+
+    def __init__(self) -> None:
+        self.beneath: Any = ()
+        self.drawn_from = torch.get_rng_state()
+        self.draw_from: torch.Tensor | None = None
+
+    def __len__(self) -> int:
+        return len(self.beneath)
+
+    def __iter__(self) -> Iterator[int]:
+        if self.draw_from is not None:
+            torch.set_rng_state(self.draw_from)
+            self.draw_from = None
+        self.drawn_from = torch.get_rng_state()
+        return iter(self.beneath)
 
 
 class CandidateTrainer(SFTTrainer):
     """Trains a packed scorer; all that differs from SFT is the loss and the collator."""
 
     loss_is_scaled_for_ga = False  # the loss is a mean over decisions, so accumulation has to divide it
-    losses: list[float]  # of every training batch; KeepBest carries it over an interruption
+    # Of every training batch, and of every epoch; KeepBest carries both over an interruption.
+    losses: list[float]
+    order: RepeatableOrder
 
     def compute_loss(
         self,
@@ -70,7 +97,8 @@ class CandidateTrainer(SFTTrainer):
         sampler = super()._get_train_sampler(train_dataset)
         if isinstance(sampler, LengthGroupedSampler):
             sampler.batch_size *= num_processes()
-        return sampler
+        self.order.beneath = sampler
+        return self.order
 
     def _send_telemetry(self) -> None:
         """Nothing is reported to anybody."""
@@ -93,6 +121,8 @@ class KeepBest(TrainerCallback):
         self.curve: list[float] = []
         self.best: dict[str, torch.Tensor] = {}
         self.losses: list[float] = []
+        self.order = RepeatableOrder()
+        self.saved = time.monotonic()
 
     @property
     def exhausted(self) -> bool:
@@ -127,20 +157,32 @@ class KeepBest(TrainerCallback):
         gradients = ((name, value.grad) for name, value in trainable(self.model))
         require_finite(gradients, "gradient", f"scorer, step {state.global_step + 1}")
 
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """Ask for a checkpoint within a long epoch; the one at its end follows its evaluation."""
+        if not _ends_epoch(state) and tell_all(time.monotonic() - self.saved >= _WITHIN_EPOCH_S):
+            control.should_save = True
+
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add to the trainer's checkpoint what it leaves out (head, best weights, curve), and seal it."""
+        self.saved = time.monotonic()
         if not state.is_world_process_zero:
             return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
         now = {name: value.detach() for name, value in trainable(self.model)}
         require_finite(now.items(), "weight", f"scorer, step {state.global_step}")
-        write_tensors(folder / _TENSORS, {**prefixed("now", now), **prefixed("best", self.best)})
+        order = {} if _ends_epoch(state) else {"drawn_from": self.order.drawn_from}
+        kept = {**prefixed("now", now), **prefixed("best", self.best), **prefixed("order", order)}
+        write_tensors(folder / _TENSORS, kept)
         write_json(folder / _CURVE, {"curve": self.curve, "losses": self.losses})
         seal(folder)
 
     def load(self, folder: Path) -> None:
         """Take up a checkpoint."""
-        self.best = unprefixed("best", read_tensors(folder / _TENSORS))
+        tensors = read_tensors(folder / _TENSORS)
+        self.best = unprefixed("best", tensors)
+        self.order.draw_from = unprefixed("order", tensors).get("drawn_from")
         beside = read_json(folder / _CURVE)
         self.curve, self.losses[:] = list(beside["curve"]), beside["losses"]
 
@@ -162,6 +204,10 @@ class KeepBest(TrainerCallback):
         for name, value in trainable(self.model):
             if name in weights:
                 value.copy_(weights[name])
+
+
+def _ends_epoch(state: TrainerState) -> bool:
+    return state.epoch is not None and float(state.epoch).is_integer()
 
 
 def trainable(model: torch.nn.Module) -> list[tuple[str, torch.nn.Parameter]]:
@@ -266,7 +312,7 @@ def train_candidates(
         callbacks=[keep, ProgressBar(name)],
     )
     trainer.remove_callback(PrinterCallback)
-    trainer.losses = keep.losses
+    trainer.losses, trainer.order = keep.losses, keep.order
     checkpoint = tell_all(newest_checkpoint(Path(str(config.output_dir))) if process() == 0 else None)
     if checkpoint is not None:
         logger.info("going on from %s", checkpoint)

@@ -47,15 +47,19 @@ def gathered(own: torch.Tensor, num_rows: int) -> torch.Tensor:
 
 
 def sum_gradients(parameters: Iterable[torch.nn.Parameter]) -> None:
-    """Add up the gradients of all processes; each then takes the same step."""
+    """Add up the gradients of all processes; each then takes the same step.
+
+    They travel as one vector: a sum takes some tenths of a millisecond however little is in it.
+    """
     if num_processes() == 1:
         return
     _join()
-    for parameter in parameters:
-        if parameter.requires_grad:
-            if parameter.grad is None:
-                parameter.grad = torch.zeros_like(parameter)
-            torch.distributed.all_reduce(parameter.grad)
+    trained = [parameter for parameter in parameters if parameter.requires_grad]
+    own = [torch.zeros_like(one) if one.grad is None else one.grad for one in trained]
+    whole = torch.cat([gradient.flatten() for gradient in own])
+    torch.distributed.all_reduce(whole)
+    for parameter, part in zip(trained, whole.split([one.numel() for one in trained]), strict=True):
+        parameter.grad = part.view_as(parameter)
 
 
 def summed(value: torch.Tensor) -> torch.Tensor:
