@@ -7,18 +7,19 @@ from pathlib import Path
 import pytest
 import torch
 from peft import LoraConfig, get_peft_model
+from test_modeling_scorer import Example, some_examples, tiny_base_config, tiny_processor
 from transformers import AutoModel
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pulse_hf.models.embedded import MINILM_ID, resolve_model
 from pulse_hf.models.scorer.adapter import load_scorer, save_adapter, save_merged
 from pulse_hf.models.scorer.configuration_scorer import PulseScorerConfig
+from pulse_hf.models.scorer.modeling_branches import branch_mask
 from pulse_hf.models.scorer.modeling_encoder_scorer import PulseEncoderScorerModel, scorer_on
-from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel, branch_mask
+from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
 from pulse_hf.models.scorer.processing_scorer import score_sets
 from pulse_hf.training.scorer import RecommenderSettings
 from pulse_hf.training.scorer_fit import adapted_scorer, make_processor
-from tests.test_modeling_scorer import Example, some_examples, tiny_base_config, tiny_processor
 
 BERT = {
     "vocab_size": 64,

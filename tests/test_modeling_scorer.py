@@ -16,7 +16,8 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 from pulse_hf.artifacts import ArtifactError, read_json, write_json
 from pulse_hf.models.scorer.adapter import load_scorer, save_adapter
 from pulse_hf.models.scorer.configuration_scorer import PulseScorerConfig
-from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel, branch_mask
+from pulse_hf.models.scorer.modeling_branches import branch_mask
+from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
 from pulse_hf.models.scorer.processing_scorer import EncodedExample, PulseScorerProcessor, score_sets
 
 WORDS = [f"w{number}" for number in range(50)]

@@ -19,6 +19,7 @@ from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
 from .configuration_scorer import PulseScorerConfig
+from .modeling_branches import packed_branches
 from .modeling_scorer import PulseScorerModel
 
 __all__ = ["ENCODER_FAMILIES", "PulseEncoderScorerModel", "scorer_on"]
@@ -148,13 +149,11 @@ class PulseEncoderScorerModel(PulseScorerModel):
         Returns:
             (num_candidates,) logits, equal to those of one packed pass.
         """
-        states, known, size = [], [], len(prompt_ids)
+        states, known = [], []
         for start in range(0, len(candidate_ids), chunk_size):
             chunk = candidate_ids[start : start + chunk_size]
-            tokens = [*prompt_ids, *(token for ids in chunk for token in ids)]
-            segments = [0] * size + [place for place, ids in enumerate(chunk, start=1) for _ in ids]
-            positions = [*range(size), *(size + offset for ids in chunk for offset in range(len(ids)))]
-            read, own, places = (torch.tensor([row], device=self.device) for row in (tokens, segments, positions))
+            packed = packed_branches(prompt_ids, chunk)
+            read, own, places = (torch.tensor([row], device=self.device) for row in packed)
             state, cosine = self._read(read, own, places, torch.zeros(1, len(chunk)))
             states.append(state[0])
             known.append(cosine[0])

@@ -4,11 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
+from itertools import accumulate
 from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
+
+from .modeling_branches import packed_branches
 
 if TYPE_CHECKING:
     from .modeling_scorer import PulseScorerModel
@@ -181,14 +184,8 @@ class PulseScorerProcessor(ProcessorMixin):
 
 def _layout(example: EncodedExample) -> tuple[list[int], list[int], list[int], list[int]]:
     """Tokens, segments, positions and the last column of each candidate of one packed row."""
-    size = len(example.prompt_ids)
-    tokens, segments, positions, last = list(example.prompt_ids), [0] * size, list(range(size)), []
-    for place, ids in enumerate(example.candidate_ids, start=1):
-        tokens += ids
-        segments += [place] * len(ids)
-        positions += range(size, size + len(ids))
-        last.append(len(tokens) - 1)
-    return tokens, segments, positions, last
+    ends = accumulate(map(len, example.candidate_ids), initial=len(example.prompt_ids) - 1)
+    return *packed_branches(example.prompt_ids, example.candidate_ids), [*ends][1:]
 
 
 def score_sets(
