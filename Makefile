@@ -20,7 +20,7 @@ demo: $(READY)  ## the whole road on the embedded synthetic shop, about 5 minute
 
 test: $(READY)  ## everything a change must pass, under 10 minutes on 2 cores
 	@echo "== tests, in two processes of one thread each =="
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
 
 test-slow: $(READY)  ## the long checks
 	$(BIN)/python -m pytest -q -m slow

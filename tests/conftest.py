@@ -1,11 +1,15 @@
 """What several test files share: a small finished run, a loopback Hub, and the Space's folder as a path."""
 
+import os
+import shutil
 import sys
+from collections import defaultdict
 from collections.abc import Iterator
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
+from filelock import FileLock
 
 if TYPE_CHECKING:
     from answers import Answers
@@ -15,6 +19,20 @@ if TYPE_CHECKING:
 
 SPACE = Path(__file__).resolve().parents[1] / "spaces_app"
 sys.path.insert(0, str(SPACE))  # the Space's files import each other as they do there, where app.py is at the top
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Of several workers one makes the small run at once, for all; the others begin with files that do without it.
+
+    Large files first, so that the workers end together (`--no-loadscope-reorder` keeps this order).
+    """
+    files: dict[Path, list[pytest.Item]] = defaultdict(list)
+    for item in items:
+        files[item.path].append(item)
+    using = [path for path in files if any("small_run" in getattr(one, "fixturenames", ()) for one in files[path])]
+    first = min(using, key=lambda path: len(files[path]), default=None)
+    order = sorted(files, key=lambda path: (path != first, path in using, -len(files[path])))
+    items[:] = [item for path in order for item in files[path]]
 
 
 @pytest.fixture
@@ -33,7 +51,14 @@ def small_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
     from pulse_hf.pipeline import run_road
 
-    return run_road(tmp_path_factory.mktemp("runs") / "small", small_settings())
+    own = tmp_path_factory.mktemp("runs") / "small"
+    if "PYTEST_XDIST_WORKER" not in os.environ:
+        return run_road(own, small_settings())
+    shared = tmp_path_factory.getbasetemp().parent / "small"
+    with FileLock(shared.with_suffix(".lock")):
+        run_road(shared, small_settings())  # whoever comes second finds it finished
+    shutil.copytree(shared, own)
+    return own
 
 
 @pytest.fixture(scope="session")
