@@ -61,7 +61,10 @@ def reasons(variants: dict[str, Any], published: dict[str, float]) -> list[str]:
 
 def costs(systems: dict[str, Any]) -> list[str]:
     """What each row took: all the stages it rests on and its own scoring, as the run measured them."""
-    lines = ["", *header("what it took", "HR@1", "minutes", "million tokens of a language model", "MB of fitted models")]
+    lines = [
+        "",
+        *header("what it took", "HR@1", "minutes", "million tokens of a language model", "MB of fitted models"),
+    ]
     for name, row in sorted(systems.items(), key=lambda pair: pair[1]["cost"]["seconds"]):
         cost = row["cost"]
         told = f"{cost['seconds'] / 60:.1f} | {cost['tokens'] / 1e6:.2f} | {cost['bytes'] / 1e6:.0f}"
