@@ -20,7 +20,7 @@ CUTOFFS = (1, 5, 10)
 NDCG_CUTOFF = 10
 METRICS = (*(f"hr@{k}" for k in CUTOFFS), f"ndcg@{NDCG_CUTOFF}", "mrr")
 
-__all__ = ["CUTOFFS", "METRICS", "NDCG_CUTOFF", "rank_metrics", "target_places"]
+__all__ = ["CUTOFFS", "METRICS", "NDCG_CUTOFF", "place_metrics", "rank_metrics", "target_places"]
 
 
 def target_places(
@@ -112,7 +112,20 @@ def rank_metrics(
         [1.0, 0.0]
     """
     names = [str(row) for row in range(len(scores))] if decision_ids is None else decision_ids
-    above, tied = target_places(scores, targets, system=system, decision_ids=names)
+    return place_metrics(*target_places(scores, targets, system=system, decision_ids=names))
+
+
+def place_metrics(above: NDArray[np.int64], tied: NDArray[np.int64]) -> dict[str, NDArray[np.float64]]:
+    """The metrics of :func:`rank_metrics` from what :func:`target_places` found.
+
+    Args:
+        above: (n,) candidates above the target.
+        tied: (n,) candidates with its score, itself included; 0 for a miss.
+
+    Example:
+        >>> place_metrics(np.array([0, 1]), np.array([2, 0]))["hr@1"].tolist()
+        [0.5, 0.0]
+    """
     ranks = np.arange(1, int((above + tied).max(initial=0)) + 1)
     gains = {f"hr@{k}": (ranks <= k).astype(np.float64) for k in CUTOFFS}
     gains[f"ndcg@{NDCG_CUTOFF}"] = np.where(ranks <= NDCG_CUTOFF, 1 / np.log2(ranks + 1), 0.0)

@@ -236,6 +236,11 @@ def table_schema(name: str) -> pa.Schema:
             ("log_likelihood", pa.float32()),
             ("agreement", pa.float32()),
         ],
+        "places": [
+            ("scores", pa.string()),
+            ("above", pa.list_(pa.int32())),
+            ("tied", pa.list_(pa.int32())),
+        ],
         "scores": [*decision, ("item_ids", pa.list_(pa.string())), ("scores", pa.list_(pa.float64()))],
     }
     return pa.schema(fields[name])

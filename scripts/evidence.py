@@ -3,14 +3,18 @@
     python scripts/evidence.py                                    # all arms, in the order of the ledger
     python scripts/evidence.py luxury-beauty-dedup-1x9 --seeds 0 1 2
     python scripts/evidence.py --list                             # what has run, what has not, and its command
+    python scripts/evidence.py ARM --seeds 1 --keep               # one seed, kept for a report of several
+    python scripts/evidence.py ARM --seeds 0 1 2 --keep           # the seeds kept so far are not run again
 
 An arm is a file ``scripts/evidence/<dataset>-<variant>-<protocol>.json``: its data folder, its settings on top of
 the preset ``small``, its seeds if they are not 0, 1 and 2, what later seeds leave out, and the figures that the paper
 published for it, which are shown beside ours. Each seed runs the whole road in ``runs/evidence/<arm>-s<seed>``
 (resumable, like any run); when all seeds of an arm are done, every user's metrics are averaged over them and the
 report goes to ``hub_cards/reports/<arm>.json`` with its command, settings' hash, seeds and seconds. README and cards
-are rendered from these files alone. The data is not part of this repository; an arm without data says so and is
-passed over.
+are rendered from these files alone. With ``--keep`` what a seed leaves for such a report (where each target stood, no
+people, items or texts) is kept in ``hub_cards/reports/seeds/``, so that seeds may be run on different days and
+machines; without it every seed is run here. The data is not part of this repository; an arm without data says so and
+is passed over.
 """
 
 from __future__ import annotations
@@ -22,8 +26,8 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.artifacts import read_json, read_manifest, sha256_of_text, write_json
-from pulse_hf.evaluation.evaluate import STAGES
+from pulse_hf.artifacts import ArtifactError, read_json, sha256_of_text, write_json
+from pulse_hf.evaluation.outcomes import Outcome, load_outcome, outcome_of, save_outcome
 from pulse_hf.evaluation.pooled import pooled_report
 from pulse_hf.pipeline import run_road
 from pulse_hf.presets import preset_named
@@ -73,25 +77,44 @@ def facts_of(settings: RunSettings) -> dict[str, Any]:
     return {**facts, "seed": None}
 
 
-def run_arm(name: str, data: Path, seeds: list[int], runs: Path) -> dict[str, Any]:
+def outcome_of_seed(name: str, seed: int, data: Path, runs: Path, *, later: bool, keep: bool) -> Outcome:
+    """Run one seed of an arm, or take what was kept of it, as a first seed or a later one.
+
+    Raises:
+        ArtifactError: What was kept is of other settings.
+    """
+    path, words = ARMS / f"{name}.json", f"{name}-s{seed}"
+    kept = REPORTS / "seeds" / words
+    first_or_later = [settings_of_arm(path, data, later=either)[0] for either in (False, True)]
+    facts = [sha256_of_text([json.dumps(facts_of(one), sort_keys=True)]) for one in first_or_later]
+    if keep and kept.exists():
+        outcome = load_outcome(kept)
+        if outcome.settings_sha256 not in facts:
+            raise ArtifactError(f"{kept} was kept from other settings than {name} has now; remove it to run it anew")
+        print(f"== {name}, seed {seed}: kept in {kept} ==", flush=True)
+        return outcome
+    print(f"== {name}, seed {seed}: {runs / words} ==", flush=True)
+    run_road(runs / words, replace(first_or_later[later], seed=seed))
+    outcome = outcome_of(runs / words, facts[later])
+    if keep:
+        save_outcome(kept, outcome)
+    return outcome
+
+
+def run_arm(name: str, data: Path, seeds: list[int], runs: Path, *, keep: bool) -> dict[str, Any]:
     """Run every seed of an arm, pool their reports and put the published figures beside them."""
-    path, folders = ARMS / f"{name}.json", []
+    path, outcomes = ARMS / f"{name}.json", []
     if len(seeds) > 1 and settings_of_arm(path, data)[0].candidates.max_test_users is not None:
         raise ValueError(
             f"{name} samples its test users (max_test_users), other ones for every seed; give one seed, found {seeds}"
         )
     for seed in seeds:
-        settings, _ = settings_of_arm(path, data, later=seed != seeds[0])
-        folders.append(runs / f"{name}-s{seed}")
-        print(f"== {name}, seed {seed}: {folders[-1]} ==", flush=True)
-        run_road(folders[-1], replace(settings, seed=seed))
-    report = pooled_report(folders)
-    stages = [*STAGES.values(), "evaluate"]
-    manifests = [read_manifest(folder / stage) for folder in folders for stage in stages if (folder / stage).exists()]
+        outcomes.append(outcome_of_seed(name, seed, data, runs, later=seed != seeds[0], keep=keep))
+    report = pooled_report(outcomes)
     report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
     told = [facts_of(settings_of_arm(path, data, later=later)[0]) for later in (False, True)]
     report["settings_sha256"] = sha256_of_text(json.dumps(one, sort_keys=True) for one in told)
-    report["seconds"] = round(sum(manifest["seconds"] for manifest in manifests), 1)
+    report["seconds"] = round(sum(one.seconds for one in outcomes), 1)
     report["published"] = arm_of(path).get("published", {})
     return report
 
@@ -116,6 +139,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, nargs="+", help="the arm's own by default, or 0 1 2")
     parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the datasets")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evidence")
+    parser.add_argument("--keep", action="store_true", help="keep each seed's outcome, and take those that are kept")
     parser.add_argument("--list", action="store_true", help="only say what has run")
     chosen = parser.parse_args()
     unknown = sorted(set(chosen.arms) - set(known))
@@ -129,7 +153,7 @@ def main() -> None:
             print(state(name, folder))
             continue
         seeds = chosen.seeds or arm_of(ARMS / f"{name}.json").get("seeds", list(SEEDS))
-        write_json(REPORTS / f"{name}.json", run_arm(name, chosen.data, seeds, chosen.runs))
+        write_json(REPORTS / f"{name}.json", run_arm(name, chosen.data, seeds, chosen.runs, keep=chosen.keep))
 
 
 if __name__ == "__main__":

@@ -1,5 +1,6 @@
 """The evidence's arms: settings that exist, data that may lie anywhere, and what the list says."""
 
+import shutil
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -10,6 +11,8 @@ ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import evidence  # noqa: E402
+
+from pulse_hf.artifacts import ArtifactError  # noqa: E402
 
 ARMS = sorted(evidence.ARMS.glob("*.json"))
 
@@ -46,3 +49,28 @@ def test_an_unknown_arm_is_named(monkeypatch, capsys):
     with pytest.raises(SystemExit):
         evidence.main()
     assert "no arm books; there are" in capsys.readouterr().err
+
+
+def test_a_seed_that_is_kept_is_not_run_again_unless_its_settings_changed(small_run, monkeypatch, tmp_path):
+    path = ARMS[0]
+    monkeypatch.setattr(evidence, "REPORTS", tmp_path)
+    ran = []
+
+    def run_road(folder, settings):
+        ran.append(settings.seed)
+        shutil.copytree(small_run, folder)
+
+    monkeypatch.setattr(evidence, "run_road", run_road)
+    asked = (path.stem, 4, tmp_path, tmp_path / "runs")
+    made = evidence.outcome_of_seed(*asked, later=False, keep=True)
+    again = evidence.outcome_of_seed(*asked, later=True, keep=True)
+    assert ran == [4]
+    assert again.chosen_sha256 == made.chosen_sha256
+    assert {**again.report} == {**made.report}
+    shutil.rmtree(tmp_path / "runs")
+    evidence.outcome_of_seed(*asked, later=False, keep=False)
+    assert ran == [4, 4]  # unless asked for, every seed is run here
+    facts_of = evidence.facts_of
+    monkeypatch.setattr(evidence, "facts_of", lambda settings: {**facts_of(settings), "seed": "another"})
+    with pytest.raises(ArtifactError, match="other settings"):
+        evidence.outcome_of_seed(*asked, later=False, keep=True)

@@ -5,6 +5,7 @@ import shutil
 import pytest
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_table, write_json, write_table
+from pulse_hf.evaluation.outcomes import load_outcome, outcome_of, save_outcome
 from pulse_hf.evaluation.pooled import pooled_report
 from pulse_hf.evaluation.protocol import load_study
 
@@ -27,8 +28,12 @@ def runs(small_run, tmp_path):
     return small_run, other
 
 
+def pooled_of(runs):
+    return pooled_report([outcome_of(run) for run in runs])
+
+
 def test_the_mean_over_seeds_is_that_of_each_users_means(runs):
-    single, pooled = read_json(runs[0] / "report.json"), pooled_report(runs)
+    single, pooled = read_json(runs[0] / "report.json"), pooled_of(runs)
     assert set(pooled["systems"]) == set(single["systems"])
     for name, row in pooled["systems"].items():
         before = single["systems"][name]["hr@1"]["value"]
@@ -50,7 +55,7 @@ def test_what_only_one_run_has_is_that_runs_own(runs):
     report = read_json(path)
     del report["systems"]["bm25"], report["worth_of_a_reason"]
     write_json(path, report)
-    single, pooled = read_json(runs[0] / "report.json"), pooled_report(runs)
+    single, pooled = read_json(runs[0] / "report.json"), pooled_of(runs)
     assert pooled["systems"]["bm25"]["hr@1"]["value"] == pytest.approx(single["systems"]["bm25"]["hr@1"]["value"])
     assert pooled["systems"]["bm25"]["seeds"] == [single["protocol"]["seed"]]
     assert len(pooled["systems"]["pulse"]["seeds"]) == 2
@@ -60,15 +65,15 @@ def test_what_only_one_run_has_is_that_runs_own(runs):
 
 def test_one_seed_twice_other_users_or_a_failed_audit_are_refused(runs):
     with pytest.raises(ArtifactError, match="each must have its own"):
-        pooled_report([runs[0], runs[0]])
+        pooled_of([runs[0], runs[0]])
     path = runs[1] / "report.json"
     report = read_json(path)
     write_json(path, report | {"protocol": report["protocol"] | {"negatives": 99}})
     with pytest.raises(ArtifactError, match="protocol.negatives is 99"):
-        pooled_report(runs)
+        pooled_of(runs)
     write_json(path, report | {"audit": {"passed": False, "checks": []}})
     with pytest.raises(ArtifactError, match="audit did not pass"):
-        pooled_report(runs)
+        pooled_of(runs)
     write_json(path, report)
     candidates = runs[1] / "candidates" / "candidates.parquet"
     rows = read_table(candidates).to_pylist()
@@ -76,4 +81,29 @@ def test_one_seed_twice_other_users_or_a_failed_audit_are_refused(runs):
     changed["target_index"] = (changed["target_index"] + 1) % len(changed["item_ids"])
     write_table(candidates, "candidates", rows)
     with pytest.raises(ArtifactError, match="what they chose"):
-        pooled_report(runs)
+        pooled_of(runs)
+
+
+def test_kept_outcomes_give_the_same_report_and_tell_nothing_of_people(runs, tmp_path):
+    outcomes = [outcome_of(run, "settings") for run in runs]
+    for place, outcome in enumerate(outcomes):
+        save_outcome(tmp_path / f"s{place}", outcome)
+    kept = [load_outcome(tmp_path / f"s{place}") for place in (0, 1)]
+    assert pooled_report(kept) == pooled_report(outcomes)
+    assert (kept[0].settings_sha256, kept[0].seconds) == ("settings", outcomes[0].seconds)
+    assert kept[0].seconds > read_json(runs[0] / "report.json")["stages"]["rationales"]["seconds"]
+    study = load_study(runs[0])
+    told = (tmp_path / "s0" / "outcome.json").read_text() + str(
+        read_table(tmp_path / "s0" / "places.parquet").to_pydict()
+    )
+    assert not [one for one in (*study.sequences, *study.items) if one in told]
+
+
+def test_places_of_other_users_are_refused(runs, tmp_path):
+    save_outcome(tmp_path / "s", outcome_of(runs[0]))
+    rows = read_table(tmp_path / "s" / "places.parquet").to_pylist()
+    write_table(tmp_path / "s" / "places.parquet", "places", [{**rows[0], "above": rows[0]["above"][1:]}, *rows[2:]])
+    with pytest.raises(
+        ArtifactError, match=f"without places of all of them: {rows[0]['scores']}, {rows[1]['scores']}"
+    ):
+        load_outcome(tmp_path / "s")

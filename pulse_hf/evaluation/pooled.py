@@ -7,17 +7,15 @@ first keeps the rows independent of each other, which several rows of one user w
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from operator import itemgetter
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_table
-from pulse_hf.evaluation.protocol import Study, load_study
+from pulse_hf.artifacts import ArtifactError
+from pulse_hf.evaluation.outcomes import Outcome
 from pulse_hf.evaluation.reasons import OWN, score_file
 from pulse_hf.evaluation.report import compare, compared_pairs, control_pairs, summarise
-from pulse_hf.metrics import METRICS, rank_metrics
+from pulse_hf.metrics import METRICS
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -28,11 +26,11 @@ _SAME = ("split", "negatives", "sampling", "users", "refit", "synthetic", "repea
 _KEPT = ("stages", "versions")
 
 
-def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
+def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, Any]:
     """The report of several finished runs that differ in their seed.
 
     Args:
-        runs: Run folders with ``report.json`` and ``evaluate/``, of the same users.
+        outcomes: Of the runs, which have the same users.
         seed: Of resamples and flips.
 
     Returns:
@@ -44,17 +42,13 @@ def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
     Raises:
         ArtifactError: The runs differ in protocol or users, or an audit did not pass.
     """
-    reports = [read_json(run / "report.json") for run in runs]
-    _check(runs, reports)
-    studies = [load_study(run) for run in runs]
-    for run, study in zip(runs, studies, strict=True):
-        if _target(study) != _target(studies[0]):
-            raise ArtifactError(f"{run}: its test users or what they chose are others than in {runs[0]}")
+    _check(outcomes)
+    reports = [one.report for one in outcomes]
     systems = list(dict.fromkeys(name for one in reports for name in one["systems"]))
     having = {name: [place for place, one in enumerate(reports) if name in one["systems"]] for name in systems}
     seeds = [one["protocol"]["seed"] for one in reports]
-    metrics = {name: _mean([_metrics(studies[place], name) for place in having[name]]) for name in systems}
-    cold = studies[0].cold(sorted(studies[0].split("test"), key=lambda one: one.user_id))
+    metrics = {name: _mean([outcomes[place].metrics(name) for place in having[name]]) for name in systems}
+    cold = outcomes[0].cold
     summary = summarise(metrics, cold=cold, seed=seed)
     report = {
         "protocol": {
@@ -79,21 +73,16 @@ def pooled_report(runs: Sequence[Path], *, seed: int = 0) -> dict[str, Any]:
         "audit": {"passed": True, "checks": [check for one in reports for check in one["audit"]["checks"]]},
         **{key: reports[0][key] for key in _KEPT},
     }
-    told = [
-        (study, one["worth_of_a_reason"])
-        for study, one in zip(studies, reports, strict=True)
-        if "worth_of_a_reason" in one
-    ]
+    told = [one for one in outcomes if "worth_of_a_reason" in one.report]
     return report | ({"worth_of_a_reason": _worth(told, cold, seed)} if told else {})
 
 
-def _worth(told: Sequence[tuple[Study, Mapping[str, Any]]], cold: NDArray[np.bool_], seed: int) -> dict[str, Any]:
+def _worth(told: Sequence[Outcome], cold: NDArray[np.bool_], seed: int) -> dict[str, Any]:
     """The controls of a reason over the runs that scored them, against ``pulse`` in these very runs."""
-    names = [
-        name for name in told[0][1]["variants"] if name != OWN and all(name in one["variants"] for _, one in told)
-    ]
+    variants = [one.report["worth_of_a_reason"]["variants"] for one in told]
+    names = [name for name in variants[0] if name != OWN and all(name in one for one in variants)]
     files = {OWN: "pulse", **{name: score_file(name) for name in names}}
-    metrics = {name: _mean([_metrics(study, file) for study, _ in told]) for name, file in files.items()}
+    metrics = {name: _mean([one.metrics(file) for one in told]) for name, file in files.items()}
     return {
         "variants": summarise(metrics, cold=cold, seed=seed),
         "comparisons": compare(metrics, [(OWN, name) for name in names], seed=seed),
@@ -101,32 +90,20 @@ def _worth(told: Sequence[tuple[Study, Mapping[str, Any]]], cold: NDArray[np.boo
     }
 
 
-def _check(runs: Sequence[Path], reports: Sequence[Mapping[str, Any]]) -> None:
-    for run, report in zip(runs, reports, strict=True):
-        if not report["audit"]["passed"]:
-            raise ArtifactError(f"{run}: its leak audit did not pass; nothing is pooled with it")
+def _check(outcomes: Sequence[Outcome]) -> None:
+    first = outcomes[0]
+    for one in outcomes:
+        if not one.report["audit"]["passed"]:
+            raise ArtifactError(f"{one.name}: its leak audit did not pass; nothing is pooled with it")
         for key in _SAME:
-            found, expected = report["protocol"].get(key), reports[0]["protocol"].get(key)
+            found, expected = one.report["protocol"].get(key), first.report["protocol"].get(key)
             if found != expected:
-                raise ArtifactError(f"{run}: protocol.{key} is {found!r}, in {runs[0]} it is {expected!r}")
-    seeds = [report["protocol"]["seed"] for report in reports]
+                raise ArtifactError(f"{one.name}: protocol.{key} is {found!r}, in {first.name} it is {expected!r}")
+        if one.chosen_sha256 != first.chosen_sha256:
+            raise ArtifactError(f"{one.name}: its test users or what they chose are others than in {first.name}")
+    seeds = [one.report["protocol"]["seed"] for one in outcomes]
     if len(set(seeds)) != len(seeds):
         raise ArtifactError(f"the runs have the seeds {seeds}; each must have its own")
-
-
-def _metrics(study: Study, file: str) -> dict[str, NDArray[np.float64]]:
-    """Metrics of one run's kept scores, in the order of user ids."""
-    table = read_table(study.run / "evaluate" / "scores" / "test" / f"{file}.parquet")
-    columns = (table[name].to_pylist() for name in ("user_id", "decision_id", "scores"))
-    rows = sorted(zip(*columns, strict=True), key=itemgetter(0))
-    scores = [None if row is None else np.array(row) for _, _, row in rows]
-    ids = [decision_id for _, decision_id, _ in rows]
-    return rank_metrics(scores, [study.sets[one].target_index for one in ids], system=file, decision_ids=ids)
-
-
-def _target(study: Study) -> dict[str, str]:
-    decisions = study.split("test")
-    return dict(zip((one.user_id for one in decisions), study.target_items(decisions), strict=True))
 
 
 def _mean(measured: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, NDArray[np.float64]]:
