@@ -177,7 +177,7 @@ def test_a_stopped_run_of_two_processes_goes_on(one: Path, tmp_path: Path, numbe
     process.send_signal(number)
     _, errors = process.communicate(timeout=90)
     assert process.returncode == 128 + number
-    assert errors.decode().count("the same command goes on from here") == 1
+    assert errors.decode().count("stopped; the same command goes on from here") == 1
     assert not any(member.is_running() for member in members)
     subprocess.run(road(run), check=True, capture_output=True, timeout=240)
     assert content_sha256(run / "rationales") == content_sha256(one / "rationales")

@@ -72,7 +72,8 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -
         codes = [child.poll() for child in children]
         failed = [code for code in codes if code]
         if failed:
-            _signal(children, signal.SIGTERM)
+            if not signals:  # else all have been told
+                _signal(children, signal.SIGTERM)
             until = time.monotonic() + (_STOPPED_PATIENCE_S if signals else _PATIENCE_S)
             while any(child.poll() is None for child in children) and time.monotonic() < until:
                 time.sleep(_LOOK_S)
