@@ -21,6 +21,7 @@ SPACE = Path(__file__).resolve().parents[1] / "spaces_app"
 sys.path.insert(0, str(SPACE))  # the Space's files import each other as they do there, where app.py is at the top
 
 
+@pytest.hookimpl(trylast=True)  # when what does not run is gone
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Of several workers one makes the small run at once, for all; the others begin with files that do without it.
 
