@@ -39,17 +39,7 @@ def launch(arguments: Sequence[str], processes: int) -> int:
         "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": str(max(1, threads)),
     }
-    children = [
-        subprocess.Popen(
-            [sys.executable, "-m", "pulse_hf.cli.main", *arguments],
-            env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
-            stdout=subprocess.DEVNULL,
-            # A terminal's Ctrl-C would else reach a process twice: directly and from here.
-            start_new_session=True,
-        )
-        for rank in range(processes)
-    ]
-
+    children: list[subprocess.Popen[bytes]] = []
     signals: list[int] = []
 
     def hand_on(number: int, _frame: FrameType | None) -> None:
@@ -58,6 +48,15 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 
     before = {number: signal.signal(number, hand_on) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
+        for rank in range(processes):
+            started = subprocess.Popen(
+                [sys.executable, "-m", "pulse_hf.cli.main", *arguments],
+                env={**common, "RANK": str(rank), "LOCAL_RANK": str(rank)},
+                stdout=subprocess.DEVNULL,
+                # A terminal's Ctrl-C would else reach a process twice: directly and from here.
+                start_new_session=True,
+            )
+            children.append(started)
         return _wait(children, signals)
     finally:
         _signal(children, signal.SIGKILL)
