@@ -70,11 +70,22 @@ def settings_of_arm(path: Path, data: Path, *, later: bool = False) -> tuple[Run
 
 
 def facts_of(settings: RunSettings) -> dict[str, Any]:
-    """The settings without where the data lies, which differs from machine to machine."""
+    """The settings without where the data lies, which differs from machine to machine.
+
+    What is not set (``None``) is left out, so that a setting which comes later leaves kept seeds what they are.
+    """
     facts = json.loads(json.dumps(asdict(settings)))
     for key in ("reviews", "metadata"):
         facts["prepare"][key] = Path(facts["prepare"][key] or "").name
-    return {**facts, "seed": None}
+    return _set_only({**facts, "seed": None})
+
+
+def _set_only(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: _set_only(value) if isinstance(value, dict) else value
+        for key, value in values.items()
+        if value is not None
+    }
 
 
 def outcome_of_seed(name: str, seed: int, data: Path, runs: Path, *, later: bool, keep: bool) -> Outcome:
@@ -104,9 +115,11 @@ def outcome_of_seed(name: str, seed: int, data: Path, runs: Path, *, later: bool
 def run_arm(name: str, data: Path, seeds: list[int], runs: Path, *, keep: bool) -> dict[str, Any]:
     """Run every seed of an arm, pool their reports and put the published figures beside them."""
     path, outcomes = ARMS / f"{name}.json", []
-    if len(seeds) > 1 and settings_of_arm(path, data)[0].candidates.max_test_users is not None:
+    drawn = settings_of_arm(path, data)[0].candidates
+    if len(seeds) > 1 and drawn.max_test_users is not None and drawn.test_users_seed is None:
         raise ValueError(
-            f"{name} samples its test users (max_test_users), other ones for every seed; give one seed, found {seeds}"
+            f"{name} samples its test users (max_test_users), other ones for every seed; set test_users_seed or give "
+            f"one seed, found {seeds}"
         )
     for seed in seeds:
         outcomes.append(outcome_of_seed(name, seed, data, runs, later=seed != seeds[0], keep=keep))

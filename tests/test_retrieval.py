@@ -275,6 +275,22 @@ def test_the_stage_stores_what_it_draws_and_samples_whole_users(tmp_path):
     assert {d.decision_id for d in chosen if d.split == "train"} == {
         d.decision_id for d in training_decisions(sequences, 3) if d.user_id in users["train"]
     }
+    assert "settings.test_users_seed" not in artifacts.read_manifest(folder)["fingerprint"]
     counts = artifacts.read_manifest(folder)["counts"]
     assert counts["candidates_sha256"]["test"] == candidates_sha256(load_candidates(tmp_path, "test"))
     assert counts["inputs_sha256"]["candidates"] == candidates_sha256(load_candidates(tmp_path, "train"))
+
+
+def test_runs_of_several_seeds_may_share_their_test_users():
+    def users(split, *, seed, test_users_seed):
+        settings = CandidateSettings(
+            max_test_users=50, max_train_users=50, max_validation_users=50, test_users_seed=test_users_seed
+        )
+        chosen = stage.chosen_decisions(shop(), settings, seed=seed)
+        return {decision.user_id for decision in chosen if decision.split == split}
+
+    assert users("test", seed=1, test_users_seed=None) != users("test", seed=2, test_users_seed=None)
+    assert users("test", seed=1, test_users_seed=0) == users("test", seed=2, test_users_seed=0)
+    assert users("test", seed=2, test_users_seed=0) == users("test", seed=0, test_users_seed=None)
+    for split in ("train", "validation"):  # only the test users are shared
+        assert users(split, seed=1, test_users_seed=0) == users(split, seed=1, test_users_seed=None)

@@ -45,6 +45,8 @@ class CandidateSettings:
             uniform samples.
         training_decisions_per_user: The last so many training targets of each user get a set (ours).
         max_test_users: Evaluate on a stored sample of this many users; ``None`` for all (ours).
+        test_users_seed: Seed of that sample; ``None`` takes the run's. Runs of several seeds that are to be pooled
+            need the same users (ours).
         max_validation_users: The same for validation (ours).
         max_train_users: The same for the training decisions (ours).
     """
@@ -53,6 +55,7 @@ class CandidateSettings:
     sampling: str = "uniform"
     training_decisions_per_user: int = 2
     max_test_users: int | None = None
+    test_users_seed: int | None = None
     max_validation_users: int | None = None
     max_train_users: int | None = None
 
@@ -78,9 +81,12 @@ def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool
         ValueError: The sampling is not one of ours, or the catalogue is too small.
     """
     _check(settings)
+    facts = asdict(settings)
+    if settings.test_users_seed is None:  # artefacts made before there was this setting stay what they are
+        del facts["test_users_seed"]
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
-        settings=asdict(settings),
+        settings=facts,
         seed=seed,
         parents={"sequences": artifacts.content_sha256(run / "sequences")},
     )
@@ -135,8 +141,9 @@ def chosen_decisions(
     from pulse_hf.data import sequences as data
 
     training = data.training_decisions(sequences, settings.training_decisions_per_user)
+    test_seed = seed if settings.test_users_seed is None else settings.test_users_seed
     return [
-        *_of_users(data.decisions(sequences, "test"), settings.max_test_users, seed),
+        *_of_users(data.decisions(sequences, "test"), settings.max_test_users, test_seed),
         *_of_users(data.decisions(sequences, "validation"), settings.max_validation_users, seed),
         *_of_users(training, settings.max_train_users, seed),
     ]
