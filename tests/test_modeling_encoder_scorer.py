@@ -135,6 +135,21 @@ def test_a_base_model_takes_the_scorer_of_its_kind(encoder_folder, tmp_path):
         PulseEncoderScorerModel(PulseScorerConfig(base_config=tiny_base_config("llama")))
 
 
+@pytest.mark.parametrize(
+    ("family", "dropout"),
+    [
+        ("bert", {"hidden_dropout_prob": 0.0, "attention_probs_dropout_prob": 0.5}),
+        ("distilbert", {"dropout": 0.0, "attention_dropout": 0.5}),
+    ],
+)
+def test_attention_is_not_dropped_while_training(family, dropout, tmp_path):
+    AutoModel.from_config(CONFIG_MAPPING[family](**FAMILIES[family], **dropout)).save_pretrained(tmp_path)
+    scorer = scorer_on(str(tmp_path))
+    batch = tiny_processor()(some_examples())
+    judged, trained = (scorer.train(training)(**batch).logits for training in (False, True))
+    assert torch.equal(judged, trained)
+
+
 @pytest.mark.parametrize("merge", [False, True])
 def test_an_adapted_encoder_loads_as_it_was_saved(encoder_folder, tmp_path, merge):
     processor, examples = tiny_processor(), some_examples()
