@@ -165,6 +165,7 @@ def adapted_scorer(
     import torch
     from peft import LoraConfig, get_peft_model
 
+    from pulse_hf.models.attention import attend_for_training
     from pulse_hf.models.scorer.modeling_encoder_scorer import scorer_on
 
     path, identity = resolve_model(settings.base_model)
@@ -175,6 +176,7 @@ def adapted_scorer(
         revision=_commit(identity),
         seed=seed,
     )
+    attend_for_training(scorer.model)
     if settings.head_tokens and scorer.causal:
         scorer.init_head(scorer.lm_head.weight, *answer_ids(processor, settings.head_tokens))
     adapter = LoraConfig(

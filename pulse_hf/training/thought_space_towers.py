@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
+from pulse_hf.models.attention import attend_for_training
 from pulse_hf.models.precision import computes_in_bf16
 
 if TYPE_CHECKING:
@@ -193,6 +194,7 @@ class TrainableSpace:
         model.requires_grad_(False)
         for side in SIDES:
             tower = model.tower(side)
+            attend_for_training(tower)
             halves = None if trained_layers is None else split_tower(tower, trained_layers)
             self.upper[side] = halves[1] if halves else tower
             trained = tower if halves is None else encoder_layers(self.upper[side])[1]  # type: ignore[index]

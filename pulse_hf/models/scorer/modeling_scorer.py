@@ -27,6 +27,7 @@ from .configuration_scorer import PulseScorerConfig
 from .modeling_branches import branch_mask, layer_windows, packed_branches
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
+_WHILE_TRAINING = "pulse_trained"  # sdpa, too: pulse_hf.models.attention
 
 
 @dataclass
@@ -223,7 +224,7 @@ class PulseScorerModel(PreTrainedModel):
         self, segments: torch.Tensor, positions: torch.Tensor, num_queries: int
     ) -> torch.Tensor | dict[str, torch.Tensor]:
         implementation = self.model.config._attn_implementation
-        if implementation not in ATTENTION_IMPLEMENTATIONS:
+        if implementation not in (*ATTENTION_IMPLEMENTATIONS, _WHILE_TRAINING):
             raise ValueError(
                 f"Attention implementation {implementation!r} is not shown to keep candidates apart; "
                 f"load the model with attn_implementation={' or '.join(map(repr, ATTENTION_IMPLEMENTATIONS))}."

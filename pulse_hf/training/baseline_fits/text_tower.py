@@ -22,7 +22,7 @@ __all__ = ["TextTower"]
 logger = logging.getLogger(__name__)
 
 _SIDE = "history"  # both sides of a shared tower are one encoder; this one reads the longer texts
-_CHUNK = 16  # texts of like length that are padded together
+_CHUNK = 32  # texts of like length that are padded together
 
 
 class TextTower:
@@ -62,5 +62,7 @@ class TextTower:
         """Unit vectors (n, dim) of texts, in the order given, with gradients if enabled."""
         order = sorted(range(len(texts)), key=lambda row: self.states.length(texts[row]))
         chunks = [order[start : start + _CHUNK] for start in range(0, len(order), _CHUNK)]
-        vectors = torch.cat([self.space.embed(_SIDE, [texts[row] for row in chunk]) for chunk in chunks])
+        # One context for all chunks: autocast keeps the rounded weights until it is left.
+        with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.states.bf16):
+            vectors = torch.cat([self.space.embed(_SIDE, [texts[row] for row in chunk]) for chunk in chunks])
         return vectors[torch.tensor(order, device=vectors.device).argsort()]
