@@ -24,6 +24,7 @@ from pulse_hf.artifacts import Checkpoints, sha256_of_text
 from pulse_hf.models.a_llmrec import PulseALLMRecConfig, PulseALLMRecModel
 from pulse_hf.models.a_llmrec.soft_prompts import SoftPromptProcessor, soft_scorer
 from pulse_hf.models.embedded import resolve_model
+from pulse_hf.models.attention import attend_for_training
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.reasoning.examples import PromptShape
 from pulse_hf.reasoning.prompts import PromptBudget
@@ -100,6 +101,7 @@ def fit_a_llmrec(name: str, material: Material) -> dict[str, Any]:
     device = "cuda" if torch.cuda.is_available() else "cpu"
     dtype = torch.bfloat16 if device == "cuda" and uses_bf16(settings) else torch.float32
     scorer = soft_scorer(model, users, dtype=dtype).to(device)
+    attend_for_training(scorer.model)
     fit = ProjectionFit(scorer, processor, settings, seed)
     fitted = fit.fit(encoded[: len(train)], encoded[len(train) :], Checkpoints(material.work, name))
     model.cpu().save_pretrained(material.work / name)
