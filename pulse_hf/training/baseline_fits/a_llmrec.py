@@ -23,8 +23,8 @@ import torch
 from pulse_hf.artifacts import Checkpoints, sha256_of_text
 from pulse_hf.models.a_llmrec import PulseALLMRecConfig, PulseALLMRecModel
 from pulse_hf.models.a_llmrec.soft_prompts import SoftPromptProcessor, soft_scorer
-from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.attention import attend_for_training
+from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.reasoning.examples import PromptShape
 from pulse_hf.reasoning.prompts import PromptBudget
