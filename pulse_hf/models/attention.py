@@ -20,12 +20,12 @@ TRAINED_ATTENTION = "pulse_trained"
 
 
 def attend_for_training(model: PreTrainedModel) -> None:
-    """Let a model that is about to train attend as this file says, if it would use ``"sdpa"`` on a CPU.
+    """Let a model that is about to train attend as this file says, if it would use ``"sdpa"``.
 
     Args:
-        model: A model of transformers; what it computes stays the same up to rounding.
+        model: A model of transformers, wherever it will train; what it computes stays the same up to rounding.
     """
-    if model.device.type == "cpu" and model.config._attn_implementation == "sdpa":
+    if model.config._attn_implementation == "sdpa":
         model.set_attn_implementation(TRAINED_ATTENTION)
 
 
@@ -39,11 +39,12 @@ def trained_attention(
 ) -> tuple[torch.Tensor, None]:
     """Attention of transformers' interface; shapes and arguments are those of ``sdpa``."""
     parts = (query, key, value)
-    if query.dtype != torch.bfloat16 or not torch.is_grad_enabled() or not any(one.requires_grad for one in parts):
+    trains = torch.is_grad_enabled() and any(one.requires_grad for one in parts)
+    if not trains or query.dtype != torch.bfloat16 or query.device.type != "cpu":
         return sdpa_attention_forward(module, query, key, value, attention_mask, **kwargs)
     if attention_mask is not None and attention_mask.is_floating_point():
         attention_mask = attention_mask.float()
-    with torch.autocast(query.device.type, enabled=False):
+    with torch.autocast("cpu", enabled=False):
         attended, _ = sdpa_attention_forward(module, *(one.float() for one in parts), attention_mask, **kwargs)
     return attended.to(query.dtype), None
 
