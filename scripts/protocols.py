@@ -37,21 +37,34 @@ from pulse_hf.schema import CandidateSet, Decision
 
 SIZES = (10, 20, 100, 1000)
 RETRIEVER = "sasrec+text"
+AT_ONCE = 1000  # decisions whose whole catalogues are in memory before they are cut
 READERS = frozenset({"a-llmrec", "a-llmrec+reason", "slm+sft", "pulse-text", "pulse"})
 
 Rows = Sequence[NDArray[np.float64] | None]  # None: the target was not retrieved
 Measured = dict[str, dict[str, NDArray[np.float64]]]
 
 
-def drawn_out(study: Study, decisions: Sequence[Decision], *, seed: int) -> list[CandidateSet]:
-    """Each decision's own set and behind it, in drawn order, every other item that the person had not chosen."""
-    everything = CandidateSettings(sampling="full")
-    drawn = draw_candidates(list(study.sequences.values()), list(study.items), decisions, everything, seed=seed)
+def drawn_out(
+    study: Study, decisions: Sequence[Decision], *, seed: int, most: int | None = None
+) -> list[CandidateSet]:
+    """Each decision's own set and behind it, in drawn order, every other item that the person had not chosen.
+
+    Args:
+        study: The run's data.
+        decisions: Test decisions.
+        seed: Of the draw.
+        most: Candidates that are kept of a set, so that no more than some whole catalogues are in memory at once.
+    """
+    everything, sequences = CandidateSettings(sampling="full"), list(study.sequences.values())
+    at_once = len(decisions) if most is None else AT_ONCE
     made = []
-    for one in drawn:
-        own = study.sets[one.decision_id]
-        first = set(own.item_ids)
-        made.append(replace(own, item_ids=(*own.item_ids, *(item for item in one.item_ids if item not in first))))
+    for start in range(0, len(decisions), at_once):
+        some = decisions[start : start + at_once]
+        for one in draw_candidates(sequences, list(study.items), some, everything, seed=seed):
+            own = study.sets[one.decision_id]
+            first = set(own.item_ids)
+            more = (item for item in one.item_ids if item not in first)
+            made.append(replace(own, item_ids=(*own.item_ids, *more)[:most]))
     return made
 
 
@@ -157,8 +170,8 @@ def measure(study: Study, decisions: Sequence[Decision], given: argparse.Namespa
     bought = sum(1 for count in study.training_counts.values() if count)
     most = min(SIZES[-2], bought // 2, given.most or bought)
     grow("popularity", popular(study, decisions, most, seed=given.seed))
-    whole = drawn_out(study, decisions, seed=given.seed)
-    rows = grow("uniform", first(whole, given.most) if given.most else whole)
+    whole = drawn_out(study, decisions, seed=given.seed, most=given.most)
+    rows = grow("uniform", whole)
     if given.most:
         return measured
     measured["catalogue"] = {name: metrics(rows[name], whole, name) for name in rows}

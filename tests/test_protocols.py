@@ -70,6 +70,15 @@ def test_the_first_popular_negatives_are_as_popular_as_if_no_more_had_been_drawn
     assert popularity_of(40) == pytest.approx(popularity_of(4), rel=0.08)
 
 
+def test_sets_that_are_cut_are_the_beginnings_of_whole_ones(measured, monkeypatch):
+    study, decisions = measured[:2]
+    monkeypatch.setattr(protocols, "AT_ONCE", 7)
+    whole, cut = (protocols.drawn_out(study, decisions, seed=0, most=most) for most in (None, 20))
+    assert len(decisions) > 7
+    assert [one.item_ids for one in cut] == [one.item_ids[:20] for one in whole]
+    assert [one.target_index for one in cut] == [one.target_index for one in whole]
+
+
 def test_a_most_leaves_the_rest_as_it_is_and_the_catalogue_out(measured, tmp_path):
     study, decisions, found = measured
     given = argparse.Namespace(run=study.run, read=20, most=20, seed=0, work=tmp_path)
