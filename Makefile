@@ -38,6 +38,8 @@ evidence: $(READY)  ## every table of the README but `make control`'s (DATA=fold
 	cp runs/gift-cards/report.json hub_cards/reports/gift-cards.json
 	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 500 --read 20 \
 		--out hub_cards/reports/protocols-of-luxury-beauty.json
+	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-minilm-s0 --users 9154 --most 20 \
+		--read 20 --out hub_cards/reports/protocols-of-luxury-beauty-minilm.json
 	$(BIN)/python scripts/cross_domain.py --reviews $(DATA)/video_games_2018/interactions.jsonl.gz \
 		--metadata $(DATA)/video_games_2018/items.jsonl.gz
 	$(BIN)/python scripts/ablations.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 2000 --arms a b
