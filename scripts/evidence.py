@@ -70,14 +70,15 @@ def settings_of_arm(path: Path, data: Path, *, later: bool = False) -> tuple[Run
 
 
 def facts_of(settings: RunSettings) -> dict[str, Any]:
-    """The settings without where the data lies, which differs from machine to machine.
+    """The settings without the seed and without where the data lies, which differs from machine to machine.
 
     What is not set (``None``) is left out, so that a setting which comes later leaves kept seeds what they are.
     """
     facts = json.loads(json.dumps(asdict(settings)))
     for key in ("reviews", "metadata"):
         facts["prepare"][key] = Path(facts["prepare"][key] or "").name
-    return _set_only({**facts, "seed": None})
+    del facts["seed"]
+    return _set_only(facts)
 
 
 def _set_only(values: dict[str, Any]) -> dict[str, Any]:

@@ -55,12 +55,12 @@ def drawn_out(
         seed: Of the draw.
         most: Candidates that are kept of a set, so that no more than some whole catalogues are in memory at once.
     """
-    everything, sequences = CandidateSettings(sampling="full"), list(study.sequences.values())
+    everything, sequences, items = CandidateSettings(sampling="full"), [*study.sequences.values()], list(study.items)
     at_once = len(decisions) if most is None else AT_ONCE
     made = []
     for start in range(0, len(decisions), at_once):
         some = decisions[start : start + at_once]
-        for one in draw_candidates(sequences, list(study.items), some, everything, seed=seed):
+        for one in draw_candidates(sequences, items, some, everything, seed=seed):
             own = study.sets[one.decision_id]
             first = set(own.item_ids)
             more = (item for item in one.item_ids if item not in first)

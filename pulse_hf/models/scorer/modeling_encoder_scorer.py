@@ -177,7 +177,7 @@ def scorer_on(model_id_or_path: str, *, revision: str | None = None, **settings:
 
 
 def _drop_no_attention(base: PreTrainedConfig) -> None:
-    """Dropout of attention has no fused kernel on a CPU: with it a step takes twice as long. Decoders have none."""
+    """Dropout of attention has no fused kernel on a CPU: a step with it takes over twice as long."""
     for name in ("attention_probs_dropout_prob", "attention_dropout"):  # BERT's name, DistilBERT's name
         if hasattr(base, name):
             setattr(base, name, 0.0)
