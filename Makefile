@@ -29,7 +29,7 @@ control: $(READY)  ## does the gain of PULSE follow the strength of the motives?
 	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="
 	$(BIN)/python scripts/control.py
 
-evidence: $(READY)  ## every table of the README but `make control`'s (DATA=folder of the datasets; days on 2 cores, resumable)
+evidence: $(READY)  ## every table of hub_cards/reports/README.md but `make control`'s (DATA=folder of the datasets; days on 2 cores, resumable)
 	$(BIN)/python scripts/evidence.py --data $(DATA)
 	$(BIN)/pulse run --preset small --run runs/gift-cards \
 		--set prepare.reviews=$(DATA)/gift_cards_2018/Gift_Cards_5.json.gz \

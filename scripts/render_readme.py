@@ -1,9 +1,10 @@
-"""Put the tables of kept reports into README.md; no number there is typed by hand.
+"""Put the tables of kept reports into README.md and hub_cards/reports/README.md; no number there is typed by hand.
 
     python scripts/render_readme.py            write
-    python scripts/render_readme.py --check    fail if README.md is not what the reports say
+    python scripts/render_readme.py --check    fail if a page is not what the reports say
 
-A block between ``<!-- results:NAME -->`` and ``<!-- end -->`` is rendered from ``hub_cards/reports/NAME.json``.
+A block from ``<!-- results:NAME -->`` to ``<!-- end -->`` is rendered from ``hub_cards/reports/NAME.json``, the block
+``glance`` from all of them that rank ``pulse-fused``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,40 @@ from pulse_hf.evaluation.report import p_value
 from pulse_hf.hub import cards
 
 ROOT = Path(__file__).resolve().parents[1]
+REPORTS = ROOT / "hub_cards" / "reports"
+PAGES = (ROOT / "README.md", REPORTS / "README.md")
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
+
+
+def read(name: str) -> dict[str, Any]:
+    """A kept report."""
+    report: dict[str, Any] = json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
+    return report
+
+
+def glance() -> str:
+    """One row for each report of a run: the strongest baseline, ours, and how far ``pulse-fused`` is above it."""
+    lines = [
+        "HR@1, 1 positive and 9 uniform negatives, all audits "
+        "passed; the difference is paired over the same users (95 %, p by Holm):",
+        "",
+        *header(
+            "data", "users", "seeds", "strongest not ours", "`pulse`", "`pulse-fused`", "`pulse-fused` − strongest"
+        ),
+    ]
+    reports = {path.stem: read(path.stem) for path in REPORTS.glob("*.json")}
+    runs = {name: one for name, one in reports.items() if "pulse-fused" in one.get("systems", {})}
+    for name, report in sorted(runs.items(), key=lambda pair: (pair[1]["protocol"]["synthetic"], pair[0])):
+        protocol, strongest = report["protocol"], cards.strongest_baseline(report)
+        if not report["audit"]["passed"] or protocol["negatives"] != 9 or protocol["sampling"] != "uniform":
+            raise ValueError(f"{name}.json: failed its audit or ranks other candidates; it has no row in this table")
+        best, text, fused = (report["systems"][row]["hr@1"]["value"] for row in (strongest, "pulse", "pulse-fused"))
+        row = next(row for row in cards.against_the_strongest(report) if row["system"] == "pulse-fused")
+        told = f"{name} (**synthetic**)" if protocol["synthetic"] else name
+        counts = f"{protocol['users']:,} | {len(protocol.get('seeds', [0]))}"
+        found = f"{strongest} {best:.3f} | {text:.3f} | {fused:.3f} | {signed(row)}, p {p_value(row['p_holm'])}"
+        lines.append(f"| {told} | {counts} | {found} |")
+    return "\n".join(lines)
 
 
 def table(report: dict[str, Any]) -> str:
@@ -264,10 +298,12 @@ SHAPES = {
 
 
 def render(text: str) -> str:
-    """README.md with every block rendered anew."""
+    """A page with every block rendered anew."""
 
     def block(match: re.Match[str]) -> str:
-        report = json.loads((ROOT / "hub_cards" / "reports" / f"{match[2]}.json").read_text(encoding="utf-8"))
+        if match[2] == "glance":
+            return f"{match[1]}{glance()}\n{match[3]}"
+        report = read(match[2])
         shape = next((shape for start, shape in SHAPES.items() if match[2].startswith(start)), table)
         return f"{match[1]}{shape(report)}\n{match[3]}"
 
@@ -279,12 +315,14 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--check", action="store_true")
     arguments = parser.parse_args()
-    readme = ROOT / "README.md"
-    found = readme.read_text(encoding="utf-8")
-    wanted = render(found)
-    if arguments.check and wanted != found:
-        sys.exit("README.md differs from the kept reports; run python scripts/render_readme.py")
-    readme.write_text(wanted, encoding="utf-8")
+    for page in PAGES:
+        found = page.read_text(encoding="utf-8")
+        wanted = render(found)
+        if arguments.check and wanted != found:
+            name = page.relative_to(ROOT)
+            sys.exit(f"{name} differs from the kept reports; run python scripts/render_readme.py")
+        if wanted != found:
+            page.write_text(wanted, encoding="utf-8")
 
 
 if __name__ == "__main__":

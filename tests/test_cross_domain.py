@@ -261,7 +261,7 @@ def test_the_block_shows_every_row_once_and_marks_the_one_that_sees_the_shop(mea
     _, report = measured
     (tmp_path / "hub_cards" / "reports").mkdir(parents=True)
     write_json(tmp_path / "hub_cards" / "reports" / "cross-domain-a-to-b.json", report)
-    monkeypatch.setattr(render_readme, "ROOT", tmp_path)
+    monkeypatch.setattr(render_readme, "REPORTS", tmp_path / "hub_cards" / "reports")
     text = render_readme.render("<!-- results:cross-domain-a-to-b -->\nold\n<!-- end -->")
     rows = [line.split(" | ")[0].strip("| ") for line in text.splitlines() if line.endswith("| – |")]
     assert sorted(name.strip("*").partition(":")[0] for name in rows) == sorted(report["systems"])

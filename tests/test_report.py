@@ -319,3 +319,33 @@ def test_the_readme_says_what_the_kept_reports_say():
         [sys.executable, root / "scripts" / "render_readme.py", "--check"], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
+
+
+def test_the_table_at_a_glance_has_a_row_for_each_report_of_a_run(tmp_path, monkeypatch):
+    import json
+    import sys
+    from pathlib import Path
+
+    sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
+    import render_readme
+
+    rows = {"fusion": 0.7, "sasrec": 0.6, "pulse": 0.65, "pulse-fused": 0.71}
+    paired = {"baseline": "fusion", "metric": "hr@1", "low": -0.01, "high": 0.03, "p": 0.2, "p_holm": 0.4}
+    report = {
+        "audit": {"passed": True},
+        "protocol": {"synthetic": False, "users": 1234, "negatives": 9, "sampling": "uniform", "seeds": [0, 1]},
+        "systems": {name: {"hr@1": {"value": value}} for name, value in rows.items()},
+        "comparisons": [
+            {**paired, "system": "pulse", "difference": -0.05},
+            {**paired, "system": "pulse-fused", "difference": 0.01},
+            {**paired, "system": "pulse-fused", "baseline": "sasrec", "difference": 0.11},
+        ],
+    }
+    monkeypatch.setattr(render_readme, "REPORTS", tmp_path)
+    (tmp_path / "shop.json").write_text(json.dumps(report))
+    (tmp_path / "other.json").write_text(json.dumps({"rows": []}))
+    last = render_readme.glance().splitlines()[-1]
+    assert last == "| shop | 1,234 | 2 | fusion 0.700 | 0.650 | 0.710 | +0.010 [-0.010, +0.030], p 0.400 |"
+    (tmp_path / "shop.json").write_text(json.dumps({**report, "audit": {"passed": False}}))
+    with pytest.raises(ValueError, match="failed its audit"):
+        render_readme.glance()
