@@ -92,6 +92,7 @@ def test_a_stage_killed_at_random_moments_ends_as_if_it_had_not_been(clean: Path
         shutil.rmtree(run / folder, ignore_errors=True)
         lives = 0
         while True:
+            started = time.monotonic()
             process = subprocess.Popen(
                 command(run, word), stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, env=environment()
             )
@@ -99,11 +100,14 @@ def test_a_stage_killed_at_random_moments_ends_as_if_it_had_not_been(clean: Path
                 wait = rng.uniform(0, seconds) if done < kills and lives < 6 else None
                 _, errors = process.communicate(timeout=wait)
                 assert process.returncode == 0, errors.decode()[-2000:]
+                if not lives:  # the clean run may have been made on a busier machine
+                    seconds = min(seconds, time.monotonic() - started)
                 break
             except subprocess.TimeoutExpired:
                 process.send_signal(signal.SIGKILL)
                 process.communicate()
                 done, lives = done + 1, lives + 1
+                sys.stderr.write(f"{word}: {done} of {kills} kills, within {seconds:.0f} s of a start\n")
         verify(run / folder)
         assert content(run / folder) == content(clean / folder)
         assert not list((run / folder).rglob(".*"))
