@@ -9,6 +9,7 @@ from math import isfinite
 from typing import TYPE_CHECKING, Any, Protocol
 
 import torch
+from tqdm.auto import tqdm
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
 
 from .modeling_branches import packed_branches
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from .modeling_scorer import PulseScorerModel
 
 MOST_PACKED = 32  # candidates in one pass; beyond it attention between candidates, masked as it is, costs too much
+_TELL_AFTER_S = 5  # seconds; what ends sooner shows no progress
 CHUNK_SIZE = 16  # of larger sets over the prompt's cache; measured fastest of 8, 16 and 32
 
 
@@ -240,7 +242,9 @@ def score_encoded(
     small = [row for row in order if len(encoded[row].candidate_ids) <= MOST_PACKED]
     scores: dict[int, list[float]] = {}
     model.eval()
-    with torch.inference_mode(), torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16):
+    progress = tqdm(total=len(encoded), desc="scoring", unit="set", leave=False, delay=_TELL_AFTER_S)
+    compute = torch.autocast(model.device.type, dtype=torch.bfloat16, enabled=bf16)
+    with torch.inference_mode(), compute, progress:
         for start in range(0, len(small), batch_size):
             rows = small[start : start + batch_size]
             batch = {
@@ -249,12 +253,14 @@ def score_encoded(
             }
             for row, logits in zip(rows, model(**batch).logits.tolist(), strict=True):
                 scores[row] = logits[: len(encoded[row].candidate_ids)]
+            progress.update(len(rows))
         for row in large:
             one = encoded[row]
             features = (
                 torch.tensor(one.features, dtype=torch.float32, device=model.device) if len(one.features) else None
             )
             scores[row] = model.score_in_chunks(one.prompt_ids, one.candidate_ids, features, CHUNK_SIZE).tolist()
+            progress.update()
     return _finite([scores[row] for row in range(len(encoded))])
 
 
