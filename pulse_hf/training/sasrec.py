@@ -16,6 +16,7 @@ from pulse_hf.artifacts import num_processes, process
 from pulse_hf.metrics import NDCG_CUTOFF, rank_metrics
 from pulse_hf.models.sasrec import PulseSASRecConfig, PulseSASRecModel
 from pulse_hf.models.sasrec.modeling_sasrec import left_padded
+from pulse_hf.schema import stable_hash
 from pulse_hf.training.finite import require_finite
 from pulse_hf.training.resume import fit_state, restore_fit
 from pulse_hf.training.together import own_rows, sum_gradients, summed
@@ -269,6 +270,8 @@ class _Fit:
 
     def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
         model, settings = self.model.train(), self.settings
+        if process() > 0:  # a checkpoint holds the first process's random state; what others drop out begins anew
+            torch.manual_seed(stable_hash("dropout", self.generator.initial_seed(), epoch, process()) >> 1)
         # A small shop still takes some steps per epoch: patience counts epochs.
         targets = _targets(self.rows)
         size = min(settings.batch_size, max(1, targets // _STEPS_PER_EPOCH))
