@@ -25,8 +25,8 @@ PAGES = (ROOT / "README.md", REPORTS / "README.md")
 BLOCK = re.compile(r"(<!-- results:([\w-]+) -->\n).*?(<!-- end -->)", re.DOTALL)
 
 
-def read(name: str) -> dict[str, Any]:
-    """A kept report."""
+def kept_report(name: str) -> dict[str, Any]:
+    """One of ``hub_cards/reports/``."""
     report: dict[str, Any] = json.loads((REPORTS / f"{name}.json").read_text(encoding="utf-8"))
     return report
 
@@ -34,14 +34,14 @@ def read(name: str) -> dict[str, Any]:
 def glance() -> str:
     """One row for each report of a run: the strongest baseline, ours, and how far ``pulse-fused`` is above it."""
     lines = [
-        "HR@1, 1 positive and 9 uniform negatives, all audits "
-        "passed; the difference is paired over the same users (95 %, p by Holm):",
+        "HR@1 of 1 positive and 9 uniform negatives, all audits passed; differences are paired over the same users "
+        "(95 %, p by Holm within a report):",
         "",
         *header(
             "data", "users", "seeds", "strongest not ours", "`pulse`", "`pulse-fused`", "`pulse-fused` − strongest"
         ),
     ]
-    reports = {path.stem: read(path.stem) for path in REPORTS.glob("*.json")}
+    reports = {path.stem: kept_report(path.stem) for path in REPORTS.glob("*.json")}
     runs = {name: one for name, one in reports.items() if "pulse-fused" in one.get("systems", {})}
     for name, report in sorted(runs.items(), key=lambda pair: (pair[1]["protocol"]["synthetic"], pair[0])):
         protocol, strongest = report["protocol"], cards.strongest_baseline(report)
@@ -303,7 +303,7 @@ def render(text: str) -> str:
     def block(match: re.Match[str]) -> str:
         if match[2] == "glance":
             return f"{match[1]}{glance()}\n{match[3]}"
-        report = read(match[2])
+        report = kept_report(match[2])
         shape = next((shape for start, shape in SHAPES.items() if match[2].startswith(start)), table)
         return f"{match[1]}{shape(report)}\n{match[3]}"
 

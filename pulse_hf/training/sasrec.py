@@ -270,8 +270,8 @@ class _Fit:
 
     def _epoch(self, optimizer: torch.optim.Optimizer, epoch: int) -> float:
         model, settings = self.model.train(), self.settings
-        if process() > 0:  # a checkpoint holds the first process's random state; what others drop out begins anew
-            torch.manual_seed(stable_hash("dropout", self.generator.initial_seed(), epoch, process()) >> 1)
+        if process() > 0:  # a checkpoint holds the first process's random state; dropout of others begins anew
+            torch.manual_seed(stable_hash("dropout", self.generator.initial_seed(), epoch, process()))
         # A small shop still takes some steps per epoch: patience counts epochs.
         targets = _targets(self.rows)
         size = min(settings.batch_size, max(1, targets // _STEPS_PER_EPOCH))
