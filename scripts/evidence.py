@@ -66,7 +66,11 @@ def settings_of_arm(path: Path, data: Path, *, later: bool = False) -> tuple[Run
     if later:
         settings = merge(settings, arm.get("later_seeds", {}), str(path))
     where = {key: str(folder / name) for key, name in prepare.items() if name}
-    return replace(settings, prepare=replace(settings.prepare, **where)), folder
+    settings = replace(settings, prepare=replace(settings.prepare, **where))
+    if settings.rationales.engine == "recorded":
+        file = str(folder / settings.rationales.model)
+        settings = replace(settings, rationales=replace(settings.rationales, model=file))
+    return settings, folder
 
 
 def facts_of(settings: RunSettings) -> dict[str, Any]:
@@ -77,6 +81,8 @@ def facts_of(settings: RunSettings) -> dict[str, Any]:
     facts = json.loads(json.dumps(asdict(settings)))
     for key in ("reviews", "metadata"):
         facts["prepare"][key] = Path(facts["prepare"][key] or "").name
+    if settings.rationales.engine == "recorded":
+        facts["rationales"]["model"] = Path(settings.rationales.model).name
     del facts["seed"]
     return _set_only(facts)
 

@@ -330,6 +330,48 @@ def test_global_time_split_by_hand(tmp_path: Path) -> None:
         replace(settings, columns=Columns(order="timestamp"))
 
 
+def test_split_by_people_by_hand(tmp_path: Path) -> None:
+    rows = [
+        {"user_id": f"u{user}", "item_id": f"i{number}", "timestamp": START + number}
+        for user in range(200)
+        for number in range(1 + user % 4)
+    ]
+    settings = PrepareSettings(
+        "table",
+        str(write_rows(tmp_path / "log.jsonl", rows)),
+        min_user_events=0,
+        min_item_events=0,
+        split="people",
+        validation_share=0.2,
+        test_share=0.3,
+    )
+    report = read_json(prepare(tmp_path, settings, seed=0) / "report.json")
+    assert report["split"] == {"by": "people", "validation_share": 0.2, "test_share": 0.3}
+    users = {one.user_id: one for one in load_sequences(tmp_path)}
+    parts: dict[str, set[str]] = {"train": set(), "validation": set(), "test": set()}
+    for name, one in users.items():
+        last = len(one) - 1
+        part = {(last + 1, -1, -1): "train", (0, last, -1): "validation", (0, -1, last): "test"}[one.cut]
+        parts[part].add(name)
+        assert one.training().item_ids == (one.item_ids if part == "train" else ())
+        assert one.before(last).item_ids == one.item_ids[:last]  # the whole history is there to decide from
+    assert 17 < len(parts["validation"]) < 63  # of 200, four sigma each way
+    assert 34 < len(parts["test"]) < 86
+    found = {split: {(d.user_id, d.position) for d in decisions(users.values(), split)} for split in SPLITS}
+    for part in ("validation", "test"):  # one for each who has a history
+        assert found[part] == {(name, len(users[name]) - 1) for name in parts[part] if len(users[name]) > 1}
+    assert {name for name, _ in found["train"]} <= parts["train"]
+    assert report["result"]["users_with_test"] == len(found["test"])
+    # Who is kept does not change with who else is there, and larger shares keep the same people and more.
+    few = [row for row in rows if int(row["user_id"][1:]) % 2]
+    write_rows(tmp_path / "few.jsonl", few)
+    prepare(tmp_path / "few", replace(settings, reviews=str(tmp_path / "few.jsonl"), test_share=0.4), seed=1)
+    tested = {one.user_id for one in load_sequences(tmp_path / "few") if one.cut and one.cut[2] >= 0}
+    assert tested >= {name for name in parts["test"] if int(name[1:]) % 2}
+    with pytest.raises(ValueError, match="together below 1"):
+        replace(settings, test_share=0.8)
+
+
 def test_a_file_that_changes_while_it_is_read_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = as_jsonl(tmp_path / "log", shop(1))
 

@@ -393,7 +393,7 @@ def test_a_targets_review_in_the_behaviour_text_is_caught(copied_whole, monkeypa
 
 
 def test_rationales_made_for_test_targets_are_caught(copied, monkeypatch):
-    def of_test(run, settings, seed):
+    def of_test(run, settings, seed, known):
         return [Decision(sequence.user_id, 5, "train") for sequence in load_sequences(run)]
 
     def unguarded(decisions, sequences, items, settings):

@@ -1,5 +1,6 @@
 """The stages ``rationales`` and ``thoughts`` on a small run: who is explained, resuming, accounting, cross-fit."""
 
+import json
 import shutil
 from dataclasses import replace
 
@@ -323,3 +324,71 @@ def test_other_settings_are_refused_by_name(run):
 def test_impossible_rationale_settings_are_refused(values):
     with pytest.raises(ValueError, match=next(iter(values))):
         RationaleSettings(**values)
+
+
+def recorded(folder, told, **changes):
+    """A file of texts, and the settings that read it."""
+    path = folder / "why.jsonl"
+    columns = ("user_id", "item_id", "text")
+    path.write_text("".join(json.dumps(dict(zip(columns, row, strict=True))) + "\n" for row in told))
+    return RationaleSettings(engine="recorded", model=str(path), batch_size=4, **changes)
+
+
+def test_recorded_rationales_are_read_and_every_row_is_accounted_for(run):
+    told = [
+        ("u0", "i1", "Reason: They love\u200b quiet &amp; soft things."),
+        ("u0", "i2", "Because <b>it is light</b>."),
+        ("u1", "i3", "They look for wool that lasts."),
+        ("u1", "i2", " "),  # no text
+        ("u0", "i1", "Another one for the same choice."),
+        ("u2", "i5", "u2 chose i5 as validation target."),
+        ("u2", "i6", "u2 chose i6 as test target."),
+        ("u2", "i2", "What u2 chose first has no history."),
+        ("nobody", "i1", "Who is this?"),
+    ]
+    settings = recorded(run, told)
+    rationales(run, settings, seed=SEED)
+    written = {row["decision_id"]: row for row in rows(run, "rationales/rationales.parquet")}
+    assert list(written) == ["u0#1", "u0#2", "u1#2"]  # as the decisions stand, and nobody else
+    assert written["u0#1"]["text"] == "They love quiet & soft things."
+    assert {row["engine"] for row in written.values()} == {"recorded"}
+    assert {row["model_id"] for row in written.values()} == {"why.jsonl"}
+    assert {row["revision"] for row in written.values()} == {artifacts.sha256_of_file(run / "why.jsonl")}
+    counts = artifacts.read_manifest(run / "rationales")["counts"]
+    assert counts["recorded"]["read"] == len(told) == 3 + sum(counts["recorded"]["dropped"].values())
+    assert counts["recorded"]["dropped"] == {
+        "another row for the same choice": 1,
+        "no text": 1,
+        "no training target with a history": 4,
+    }
+    (run / "why.jsonl").write_text((run / "why.jsonl").read_text().replace("love", "hate"))
+    with pytest.raises(artifacts.ArtifactError, match="weights_sha256"):
+        rationales(run, settings, seed=SEED)
+
+
+def test_a_long_recorded_rationale_ends_with_its_last_whole_sentence_and_loops_are_no_reasons(run):
+    numbered = " ".join(f"Sentence number {number} of {number * 7} is here." for number in range(30))
+    settings = recorded(run, [("u0", "i1", numbered), ("u0", "i2", "It is good and it is good and it is good, " * 5)])
+    rationales(run, settings, seed=SEED)
+    long, loop = rows(run, "rationales/rationales.parquet")
+    assert long["status"] == "ok"
+    assert long["text"] == " ".join(numbered.split()[:98])  # 14 sentences of seven words; the 15th is cut
+    assert loop["status"] == "looping"
+
+
+def test_the_latest_recorded_rationale_is_taken_where_only_one_is_asked_for(run):
+    settings = recorded(run, [("u0", "i1", "They like it plain.")], training_decisions_per_user=1)
+    rationales(run, settings, seed=SEED)
+    assert [row["decision_id"] for row in rows(run, "rationales/rationales.parquet")] == ["u0#1"]
+
+
+def test_a_file_without_a_training_target_is_refused_and_thoughts_cannot_be_recorded(run):
+    with pytest.raises(ValueError, match=r"why\.jsonl: none of its 1 rows is of a training target; expected columns"):
+        rationales(run, recorded(run, [("u0", "i7", "Nobody chose it.")]), seed=SEED)
+    with pytest.raises(ValueError, match=r"gone\.jsonl: found nothing, expected a file"):
+        rationales(run, RationaleSettings(engine="recorded", model=str(run / "gone.jsonl")), seed=SEED)
+    (run / "why.jsonl").write_text('{"user_id": "u0", "text": "Fine."}\n')
+    with pytest.raises(ValueError, match=r"why\.jsonl:1: field 'item_id'"):
+        rationales(run, RationaleSettings(engine="recorded", model=str(run / "why.jsonl")), seed=SEED)
+    with pytest.raises(ValueError, match="engine is 'recorded'; expected"):
+        thoughts(run, ThoughtSettings(engine="recorded"), seed=SEED)

@@ -68,3 +68,16 @@ def texts(values: Series[str]) -> pa.StringArray:
     offsets = np.zeros(len(values) + 1, dtype=np.int32)
     np.cumsum(np.fromiter(sizes, np.int64, len(values)), out=offsets[1:])
     return pa.StringArray.from_buffers(len(values), pa.py_buffer(offsets), pa.py_buffer(data))
+
+
+def lists(offsets: NDArray[Any], values: pa.Array) -> pa.ListArray:
+    """A column of lists: the values from each offset to the next.
+
+    >>> import numpy as np
+    >>> lists(np.array([0, 2, 3]), column_of(np.arange(3))).to_pylist()
+    [[0, 1], [2]]
+    """
+    import numpy as np
+    import pyarrow as pa
+
+    return pa.ListArray.from_arrays(column_of(offsets.astype(np.int32)), values)

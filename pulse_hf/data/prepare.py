@@ -19,8 +19,9 @@ from pulse_hf.data.event_tables import event_tables
 from pulse_hf.data.filtering import Core, k_core
 from pulse_hf.data.item_text import unnamed_item
 from pulse_hf.data.items import read_items
-from pulse_hf.data.sequences import FOLDER, OrderReport, SequenceCounts, catalogue_order, split_times, write_sequences
+from pulse_hf.data.sequences import FOLDER, OrderReport, SequenceCounts, catalogue_order, write_sequences
 from pulse_hf.data.sources import local_file
+from pulse_hf.data.splits import GlobalTime, People, split_times
 from pulse_hf.data.values import TICKS_PER_SECOND
 from pulse_hf.schema import Item
 
@@ -54,10 +55,12 @@ class PrepareSettings:
         min_user_events: k-core for users (5, as the Amazon "5-core" files); 0 or 1 disables it.
         min_item_events: k-core for items (5, as above); 0 or 1 disables it.
         core_rounds: Rounds of counting and dropping; ``None`` until nothing falls, 1 for a single counting pass.
-        split: ``"leave-one-out"`` (each user's last two events, paper §5.1) or ``"global-time"``: periods of the
-            calendar, so that no fit sees what happened later than what it predicts.
-        validation_share: For ``"global-time"``: share of all events in the validation period (ours).
-        test_share: For ``"global-time"``: share of all events in the test period (ours).
+        split: ``"leave-one-out"`` (each user's last two events, paper §5.1), ``"global-time"``: periods of the
+            calendar, so that no fit sees what happened later than what it predicts, or ``"people"``: the last events
+            of people of whom no fit sees anything (strong generalisation).
+        validation_share: For ``"global-time"``: share of all events in the validation period; for ``"people"``: share
+            of the people (ours).
+        test_share: For ``"global-time"`` and ``"people"``: the same of testing (ours).
         strict_time: Leave-one-out: who made one of the last two choices at the same time as another has no targets,
             since nobody knows which came first; all of that user's events train. Otherwise such ties are broken by
             a stable hash and counted.
@@ -85,7 +88,7 @@ class PrepareSettings:
     min_user_events: int = 5
     min_item_events: int = 5
     core_rounds: int | None = None
-    split: Literal["leave-one-out", "global-time"] = "leave-one-out"
+    split: Literal["leave-one-out", "global-time", "people"] = "leave-one-out"
     validation_share: float = 0.1
     test_share: float = 0.1
     strict_time: bool = False
@@ -122,8 +125,8 @@ class PrepareSettings:
             raise ValueError(f"max_repair_rate is {self.max_repair_rate}, expected a share from 0 to 1.")
 
     def _check_split(self) -> None:
-        if self.split not in ("leave-one-out", "global-time"):
-            raise ValueError(f"split is {self.split!r}, expected 'leave-one-out' or 'global-time'.")
+        if self.split not in ("leave-one-out", "global-time", "people"):
+            raise ValueError(f"split is {self.split!r}, expected 'leave-one-out', 'global-time' or 'people'.")
         if self.split == "global-time" and not self.timed:
             raise ValueError("split is 'global-time', but the data has an order and no times.")
         if self.strict_time and (self.split != "leave-one-out" or not self.timed):
@@ -238,9 +241,12 @@ def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
     count.move("repeat of a user and item", log.sort(deduplicate=settings.deduplicate))
     core = _core(log, settings, count)
     ticks = TICKS_PER_SECOND[settings.form.timestamp_unit] if settings.timed else 1
-    split = None
+    split: GlobalTime | People | None = None
+    shares = settings.validation_share, settings.test_share
     if settings.split == "global-time":
-        split = split_times(log, core, settings.validation_share, settings.test_share, 86_400 * ticks)
+        split = split_times(log, core, *shares, 86_400 * ticks)
+    elif settings.split == "people":
+        split = People(*shares)
     path = work / "sequences.parquet"
     counts, order = write_sequences(
         path,

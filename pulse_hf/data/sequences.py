@@ -2,22 +2,16 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 from pulse_hf.artifacts import read_table, table_writer
-from pulse_hf.data.arrays import column_of, numbers, texts
+from pulse_hf.data.arrays import column_of, lists, numbers, texts
 from pulse_hf.data.event_log import EventLog
 from pulse_hf.data.filtering import Core
+from pulse_hf.data.splits import GlobalTime, People, cuts_of, until_the_test_target, without_targets
 from pulse_hf.schema import Decision, Item, Sequence, Split, hash_order, stable_hash
-
-if TYPE_CHECKING:
-    import numpy as np
-    import pyarrow as pa
-    from numpy.typing import NDArray
 
 FOLDER = "sequences"
 
@@ -46,54 +40,6 @@ class OrderReport:
         return self.tied_events / self.events if self.events else 0.0
 
 
-@dataclass(frozen=True)
-class GlobalTime:
-    """A split by the calendar: fits see nothing that happened later than what is predicted.
-
-    A user's events before ``validation`` are training events, the first one from then on (but before ``test``) is the
-    validation target, the first one from ``test`` on is the test target; what comes after that is left out.
-
-    Args:
-        validation: When the validation period begins, in the log's unit.
-        test: When the test period begins.
-    """
-
-    validation: int
-    test: int
-
-
-def split_times(log: EventLog, core: Core, validation_share: float, test_share: float, day: int) -> GlobalTime:
-    """The latest beginnings of days after which at least the given shares of all events lie.
-
-    Args:
-        log: Sorted events with times.
-        core: Which of them count.
-        validation_share: Share of the events in the validation period.
-        test_share: Share of the events in the test period.
-        day: Ticks of a day in the log's unit.
-
-    Raises:
-        ValueError: A period would be empty, or nothing would be left to train on.
-    """
-    import numpy as np
-
-    per_day: Counter[int] = Counter()
-    for part in log.parts(("user", "item", "timestamp")):
-        kept = core.users[numbers(part["user"])] & core.items[numbers(part["item"])]
-        days, counts = np.unique(numbers(part["timestamp"])[kept] // day, return_counts=True)
-        per_day.update(dict(zip(days.tolist(), counts.tolist(), strict=True)))
-    days = np.array(sorted(per_day))
-    later = np.cumsum(np.array([per_day[one] for one in days.tolist()])[::-1])[::-1] / max(1, per_day.total())
-    shares = (validation_share + test_share, test_share)
-    begins = [int(np.searchsorted(-later, -share, side="right")) - 1 for share in shares]
-    if not 0 < begins[0] < begins[1] < len(days):
-        raise ValueError(
-            f"{len(days)} days cannot be cut into training, a validation share of {validation_share:g} and a test "
-            f"share of {test_share:g}; give larger shares, or split leave-one-out"
-        )
-    return GlobalTime(int(days[begins[0]]) * day, int(days[begins[1]]) * day)
-
-
 @dataclass
 class SequenceCounts:
     """What :func:`write_sequences` wrote.
@@ -120,7 +66,7 @@ def write_sequences(
     *,
     timed: bool = True,
     ticks_per_second: int = 1,
-    split: GlobalTime | None = None,
+    split: GlobalTime | People | None = None,
     strict_time: bool = False,
 ) -> tuple[SequenceCounts, OrderReport]:
     """Write one sequence for each user of the core, its events in order.
@@ -132,7 +78,7 @@ def write_sequences(
         core: Which of them count.
         timed: Whether timestamps are times; if they only order events, the sequences have none.
         ticks_per_second: Unit of the log's timestamps. Events are ordered before they are cut to seconds.
-        split: The split by global time; ``None`` for leave-one-out.
+        split: The split by global time or by people; ``None`` for leave-one-out.
         strict_time: Leave-one-out without targets for users one of whose last two events ties with another.
 
     Returns:
@@ -149,8 +95,8 @@ def write_sequences(
         for part in log.parts():
             users, items = numbers(part["user"]), numbers(part["item"])
             part = part.filter(column_of(core.users[users] & core.items[items]))
-            if split is not None:
-                part = _until_the_test_target(part, split)
+            if isinstance(split, GlobalTime):
+                part = until_the_test_target(part, split)
             if not part.num_rows:
                 continue
             users, times = numbers(part["user"]), numbers(part["timestamp"])
@@ -163,11 +109,11 @@ def write_sequences(
             total += len(users)
             tied_events += int(tied.sum())
             users_with_ties += int(np.logical_or.reduceat(tied, starts).sum())
-            cuts, tested = _cuts(times, starts, lengths, split)
+            cuts, tested = cuts_of(split, [log.user_ids[user] for user in users[starts]], times, starts, lengths)
             if strict_time:
                 last = tied[ends] | tied[np.maximum(ends - 1, starts)]
                 untested += int((last & tested).sum())
-                cuts, tested = _without_targets(cuts, lengths, last & tested), tested & ~last
+                cuts, tested = without_targets(cuts, lengths, last & tested), tested & ~last
             tied_tests += int((tied[ends] & tested).sum())
             counts.users += len(starts)
             counts.events += len(users)
@@ -177,56 +123,14 @@ def write_sequences(
             write(
                 [
                     user_ids.take(column_of(users[starts])),
-                    _lists(offsets, item_ids.take(part["item"].combine_chunks())),
-                    _lists(offsets if timed else np.zeros_like(offsets), seconds),
-                    _lists(offsets, part["rating"].combine_chunks().cast(pa.float32())),
-                    _lists(offsets, part["review"].combine_chunks().cast(pa.string())),
+                    lists(offsets, item_ids.take(part["item"].combine_chunks())),
+                    lists(offsets if timed else np.zeros_like(offsets), seconds),
+                    lists(offsets, part["rating"].combine_chunks().cast(pa.float32())),
+                    lists(offsets, part["review"].combine_chunks().cast(pa.string())),
                     cuts,
                 ]
             )
     return counts, OrderReport(total, tied_events, users_with_ties, tied_tests, untested)
-
-
-def _until_the_test_target(part: pa.Table, split: GlobalTime) -> pa.Table:
-    """The part without what its users did after their test target."""
-    import numpy as np
-
-    users, late = numbers(part["user"]), numbers(part["timestamp"]) >= split.test
-    first = late & ~np.concatenate([[False], late[:-1] & (np.diff(users) == 0)]) if len(users) else late
-    return part.filter(column_of(~late | first))
-
-
-def _cuts(
-    times: NDArray[np.int64], starts: NDArray[np.int64], lengths: NDArray[np.int64], split: GlobalTime | None
-) -> tuple[pa.Array, NDArray[np.bool_]]:
-    """The ``cut`` of each user of a part, and who has a test target with a history."""
-    import numpy as np
-    import pyarrow as pa
-
-    if split is None:
-        return pa.nulls(len(starts), pa.list_(pa.int32())), lengths >= 3
-    trained = np.add.reduceat((times < split.validation).astype(np.int32), starts)
-    before_test = np.add.reduceat((times < split.test).astype(np.int32), starts)
-    validation = np.where(before_test > trained, trained, -1)
-    test = np.where(lengths > before_test, before_test, -1)
-    flat = np.stack([trained, validation, test], axis=1).astype(np.int32).ravel()
-    return _lists(np.arange(0, len(flat) + 1, 3), column_of(flat)), test > 0
-
-
-def _without_targets(cuts: pa.Array, lengths: NDArray[np.int64], chosen: NDArray[np.bool_]) -> pa.Array:
-    """The cuts with those of the chosen users replaced: every event trains."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
-
-    whole = [[int(length), -1, -1] for length in lengths]
-    return pc.if_else(column_of(chosen), pa.array(whole, cuts.type), cuts)
-
-
-def _lists(offsets: NDArray[np.int64], values: pa.Array) -> pa.ListArray:
-    import numpy as np
-    import pyarrow as pa
-
-    return pa.ListArray.from_arrays(column_of(offsets.astype(np.int32)), values)
 
 
 def catalogue_order(item_ids: Iterable[str]) -> list[str]:

@@ -78,6 +78,7 @@ STAGES = {
 _SPLITS = {
     "leave-one-out": "leave-one-out: last event test, second last validation, earlier ones training",
     "global-time": "global time: first event of the test period, of the validation period, earlier ones training",
+    "people": "by people: last events of people who are in no training data; everything of the others trains",
 }
 
 __all__ = ["STAGES", "SYSTEMS", "EvaluateSettings", "evaluate"]

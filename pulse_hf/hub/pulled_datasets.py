@@ -73,10 +73,8 @@ def _sequences(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
     events: dict[str, list[dict[str, Any]]] = {}
     for row in _read(folder, seal):
         events.setdefault(row["user_id"], []).append(row)
-    by_time = artifacts.settings_of(seal.about["made_by"]).get("split") == "global-time"
-    rows = [
-        _user(user, sorted(mine, key=lambda row: row["position"]), by_time=by_time) for user, mine in events.items()
-    ]
+    cut = artifacts.settings_of(seal.about["made_by"]).get("split", "leave-one-out") != "leave-one-out"
+    rows = [_user(user, sorted(mine, key=lambda row: row["position"]), cut=cut) for user, mine in events.items()]
     artifacts.write_table(work / "sequences.parquet", "sequences", rows)
     items = _read(folder, seal, "items")
     known = {row["item_id"] for row in items}
@@ -90,13 +88,13 @@ def _sequences(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
     return {"rows": {"read": total, "kept": total, "dropped": {}}}
 
 
-def _user(user: str, rows: list[dict[str, Any]], *, by_time: bool) -> dict[str, Any]:
+def _user(user: str, rows: list[dict[str, Any]], *, cut: bool) -> dict[str, Any]:
     if [row["position"] for row in rows] != list(range(len(rows))):
         raise ArtifactError(f"user {user}: positions {[row['position'] for row in rows][:10]}; expected 0, 1, 2, ...")
     splits, items = [row["split"] for row in rows], [row["item_id"] for row in rows]
     alone = Sequence(user, tuple(items), (), (), ())
     # A user without targets (strict_time) has other splits than leaving the last two events out would give.
-    cut_by_hand = by_time or splits != [alone.split_of(position) or HISTORY for position in range(len(items))]
+    cut_by_hand = cut or splits != [alone.split_of(position) or HISTORY for position in range(len(items))]
     return {
         "user_id": user,
         "item_ids": items,

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from pulse_hf import artifacts
 from pulse_hf.reasoning.generator import Engine, Generation, Generator, Sampling, engine_identity, open_generator
 from pulse_hf.reasoning.parsing import Parsed, parse_reason
 from pulse_hf.reasoning.prompts import Prompt, PromptBudget, prompt_hashes, rationale_prompt
+from pulse_hf.reasoning.recorded import RecordedGenerator, recorded_identity, recorded_rationales
 from pulse_hf.schema import Decision, Item, Sequence, stable_hash
 
 __all__ = ["RationaleSettings", "rationale_inputs", "rationales", "write_rationales"]
@@ -34,8 +35,11 @@ class RationaleSettings:
 
     Args:
         engine: ``"transformers"``, ``"vllm"`` (in this process, on GPUs), ``"server"`` (any OpenAI-compatible one,
-            ``model`` names it and its address) or ``"extractive"``, which needs no language model (ours).
-        model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini).
+            ``model`` names it and its address), ``"extractive"``, which needs no language model, or ``"recorded"``:
+            texts that are there already, ``model`` names their file (ours).
+        model: Language model: Hub id (``owner/name[@revision]``), folder, or the embedded one (paper: Phi-4 mini); for
+            ``"recorded"`` a table with the columns ``user_id``, ``item_id`` and ``text``, of which only the choices
+            that have a text are explained.
         rewinds: How often a text that goes in circles is cut back and written on another way (ours).
         max_new_tokens: Longest rationale in tokens (ours).
         temperature: 0 is greedy (ours).
@@ -49,7 +53,7 @@ class RationaleSettings:
         budget: How much of each field a prompt holds.
     """
 
-    engine: Engine = "transformers"
+    engine: Engine | Literal["recorded"] = "transformers"
     model: str = "pulse-hf/pulse-nano"
     rewinds: int = 3
     max_new_tokens: int = 80
@@ -102,7 +106,7 @@ def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool
         settings=asdict(settings),
         seed=seed,
         parents={name: artifacts.content_sha256(run / name) for name in ("sequences", "candidates")},
-        model=engine_identity(settings.engine, settings.model),
+        model=_identity(settings),
         prompts=prompt_hashes(TEMPLATE),
     )
     artifacts.build(
@@ -118,7 +122,9 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
 
     sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
     items = {item.item_id: item for item in load_items(run)}
-    decisions = training_decisions_with_candidates(run, settings, seed)
+    generator = _generator(settings, sequences.values())
+    recorded = generator if isinstance(generator, RecordedGenerator) else None
+    decisions = training_decisions_with_candidates(run, settings, seed, recorded.texts if recorded else None)
     prompts = rationale_inputs(decisions, sequences, items, settings)
     shards = artifacts.Shards(work, "written", "rationales")
     done = shards.done()
@@ -126,7 +132,6 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     pending = [
         (decision, prompt) for decision, prompt in zip(decisions, prompts, strict=True) if prompt.key not in done
     ]
-    generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
     repaired = retried = 0
     mine = artifacts.dealt(pending, 2 * settings.batch_size)
     with tqdm(total=len(done) + sum(map(len, mine)), initial=len(done), desc=FOLDER, unit="decision") as bar:
@@ -149,6 +154,7 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     statuses = Counter(row["status"] for row in rows)
     _warn_of_failures(statuses)
     return {
+        **({"recorded": recorded.count.as_dict()} if recorded else {}),
         "rows": {
             "read": len(decisions),
             "kept": statuses["ok"],
@@ -166,12 +172,35 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     }
 
 
-def training_decisions_with_candidates(run: Path, settings: RationaleSettings, seed: int) -> list[Decision]:
-    """The training decisions that have a candidate set, as the settings limit them, in stored order."""
+def _identity(settings: RationaleSettings) -> dict[str, str]:
+    if settings.engine == "recorded":
+        return recorded_identity(settings.model)
+    return engine_identity(settings.engine, settings.model)
+
+
+def _generator(settings: RationaleSettings, sequences: Iterable[Sequence]) -> Generator:
+    if settings.engine == "recorded":
+        return recorded_rationales(settings.model, sequences)
+    return open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
+
+
+def training_decisions_with_candidates(
+    run: Path, settings: RationaleSettings, seed: int, known: Collection[str] | None = None
+) -> list[Decision]:
+    """The training decisions that have a candidate set, as the settings limit them, in stored order.
+
+    Args:
+        run: The run's folder.
+        settings: How many of each user, and how many users.
+        seed: Of the sample of users.
+        known: Only decisions with these ids; ``None`` for all.
+    """
     from pulse_hf.data.sequences import some_decisions
 
     table = artifacts.read_table(run / "candidates" / "candidates.parquet").select(["user_id", "position", "split"])
     decisions = [Decision(**row) for row in table.to_pylist() if row["split"] == "train"]
+    if known is not None:
+        decisions = [decision for decision in decisions if decision.decision_id in known]
     return some_decisions(decisions, settings.training_decisions_per_user, settings.max_users, seed)
 
 

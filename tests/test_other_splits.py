@@ -1,4 +1,4 @@
-"""The whole road over a split by the calendar: who comes after the cut is nobody's neighbour, and nothing leaks."""
+"""The whole road over splits by the calendar and by people: who is in no fit is nobody's neighbour, nothing leaks."""
 
 from dataclasses import replace
 
@@ -12,13 +12,16 @@ from pulse_hf.pipeline import run_road
 from pulse_hf.recommender import Event, PulseRecommender
 from pulse_hf.settings import RunSettings
 
+SHARES = {"global-time": (0.25, 0.4), "people": (0.2, 0.3)}  # of events, of people
 
-def settings() -> RunSettings:
+
+def settings(split: str = "global-time") -> RunSettings:
     small = small_settings()
+    validation, test = SHARES[split]
     return replace(
         small,
         world=WorldSettings(num_users=60, items_per_kind=1),
-        prepare=replace(small.prepare, split="global-time", validation_share=0.25, test_share=0.4),
+        prepare=replace(small.prepare, split=split, validation_share=validation, test_share=test),
         sequential=replace(small.sequential, epochs=1),
         candidates=replace(small.candidates, max_test_users=10, max_validation_users=10, max_train_users=12),
         rationales=replace(small.rationales, engine="extractive"),
@@ -27,24 +30,24 @@ def settings() -> RunSettings:
     )
 
 
-@pytest.fixture(scope="module")
-def run(tmp_path_factory):
-    return run_road(tmp_path_factory.mktemp("runs") / "calendar", settings())
+@pytest.fixture(scope="module", params=SHARES)
+def run(request, tmp_path_factory):
+    return run_road(tmp_path_factory.mktemp("runs") / request.param, settings(request.param))
 
 
 def test_the_road_ends_with_a_report_whose_audit_passed(run):
     report = read_json(run / "report.json")
     assert report["audit"]["passed"]
-    assert report["protocol"]["split"].startswith("global time")
+    assert report["protocol"]["split"].startswith({"global-time": "global time", "people": "by people"}[run.name])
     assert {"pulse", "pulse-fused", "sasrec", "fusion"} <= set(report["systems"])
 
 
 def test_who_has_no_training_event_is_served_and_lends_nothing(run):
-    late = {one.user_id for one in load_sequences(run) if not one.num_train}
-    assert late  # or the test says nothing
+    unfitted = {one.user_id for one in load_sequences(run) if not one.num_train}
+    assert unfitted  # or the test says nothing
     neighbours = read_table(run / "sequential" / "neighbours.parquet").to_pylist()
-    assert late & {row["user_id"] for row in neighbours}
-    assert not late & {user_id for row in neighbours for user_id in row["user_ids"]}
+    assert unfitted & {row["user_id"] for row in neighbours}
+    assert not unfitted & {user_id for row in neighbours for user_id in row["user_ids"]}
     assert {len(row["user_ids"]) for row in neighbours} == {settings().sequential.num_neighbours}
 
 

@@ -1,0 +1,129 @@
+"""Rationales that somebody has written already: a file that says of some choices why they were made.
+
+They may come from another run, from a large model elsewhere, or from people. They are read like any engine's texts,
+and like them they may explain training targets only.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterable, Mapping
+from collections.abc import Sequence as Series
+from dataclasses import dataclass, field
+
+from pulse_hf.artifacts import sha256_of_file
+from pulse_hf.data.accounts import RowCount
+from pulse_hf.data.item_text import clean_text
+from pulse_hf.data.rows import RowError, read_rows
+from pulse_hf.data.sources import local_file
+from pulse_hf.data.values import read_id, read_text
+from pulse_hf.reasoning.generator import Finish, Generation, Sampling, Usage
+from pulse_hf.reasoning.parsing import MAX_WORDS
+from pulse_hf.reasoning.prompts import Prompt
+from pulse_hf.schema import Sequence
+
+__all__ = ["RecordedGenerator", "recorded_identity", "recorded_rationales"]
+
+ENGINE = "recorded"
+COLUMNS = ("user_id", "item_id", "text")
+_MARKER = "reason:"
+
+
+@dataclass
+class RecordedGenerator:
+    """Answers with what is recorded of a decision; ``sampling`` and ``seed`` change nothing.
+
+    Args:
+        texts: Decision id to rationale.
+        model_id: The file's name.
+        revision: Its sha256.
+        count: Where every row of the file went.
+        usage: What was read so far; words count for tokens.
+
+    Example:
+        >>> from pulse_hf.reasoning.prompts import Evidence
+        >>> prompt = Prompt("u#1", ({"role": "user", "content": "why?"},), Evidence(()))
+        >>> recorded = RecordedGenerator({"u#1": "They like quiet things."})
+        >>> recorded.generate([prompt], width=1, sampling=Sampling(), seed=0)[0][0].text
+        'Reason: They like quiet things.'
+    """
+
+    texts: Mapping[str, str]
+    model_id: str = ENGINE
+    revision: str = ""
+    count: RowCount = field(default_factory=RowCount)
+    usage: Usage = field(default_factory=Usage)
+    engine: str = ENGINE
+
+    def generate(
+        self, prompts: Series[Prompt], *, width: int, sampling: Sampling, seed: int
+    ) -> list[list[Generation]]:
+        """Look every prompt's text up; see :class:`pulse_hf.reasoning.generator.Generator`."""
+        started = time.perf_counter()
+        results = [[self._told(prompt.key)] * width for prompt in prompts]
+        self.usage.generated_tokens += sum(reply.num_tokens for replies in results for reply in replies)
+        self.usage.seconds += time.perf_counter() - started
+        return results
+
+    def _told(self, key: str) -> Generation:
+        text = self.texts.get(key, "")
+        if text[: len(_MARKER)].lower() == _MARKER:
+            text = text[len(_MARKER) :]
+        words = text.split()
+        # What is longer than a rationale may be ends with its last whole sentence, as a model's text does.
+        finish: Finish = "length" if len(words) > MAX_WORDS else "stop"
+        return Generation(f"Reason: {' '.join(words[:MAX_WORDS])}", num_tokens=len(words), finish=finish)
+
+
+def recorded_identity(file: str) -> dict[str, str]:
+    """What a stage records and compares of the file in place of a model.
+
+    Raises:
+        ValueError: There is no such file.
+    """
+    path = local_file(file)
+    return {"id": path.name, "revision": "recorded", "weights_sha256": sha256_of_file(path)}
+
+
+def recorded_rationales(file: str, sequences: Iterable[Sequence]) -> RecordedGenerator:
+    """Read a file of rationales.
+
+    Args:
+        file: JSON lines, CSV, TSV (each also gzip) or Parquet with the columns ``user_id``, ``item_id`` (whose choice
+            of what) and ``text``; a path or ``hf://datasets/OWNER/REPO[@REVISION]/FILE``.
+        sequences: The users; of several choices of one item the first is meant.
+
+    Returns:
+        The engine. Rows of other choices than training targets with a history are counted and left out, so is every
+        further row of a choice.
+
+    Raises:
+        ValueError: A row or the file cannot be read, or no row is of a training target.
+    """
+    path, count = local_file(file), RowCount()
+    places: dict[tuple[str, str], str] = {}
+    for sequence in sequences:
+        for position in range(1, sequence.num_train):
+            places.setdefault((sequence.user_id, sequence.item_ids[position]), f"{sequence.user_id}#{position}")
+    texts: dict[str, str] = {}
+    for where, row in read_rows(path, list(COLUMNS), count.repaired):
+        count.read += 1
+        if isinstance(row, RowError):
+            raise row
+        choice = read_id(row, "user_id", where, count.repaired), read_id(row, "item_id", where, count.repaired)
+        text = clean_text(read_text(row, "text", where), count.repaired)
+        if choice not in places:
+            count.dropped["no training target with a history"] += 1
+        elif places[choice] in texts:
+            count.dropped["another row for the same choice"] += 1
+        elif not text:
+            count.dropped["no text"] += 1
+        else:
+            texts[places[choice]] = text
+            count.kept += 1
+    if not texts:
+        raise ValueError(
+            f"{path}: none of its {count.read} rows is of a training target; expected columns {', '.join(COLUMNS)} "
+            "with the ids that the interactions have."
+        )
+    return RecordedGenerator(texts, path.name, sha256_of_file(path), count)
