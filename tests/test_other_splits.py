@@ -25,7 +25,8 @@ def settings(split: str = "global-time") -> RunSettings:
         sequential=replace(small.sequential, epochs=1),
         candidates=replace(small.candidates, max_test_users=10, max_validation_users=10, max_train_users=12),
         rationales=replace(small.rationales, engine="extractive"),
-        thought_space=replace(small.thought_space, epochs=1),
+        # The audit rebuilds what the space was fitted on: titles of choices that have no rationale, too.
+        thought_space=replace(small.thought_space, epochs=1, titles=True, all_titles=split == "people"),
         thoughts=replace(small.thoughts, engine="extractive"),
     )
 

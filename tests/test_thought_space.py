@@ -32,7 +32,14 @@ from pulse_hf.training.thought_space_fit import (
     retrieval_quality,
     validation_quality,
 )
-from pulse_hf.training.thought_space_towers import SIDES, TextStates, TrainableSpace, split_tower, splits_exactly
+from pulse_hf.training.thought_space_towers import (
+    SIDES,
+    TextStates,
+    TrainableSpace,
+    length_parts,
+    split_tower,
+    splits_exactly,
+)
 
 MOTIVES = [f"m{number}" for number in range(24)]
 FILLERS = [f"f{number}" for number in range(60)]
@@ -244,8 +251,39 @@ def test_titles_are_fitted_on_beside_rationales_and_never_validate(encoder_folde
     assert len(artifacts.read_tensors(folder / VECTORS)["vectors"]) == len(rows)  # rationales vote, titles do not
     counts = artifacts.read_manifest(folder)["counts"]
     plain = training_pairs(rows, sequences, items, settings)
-    assert counts["inputs_sha256"]["thought-space"] == inputs_sha256(with_titles(plain, items, settings))
-    assert with_titles(plain, items, SETTINGS) == plain
+    assert counts["inputs_sha256"]["thought-space"] == inputs_sha256(with_titles(plain, sequences, items, settings))
+    assert with_titles(plain, sequences, items, SETTINGS) == plain
+
+
+def test_titles_of_all_training_choices_are_fitted_on_if_asked_for(encoder_folder, tmp_path, monkeypatch):
+    seen = []
+
+    def spy(space, pairs, validation, settings, *, seed, checkpoints):
+        seen.append((pairs, validation))
+        return fit(space, pairs, validation, settings, seed=seed, checkpoints=checkpoints)
+
+    monkeypatch.setattr(thought_space_fit, "fit", spy)
+    sequences, items, rows = world(24)
+    explained = rows[: len(rows) // 2]
+    write_run(tmp_path, sequences, items, explained)
+    settings = replace(SETTINGS, encoder=encoder_folder, epochs=1, titles=True, all_titles=True)
+    train_thought_space(tmp_path, settings, seed=7)
+    texts = {row["text"] for row in explained}
+    for fold, (pairs, validation) in zip((None, 0, 1), seen, strict=True):
+        held_out = {pair.user_id for pair in validation}
+        assert held_out
+        fitting = {user for user in sequences if fold is None or fold_of(user, 2, 7) != fold} - held_out
+        twins = [pair for pair in pairs if pair.rationale not in texts]
+        expected = {f"{user}#{place}" for user in fitting for place in range(1, sequences[user].num_train)}
+        assert {twin.decision_id for twin in twins} == expected
+        assert len(twins) == len(expected) > len(pairs) - len(twins)
+        for twin in twins:
+            place = int(twin.decision_id.rpartition("#")[2])
+            assert twin.rationale == items[sequences[twin.user_id].item_ids[place]].title
+    one_each = with_titles([], sequences, items, replace(settings, training_pairs_per_user=1))
+    assert [one.decision_id for one in one_each] == [f"{user}#{one.num_train - 1}" for user, one in sequences.items()]
+    with pytest.raises(ValueError, match="needs titles=true"):
+        replace(settings, titles=False)
 
 
 def test_the_same_seed_gives_the_same_artefact(encoder_folder, tmp_path):
@@ -339,6 +377,24 @@ def test_the_gradient_is_that_of_the_whole_encoder(encoder_folder):
     assert space.trained()
     for name, value in space.trained().items():
         torch.testing.assert_close(value.grad, expected[name].grad, atol=1e-5, rtol=1e-4)
+
+
+@pytest.mark.parametrize("trained_layers", [0, 1, None])
+def test_a_batch_of_unlike_lengths_embeds_each_text_as_alone(encoder_folder, trained_layers):
+    texts = [" ".join(FILLERS[place : place + words]) for place, words in enumerate([2, 40, 3, 20, 1] * 6)]
+    space = space_on(encoder_folder, texts, trained_layers=trained_layers)
+    for side in SIDES:
+        with torch.no_grad():
+            together = space.embed(side, texts)
+            alone = torch.cat([space.embed(side, [text]) for text in texts])
+        assert torch.allclose(together, alone, atol=1e-5)
+    if trained_layers:
+        lengths = [space.states["history"].length(text) for text in texts]
+        parts = length_parts(lengths)
+        assert sorted(row for rows in parts for row in rows) == list(range(len(texts)))
+        assert len(parts) > 1
+        padded = sum(len(rows) * max(lengths[row] for row in rows) for rows in parts)
+        assert padded < 0.6 * len(texts) * max(lengths)
 
 
 def test_an_encoder_without_a_list_of_layers_trains_as_a_whole(tmp_path):

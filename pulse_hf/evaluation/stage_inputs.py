@@ -325,16 +325,25 @@ def _thought_space(ground: Ground, by_user: Mapping[str, Sequence]) -> list[str]
     """History text and rationale of every pair that trained the space."""
     settings = ground.settings("thought_space")
     limits = {"max_events": settings["max_events"], "review_words": settings["review_words"]}
-    texts, titles = [], []
-    for row in ground.rows("rationales/rationales.parquet"):
-        if row["status"] == "ok":
-            sequence = by_user[row["user_id"]]
-            chosen = sequence.item_ids[row["position"]]
-            target = chosen if settings["behaviour"] == "paper" else None
-            told = behaviour_text(sequence.before(row["position"]), ground.items, target=target, **limits)
-            texts += [told, row["text"]]
-            titles += [told, ground.items[chosen].title]
-    return texts + titles if settings.get("titles") else texts
+
+    def told(user_id: str, position: int) -> tuple[str, str]:
+        sequence = by_user[user_id]
+        chosen = sequence.item_ids[position]
+        target = chosen if settings["behaviour"] == "paper" else None
+        history = behaviour_text(sequence.before(position), ground.items, target=target, **limits)
+        return history, ground.items[chosen].title
+
+    explained = [row for row in ground.rows("rationales/rationales.parquet") if row["status"] == "ok"]
+    choices = [(row["user_id"], row["position"]) for row in explained]
+    texts = [text for row, one in zip(explained, choices, strict=True) for text in (told(*one)[0], row["text"])]
+    if settings.get("all_titles"):
+        latest = settings["training_pairs_per_user"]
+        choices = [
+            (user_id, position)
+            for user_id, sequence in by_user.items()
+            for position in range(1, sequence.num_train)[-latest if latest else None :]
+        ]
+    return texts + [text for one in choices for text in told(*one)] if settings.get("titles") else texts
 
 
 def thoughts_read(

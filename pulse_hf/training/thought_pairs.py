@@ -71,15 +71,50 @@ def training_pairs(
     return [_pair(row, sequences, items, settings) for row in rationales if row["status"] == "ok"]
 
 
-def with_titles(pairs: Series[Pair], items: Mapping[str, Item], settings: ThoughtSpaceSettings) -> list[Pair]:
-    """The pairs and, where the settings ask for it, each once more with the chosen item's title for a rationale.
+def with_titles(
+    pairs: Series[Pair],
+    sequences: Mapping[str, Sequence],
+    items: Mapping[str, Item],
+    settings: ThoughtSpaceSettings,
+) -> list[Pair]:
+    """The pairs and, where the settings ask for it, choices once more with the chosen item's title for a rationale.
 
     A title is the barest answer to what was chosen. With titles in the space every candidate has a place in it.
+
+    Args:
+        pairs: Of the rationales.
+        sequences: By user id.
+        items: By item id.
+        settings: ``titles``: those of the pairs; with ``all_titles`` those of all training choices, of which
+            ``training_pairs_per_user`` of each user, the latest ones.
     """
     if not settings.titles:
         return list(pairs)
-    twins = (replace(one, rationale=items[one.target_id].title, masked_rationale=NOTHING) for one in pairs)
-    return [*pairs, *twins]
+    if not settings.all_titles:
+        twins = [replace(one, rationale=items[one.target_id].title, masked_rationale=NOTHING) for one in pairs]
+        return [*pairs, *twins]
+    from pulse_hf.data.sequences import decisions
+
+    latest = settings.training_pairs_per_user
+    chosen = (
+        decision
+        for sequence in sequences.values()
+        for decision in decisions([sequence], "train")[-latest if latest else None :]
+    )
+    return [*pairs, *(_title_pair(sequences[one.user_id], one.position, items, settings) for one in chosen)]
+
+
+def _title_pair(sequence: Sequence, position: int, items: Mapping[str, Item], settings: ThoughtSpaceSettings) -> Pair:
+    history, target_id = sequence.before(position), sequence.item_ids[position]
+
+    def told(target: str | None) -> str:
+        return behaviour_text(
+            history, items, target=target, max_events=settings.max_events, review_words=settings.review_words
+        )
+
+    training = told(target_id if settings.behaviour == "paper" else None)
+    key, title = f"{sequence.user_id}#{position}", items[target_id].title
+    return Pair(key, sequence.user_id, target_id, training, told(None), NOTHING, title, NOTHING)
 
 
 def _pair(

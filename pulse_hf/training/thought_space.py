@@ -59,6 +59,7 @@ class ThoughtSpaceSettings:
         symmetric: Rationales look for their histories, too (ours).
         titles: Fit the chosen items' titles beside their rationales, so that candidates have a place in the space
             (ours).
+        all_titles: With ``titles``: those of all training choices, also of the ones without a rationale (ours).
         epochs: Most passes over the pairs (ours).
         batch_size: Pairs per step (ours).
         encoder_learning_rate: Of the trained layers (paper has separate rates; value ours).
@@ -87,6 +88,7 @@ class ThoughtSpaceSettings:
     num_negatives: int | None = 10
     symmetric: bool = False
     titles: bool = False
+    all_titles: bool | None = None
     epochs: int = 3
     batch_size: int = 64
     encoder_learning_rate: float = 2e-4
@@ -117,6 +119,8 @@ class ThoughtSpaceSettings:
             raise ValueError("trained_layers=0 and projection_dim=0 leave nothing to train: set one of them.")
         if self.batch_size < 2:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 2: negatives come from the batch.")
+        if self.all_titles and not self.titles:
+            raise ValueError("all_titles asks for titles of more choices: it needs titles=true.")
 
 
 def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int, force: bool = False) -> Path:
@@ -146,7 +150,7 @@ def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int,
         sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
         items = {item.item_id: item for item in load_items(run)}
         pairs = training_pairs(rows, sequences, items, settings)
-        fitted_on = with_titles(pairs, items, settings)
+        fitted_on = with_titles(pairs, sequences, items, settings)
         model = start_model(location, identity["revision"], settings)
         report = _fit_all(work, model, pairs, fitted_on[len(pairs) :], settings, seed)
         if artifacts.process() > 0:
@@ -192,7 +196,7 @@ class Fitting:
         pairs: All pairs.
         settings: Of the stage.
         seed: Decides who validates, batches and drawn negatives.
-        twins: Further pairs of the same decisions, only fitted on, never validated by.
+        twins: Further pairs of the training users, only fitted on, never validated by.
     """
 
     def __init__(
@@ -243,15 +247,16 @@ class Fitting:
         from pulse_hf.training.thought_space_towers import TrainableSpace
 
         settings, number = self.settings, self.settings.num_folds
-        mine = [
-            pair
-            for pair in self.pairs
-            if without_fold is None or fold_of(pair.user_id, number, self.seed) != without_fold
-        ]
+
+        def of_fold(pairs: Series[Pair]) -> list[Pair]:
+            return [p for p in pairs if without_fold is None or fold_of(p.user_id, number, self.seed) != without_fold]
+
+        mine = of_fold(self.pairs)
         validation = validation_pairs(mine, self.held_out, settings, self.seed)
-        fitting = latest_pairs([p for p in mine if p.user_id not in self.held_out], settings.training_pairs_per_user)
-        decisions = {pair.decision_id for pair in fitting}
-        fitting += [twin for twin in self.twins if twin.decision_id in decisions]
+        fitting = []
+        for some in (mine, of_fold(self.twins)):
+            some = [pair for pair in some if pair.user_id not in self.held_out]
+            fitting += latest_pairs(some, settings.training_pairs_per_user)
         space = TrainableSpace(copy.deepcopy(self.model), self.states, self.layers)
         before = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
         fitted = fit(

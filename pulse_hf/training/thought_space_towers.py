@@ -28,6 +28,7 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 SIDES = ("history", "rationale")
+_LEAST_PART, _MOST_PADDED = 8, 2  # ours: rows of a part, and how many times its shortest text the longest may be
 
 
 class _GivenStates(nn.Module):
@@ -105,6 +106,22 @@ def splits_exactly(model: PulseThoughtSpaceModel, side: str, texts: Sequence[str
         expected = model.tower(side)(**batch).last_hidden_state
     real = batch["attention_mask"].bool()
     return bool(torch.allclose(found[real], expected[real], atol=1e-4))
+
+
+def length_parts(lengths: Sequence[int]) -> list[list[int]]:
+    """Rows in parts of like length, shortest first: a part grows while it is small or little of it is padding.
+
+    >>> [len(part) for part in length_parts([60, 9, 61] * 10)], length_parts([60, 9, 61])
+    ([10, 20], [[1, 0, 2]])
+    """
+    parts: list[list[int]] = []
+    for row in sorted(range(len(lengths)), key=lengths.__getitem__):
+        grows = parts and (len(parts[-1]) < _LEAST_PART or lengths[row] <= _MOST_PADDED * lengths[parts[-1][0]])
+        if grows:
+            parts[-1].append(row)
+        else:
+            parts.append([row])
+    return parts
 
 
 class TextStates:
@@ -208,7 +225,19 @@ class TrainableSpace:
         return {name: value for name, value in self.model.named_parameters() if value.requires_grad}
 
     def embed(self, side: str, texts: Sequence[str]) -> Tensor:
-        """Unit vectors (n, dim) of added texts, with gradients if enabled."""
+        """Unit vectors (n, dim) of added texts, with gradients if enabled.
+
+        Texts of like length go through the tower together: beside a rationale a title would be mostly padding.
+        """
+        parts = length_parts([self.states[side].length(text) for text in texts])
+        if len(parts) == 1:
+            return self._embed(side, texts)
+        found = torch.cat([self._embed(side, [texts[row] for row in rows]) for rows in parts])
+        back = torch.empty(len(texts), dtype=torch.long)
+        back[[row for rows in parts for row in rows]] = torch.arange(len(texts))
+        return found[back.to(found.device)]
+
+    def _embed(self, side: str, texts: Sequence[str]) -> Tensor:
         inputs = self.states[side].batch(texts)
         with torch.autocast(self.model.device.type, torch.bfloat16, enabled=self.states[side].bf16):
             hidden = self.upper[side](**inputs).last_hidden_state
