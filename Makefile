@@ -48,6 +48,9 @@ evidence: $(READY)  ## every table of hub_cards/reports/README.md but `make cont
 	$(BIN)/python scripts/ablations.py --run runs/demo
 	$(BIN)/python scripts/leak_worth.py --run runs/demo --users 500 --out hub_cards/reports/leak-worth-of-demo.json
 	$(BIN)/python scripts/outside_judge.py --data $(DATA) --thought-space runs/demo/thought_space/model
+	$(BIN)/python scripts/real_rationales.py --data $(DATA)
+	$(BIN)/python scripts/digital_music.py runs/rollouts --data $(DATA)
+	$(BIN)/python scripts/evidence.py digital-music-people-1x9 --data runs/rollouts
 	$(BIN)/python scripts/question_answering.py --seed 11 --data $(DATA)/hotpotqa/ircot_dev_500.jsonl.gz \
 		--thought-space demo=runs/demo/thought_space/model gift-cards=runs/gift-cards/thought_space/model
 	$(BIN)/python scripts/render_readme.py

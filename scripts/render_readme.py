@@ -285,7 +285,32 @@ def agreed(report: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
+def added(report: dict[str, Any]) -> str:
+    """What ``scripts/real_rationales.py`` found: what further texts add to a space of titles."""
+    rows = report["rows"]
+    lines = [
+        f"{report['people']:,} people of whom no fit saw anything, 1 of 10 candidates, {len(report['seeds'])} seeds "
+        "(real data):",
+        "",
+        *header("fitted on", "titles", "further texts", "HR@1 (95 % interval)", "MRR"),
+    ]
+    for row in rows:
+        name = row["space"] if row["space"] in ("untrained", "titles") else f"titles and {row['space']}"
+        titles = report["training_choices"].get(row.get("among"), 0)
+        cells = [f"{titles:,}", f"{row.get('further_pairs', 0):,}", cards.span(row["hr@1"]), cards.span(row["mrr"])]
+        lines.append(f"| {name} | {' | '.join(cells)} |")
+    names = ("the rationale, against", "among", "HR@1 (paired)", "p (Holm)", "MRR (paired)", "p (Holm)")
+    lines += ["", *header(*names)]
+    for row in rows:
+        for other, one in row["over"].items() if row["space"] == "the rationale" else ():
+            cells = [cell for name in ("hr@1", "mrr") for cell in (signed(one[name]), p_value(one[name]["p_holm"]))]
+            told = "titles alone" if other == "titles" else other
+            lines.append(f"| {told} | {row['among']} choices | {' | '.join(cells)} |")
+    return "\n".join(lines)
+
+
 SHAPES = {
+    "real-rationales": added,
     "outside-judge": agreed,
     "question-answering": answered,
     "control": knobs,

@@ -3,14 +3,17 @@
 import gzip
 import json
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_thought_space import save_encoder
 
 ROOT = Path(__file__).resolve().parents[1]
 sys.path.insert(0, str(ROOT / "scripts"))
 
 import digital_music as music  # noqa: E402
+import real_rationales as real  # noqa: E402
 
 GOOD = "The user cares about lyrics that tell a story, and {} has such lyrics all over it."
 
@@ -99,3 +102,54 @@ def test_the_best_rationale_that_is_one_is_taken_up_to_its_last_whole_sentence(s
     ]
     assert choices[0] == choices[1]
     assert {row["text"] for row in files["item_words.jsonl.gz"]} == {"c: good x.", "d: good x.", "b: good x."}
+
+
+def many(folder, people=60):
+    """People with five albums each, of twenty; every fourth choice was explained."""
+    (folder / "reason4rec_rollouts").mkdir(parents=True)
+    albums = [f"m{number % 24} f{number}" for number in range(20)]
+    prompts, told = [], []
+    for number in range(people):
+        mine = [albums[(number * 7 + step * 3) % 20] for step in range(5)]
+        history = [event(title, f"{title} of {number}") for title in mine[:4]]
+        prompts.append(prompt(number, mine[4], *history))
+        text = f"The user of number {number} likes it because it is m{number % 24} like all the others were before."
+        told.append({"prompt_id": number, "step": 1, "completion": text, "reward": 0.0})
+    dump(folder / "reason4rec_rollouts" / "prompts.jsonl.gz", prompts)
+    dump(folder / "reason4rec_rollouts" / "completions.jsonl.gz", told)
+
+
+def test_what_rationales_add_is_judged_on_people_that_no_fit_saw(tmp_path, monkeypatch):
+    settings = replace(
+        real.SETTINGS, encoder=save_encoder(tmp_path / "encoder", "bert"), epochs=1, precision="float32"
+    )
+    monkeypatch.setattr(real, "SETTINGS", replace(settings, validation_share=0.2))
+    monkeypatch.setattr(real, "FEW", {"epochs": 2})
+    monkeypatch.setattr(real, "SHARES", {"validation_share": 0.1, "test_share": 0.3})
+    many(tmp_path / "data")
+    asked = ["real_rationales.py", "--data", str(tmp_path / "data"), "--out", str(tmp_path), "--seeds", "0", "1"]
+    monkeypatch.setattr(sys, "argv", [*asked, "--work", str(tmp_path / "work"), "--threads", "1"])
+    real.main()
+    report = json.loads((tmp_path / "real-rationales.json").read_text())
+    shop = real.Shop(tmp_path / "data", tmp_path / "work")
+    trained = {one.user_id for one in shop.sequences if one.num_train}
+    assert report["people"] == len(shop.sets) == sum(one.cut[2] >= 0 for one in shop.sequences)
+    assert report["training_choices"] == {"all": 4 * len(trained), "explained": len(trained)}
+    assert not {one.decision_id.rpartition("#")[0] for one in shop.sets} & trained
+    rows = {(row.get("among"), row["space"]): row for row in report["rows"]}
+    assert len(rows) == 1 + 2 * 4
+    for among in real.AMONG:
+        assert [rows[among, kind]["further_pairs"] for kind in (real.TITLES, *real.MORE)] == [0, *[len(trained)] * 3]
+        against = rows[among, "the rationale"]["over"]
+        assert set(against) == {real.TITLES, *real.MORE[1:]}
+        mine = rows[among, "the rationale"]["hr@1"]["value"]
+        for other, found in against.items():
+            assert found["hr@1"]["difference"] == pytest.approx(mine - rows[among, other]["hr@1"]["value"])
+            assert found["hr@1"]["p"] <= found["hr@1"]["p_holm"] <= 1
+    dealt = shop.more("another's rationale", seed=0)
+    assert sorted(dealt.values()) == sorted(shop.rationales.values())
+    assert all(text != shop.rationales[key] for key, text in dealt.items())
+    # The fits are kept: a second call only judges, and says the same.
+    monkeypatch.setattr(real, "Fitting", None)
+    real.main()
+    assert json.loads((tmp_path / "real-rationales.json").read_text())["rows"] == report["rows"]

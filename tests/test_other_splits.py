@@ -28,6 +28,7 @@ def settings(split: str = "global-time") -> RunSettings:
         # The audit rebuilds what the space was fitted on: titles of choices that have no rationale, too.
         thought_space=replace(small.thought_space, epochs=1, titles=True, all_titles=split == "people"),
         thoughts=replace(small.thoughts, engine="extractive"),
+        baselines=replace(small.baselines, systems=("encoder-tuned",)),
     )
 
 
@@ -40,7 +41,7 @@ def test_the_road_ends_with_a_report_whose_audit_passed(run):
     report = read_json(run / "report.json")
     assert report["audit"]["passed"]
     assert report["protocol"]["split"].startswith({"global-time": "global time", "people": "by people"}[run.name])
-    assert {"pulse", "pulse-fused", "sasrec", "fusion"} <= set(report["systems"])
+    assert {"pulse", "pulse-fused", "sasrec", "fusion", "encoder-tuned"} <= set(report["systems"])
 
 
 def test_who_has_no_training_event_is_served_and_lends_nothing(run):

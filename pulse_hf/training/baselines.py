@@ -171,11 +171,11 @@ def _encoder(material: Material, pairs: list[Pair]) -> dict[str, Any]:
     from pulse_hf.training.thought_space import Fitting, start_model
 
     location, identity = resolve_model(material.space.encoder)
-    # A space with titles takes two steps where this takes one; equal budgets are equal steps.
-    passes = 2 if material.space.titles else 1
-    alone = replace(
-        material.space, num_folds=0, behaviour="history", titles=False, epochs=passes * material.space.epochs
-    )
+    # A space with the titles of its pairs takes two steps where this takes one; equal budgets are equal steps.
+    space = material.space
+    passes = 2 if space.titles and not space.all_titles else 1
+    once = replace(space, titles=False, all_titles=None, epochs=passes * space.epochs)
+    alone = replace(once, num_folds=0, behaviour="history")
     model = start_model(location, identity["revision"], alone)
     return Fitting(model, pairs, alone, material.seed).fit(material.work, "encoder-tuned")[2]
 
