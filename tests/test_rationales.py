@@ -351,7 +351,7 @@ def test_recorded_rationales_are_read_and_every_row_is_accounted_for(run):
     written = {row["decision_id"]: row for row in rows(run, "rationales/rationales.parquet")}
     assert list(written) == ["u0#1", "u0#2", "u1#2"]  # as the decisions stand, and nobody else
     assert written["u0#1"]["text"] == "They love quiet & soft things."
-    assert {row["engine"] for row in written.values()} == {"recorded"}
+    assert {(row["engine"], row["prompt_sha256"]) for row in written.values()} == {("recorded", "")}
     assert {row["model_id"] for row in written.values()} == {"why.jsonl"}
     assert {row["revision"] for row in written.values()} == {artifacts.sha256_of_file(run / "why.jsonl")}
     counts = artifacts.read_manifest(run / "rationales")["counts"]
@@ -390,5 +390,7 @@ def test_a_file_without_a_training_target_is_refused_and_thoughts_cannot_be_reco
     (run / "why.jsonl").write_text('{"user_id": "u0", "text": "Fine."}\n')
     with pytest.raises(ValueError, match=r"why\.jsonl:1: field 'item_id'"):
         rationales(run, RationaleSettings(engine="recorded", model=str(run / "why.jsonl")), seed=SEED)
+    with pytest.raises(ValueError, match="engine is 'recordd'; expected one of .*extractive, recorded"):
+        RationaleSettings(engine="recordd")
     with pytest.raises(ValueError, match="engine is 'recorded'; expected"):
         thoughts(run, ThoughtSettings(engine="recorded"), seed=SEED)

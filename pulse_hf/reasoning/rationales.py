@@ -12,7 +12,7 @@ from collections.abc import Collection, Iterable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from pulse_hf import artifacts
 from pulse_hf.reasoning.generator import Engine, Generation, Generator, Sampling, engine_identity, open_generator
@@ -68,6 +68,9 @@ class RationaleSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
+        engines = (*get_args(Engine), "recorded")
+        if self.engine not in engines:
+            raise ValueError(f"engine is {self.engine!r}; expected one of {', '.join(engines)}")
         if not 0 <= self.retries <= 2:
             raise ValueError(f"retries is {self.retries}; expected 0, 1 or 2")
         if self.training_decisions_per_user is not None and self.training_decisions_per_user < 1:
@@ -107,7 +110,7 @@ def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool
         seed=seed,
         parents={name: artifacts.content_sha256(run / name) for name in ("sequences", "candidates")},
         model=_identity(settings),
-        prompts=prompt_hashes(TEMPLATE),
+        prompts={} if settings.engine == "recorded" else prompt_hashes(TEMPLATE),
     )
     artifacts.build(
         run / FOLDER, fingerprint, lambda work: _make(run, work, settings, seed), force=force, together=True
@@ -268,7 +271,8 @@ def _row(
         "engine": generator.engine,
         "model_id": generator.model_id,
         "revision": generator.revision,
-        "prompt_sha256": prompt_hashes(TEMPLATE)[TEMPLATE],
+        # Nobody knows what whoever wrote a recorded text was asked.
+        "prompt_sha256": "" if generator.engine == "recorded" else prompt_hashes(TEMPLATE)[TEMPLATE],
         "seed": seed,
     }
 
