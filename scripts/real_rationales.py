@@ -40,9 +40,9 @@ from pulse_hf.metrics import rank_metrics
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 from pulse_hf.reasoning.recorded import recorded_rationales
-from pulse_hf.reasoning.titles import history_titles, title_pairs
+from pulse_hf.reasoning.titles import history_titles
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates, load_candidates
-from pulse_hf.training.thought_pairs import Pair, inputs_sha256
+from pulse_hf.training.thought_pairs import Pair, inputs_sha256, next_title_pairs
 from pulse_hf.training.thought_space import Fitting, ThoughtSpaceSettings, start_model
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -94,19 +94,8 @@ class Shop:
 
     def titles(self, among: str) -> list[Pair]:
         """Training choices, all or those that have a rationale: titles before it, and its title."""
-        told = title_pairs(self.sequences, self.items, NUM_TITLES)
-        return [
-            Pair(
-                one.decision_id,
-                one.user_id,
-                self.users[one.user_id].item_ids[one.position],
-                *(text,) * 3,
-                title,
-                title,
-            )
-            for one, text, title in told
-            if among == "all" or one.decision_id in self.rationales
-        ]
+        pairs = next_title_pairs(self.sequences, self.items, NUM_TITLES)
+        return [pair for pair in pairs if among == "all" or pair.decision_id in self.rationales]
 
     def more(self, kind: str, seed: int) -> dict[str, str]:
         """Further texts by training choice."""
@@ -169,7 +158,7 @@ def ranked(shop: Shop, model: PulseThoughtSpaceModel) -> NDArray[np.float64]:
 
 
 def judged(shop: Shop, among: str, kinds: Sequence[str], work: Path, seeds: Sequence[int]) -> list[dict[str, Any]]:
-    """One row a space, averaged over the seeds for every person, each beside the space of titles alone."""
+    """One row a space of one study, averaged over the seeds for every person, each beside all others."""
     values: dict[str, NDArray[np.float64]] = {}
     facts: dict[str, dict[str, Any]] = {}
     for kind in kinds:
@@ -185,7 +174,7 @@ def judged(shop: Shop, among: str, kinds: Sequence[str], work: Path, seeds: Sequ
         }
     rows: list[dict[str, Any]] = []
     for kind in kinds:
-        row = {"space": kind, **spans(values[kind], 0), **facts[kind]}
+        row = {"space": kind, **spans(values[kind]), **facts[kind]}
         row["over"] = {other: differences(values[kind], values[other]) for other in kinds if other != kind}
         rows.append(row)
     return with_holm(rows)
@@ -197,9 +186,9 @@ def untrained() -> PulseThoughtSpaceModel:
     return start_model(location, identity["revision"], SETTINGS).eval()
 
 
-def spans(values: NDArray[np.float64], seed: int) -> dict[str, dict[str, float]]:
+def spans(values: NDArray[np.float64]) -> dict[str, dict[str, float]]:
     """Mean and 95 % interval of every measure."""
-    return {name: asdict(one) for name, one in zip(MEASURES, intervals(values, seed=seed), strict=True)}
+    return {name: asdict(one) for name, one in zip(MEASURES, intervals(values, seed=0), strict=True)}
 
 
 def differences(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict[str, dict[str, float]]:
@@ -208,7 +197,7 @@ def differences(first: NDArray[np.float64], second: NDArray[np.float64]) -> dict
 
 
 def with_holm(rows: list[dict[str, Any]]) -> list[dict[str, Any]]:
-    """The rows with p corrected over all comparisons of the rationale with something else, per measure."""
+    """A study's rows with p corrected over its comparisons of the rationale with something else, per measure."""
     mine = next((row for row in rows if row["space"] == MORE[0]), None)
     for name in MEASURES if mine else ():
         corrected = holm({other: found[name]["p"] for other, found in mine["over"].items()})
@@ -233,7 +222,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     shop = Shop(given.data, given.work)
-    rows: list[dict[str, Any]] = [{"space": "untrained", **spans(ranked(shop, untrained()), 0)}]
+    rows: list[dict[str, Any]] = [{"space": "untrained", **spans(ranked(shop, untrained()))}]
     for among in given.among:
         rows += judged(shop, among, given.spaces, given.work, given.seeds)
     report = {

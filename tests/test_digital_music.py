@@ -105,7 +105,7 @@ def test_the_best_rationale_that_is_one_is_taken_up_to_its_last_whole_sentence(s
 
 
 def many(folder, people=60):
-    """People with five albums each, of twenty; every fourth choice was explained."""
+    """People with five albums each, of twenty; the last choice of each was explained."""
     (folder / "reason4rec_rollouts").mkdir(parents=True)
     albums = [f"m{number % 24} f{number}" for number in range(20)]
     prompts, told = [], []

@@ -230,7 +230,9 @@ def test_a_fold_model_never_sees_the_users_it_serves(encoder_folder, tmp_path, m
     assert without_1 == {user for user in everybody if fold_of(user, 2, 7) == 0}
 
 
-def test_titles_are_fitted_on_beside_rationales_and_never_validate(encoder_folder, tmp_path, monkeypatch):
+@pytest.fixture
+def fits_seen(monkeypatch):
+    """Of every fit the pairs that train and those that validate."""
     seen = []
 
     def spy(space, pairs, validation, settings, *, seed, checkpoints):
@@ -238,11 +240,15 @@ def test_titles_are_fitted_on_beside_rationales_and_never_validate(encoder_folde
         return fit(space, pairs, validation, settings, seed=seed, checkpoints=checkpoints)
 
     monkeypatch.setattr(thought_space_fit, "fit", spy)
+    return seen
+
+
+def test_titles_are_fitted_on_beside_rationales_and_never_validate(encoder_folder, tmp_path, fits_seen):
     sequences, items, rows = world(24)
     write_run(tmp_path, sequences, items, rows)
     settings = replace(SETTINGS, encoder=encoder_folder, epochs=1, titles=True)
     folder = train_thought_space(tmp_path, settings, seed=7)
-    for pairs, validation in seen:
+    for pairs, validation in fits_seen:
         told, twins = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
         assert [twin.rationale for twin in twins] == [items[pair.target_id].title for pair in told]
         assert [twin.training_history for twin in twins] == [pair.training_history for pair in told]
@@ -255,21 +261,14 @@ def test_titles_are_fitted_on_beside_rationales_and_never_validate(encoder_folde
     assert with_titles(plain, sequences, items, SETTINGS) == plain
 
 
-def test_titles_of_all_training_choices_are_fitted_on_if_asked_for(encoder_folder, tmp_path, monkeypatch):
-    seen = []
-
-    def spy(space, pairs, validation, settings, *, seed, checkpoints):
-        seen.append((pairs, validation))
-        return fit(space, pairs, validation, settings, seed=seed, checkpoints=checkpoints)
-
-    monkeypatch.setattr(thought_space_fit, "fit", spy)
+def test_titles_of_all_training_choices_are_fitted_on_if_asked_for(encoder_folder, tmp_path, fits_seen):
     sequences, items, rows = world(24)
     explained = rows[: len(rows) // 2]
     write_run(tmp_path, sequences, items, explained)
     settings = replace(SETTINGS, encoder=encoder_folder, epochs=1, titles=True, all_titles=True)
     train_thought_space(tmp_path, settings, seed=7)
     texts = {row["text"] for row in explained}
-    for fold, (pairs, validation) in zip((None, 0, 1), seen, strict=True):
+    for fold, (pairs, validation) in zip((None, 0, 1), fits_seen, strict=True):
         held_out = {pair.user_id for pair in validation}
         assert held_out
         fitting = {user for user in sequences if fold is None or fold_of(user, 2, 7) != fold} - held_out

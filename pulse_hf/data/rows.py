@@ -40,7 +40,8 @@ class RowError(ValueError):
 
     def __init__(self, where: str, field: str, value: object, expected: str, reason: str) -> None:
         place = f"{where}: field {field!r}" if field else where
-        super().__init__(f"{place}: found {excerpt(value)}, expected {expected}. {_REMEDY}")
+        self.told = f"{place}: found {excerpt(value)}, expected {expected}."
+        super().__init__(f"{self.told} {_REMEDY}")
         self.reason = reason
 
 

@@ -7,6 +7,7 @@ and like them they may explain training targets only.
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, field
@@ -14,7 +15,7 @@ from dataclasses import dataclass, field
 from pulse_hf.artifacts import sha256_of_file
 from pulse_hf.data.accounts import RowCount
 from pulse_hf.data.item_text import clean_text
-from pulse_hf.data.rows import RowError, read_rows
+from pulse_hf.data.rows import Row, RowError, read_rows
 from pulse_hf.data.sources import local_file
 from pulse_hf.data.values import read_id, read_text
 from pulse_hf.reasoning.generator import Finish, Generation, Sampling, Usage
@@ -75,6 +76,13 @@ class RecordedGenerator:
         return Generation(f"Reason: {' '.join(words[:MAX_WORDS])}", num_tokens=len(words), finish=finish)
 
 
+def _read(row: Row | RowError, where: str, repaired: Counter[str]) -> tuple[str, str, str]:
+    if isinstance(row, RowError):
+        raise row
+    user_id, item_id = (read_id(row, name, where, repaired) for name in ("user_id", "item_id"))
+    return user_id, item_id, clean_text(read_text(row, "text", where), repaired)
+
+
 def recorded_identity(file: str) -> dict[str, str]:
     """What a stage records and compares of the file in place of a model.
 
@@ -108,10 +116,11 @@ def recorded_rationales(file: str, sequences: Iterable[Sequence]) -> RecordedGen
     texts: dict[str, str] = {}
     for where, row in read_rows(path, list(COLUMNS), count.repaired):
         count.read += 1
-        if isinstance(row, RowError):
-            raise row
-        choice = read_id(row, "user_id", where, count.repaired), read_id(row, "item_id", where, count.repaired)
-        text = clean_text(read_text(row, "text", where), count.repaired)
+        try:
+            user_id, item_id, text = _read(row, where, count.repaired)
+        except RowError as error:
+            raise ValueError(f"{error.told} Correct the row, or take it out.") from error
+        choice = user_id, item_id
         if choice not in places:
             count.dropped["no training target with a history"] += 1
         elif places[choice] in texts:

@@ -19,10 +19,10 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.titles import A_LLMREC, BASELINES, FOLDER, title_pairs
+from pulse_hf.reasoning.titles import A_LLMREC, BASELINES, FOLDER
 from pulse_hf.training.baseline_fits.material import Material
 from pulse_hf.training.sequential import SequentialSettings
-from pulse_hf.training.thought_pairs import Pair
+from pulse_hf.training.thought_pairs import Pair, next_title_pairs
 from pulse_hf.training.thought_space import ThoughtSpaceSettings
 
 logger = logging.getLogger(__name__)
@@ -101,7 +101,7 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
 
         sequences = load_sequences(run)
         material = Material(run, work, sequences, load_items(run), space, sequential, settings.num_titles, seed)
-        pairs = _pairs(material)
+        pairs = next_title_pairs(sequences, material.item_of, settings.num_titles)
         fits = {name: _fit(name, material, pairs) for name in settings.systems}
         return {
             "fits": fits,
@@ -120,14 +120,6 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
 
 def _settings_of(folder: Path) -> dict[str, Any]:
     return artifacts.settings_of(artifacts.read_manifest(folder)["fingerprint"])
-
-
-def _pairs(material: Material) -> list[Pair]:
-    by_user = {sequence.user_id: sequence for sequence in material.sequences}
-    return [
-        Pair(one.decision_id, one.user_id, by_user[one.user_id].item_ids[one.position], *(text,) * 3, title, title)
-        for one, text, title in title_pairs(material.sequences, material.item_of, material.num_titles)
-    ]
 
 
 def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf import artifacts
 from pulse_hf.reasoning.behaviour import NOTHING, behaviour_text, without_words
+from pulse_hf.reasoning.titles import title_pairs
 from pulse_hf.schema import Item, Sequence, fold_of, stable_hash
 
 if TYPE_CHECKING:
@@ -18,6 +19,7 @@ __all__ = [
     "Pair",
     "inputs_sha256",
     "latest_pairs",
+    "next_title_pairs",
     "pair_texts",
     "training_pairs",
     "validation_pairs",
@@ -93,28 +95,30 @@ def with_titles(
     if not settings.all_titles:
         twins = [replace(one, rationale=items[one.target_id].title, masked_rationale=NOTHING) for one in pairs]
         return [*pairs, *twins]
-    from pulse_hf.data.sequences import decisions
+    from pulse_hf.data.sequences import decisions, training_decisions
 
-    latest = settings.training_pairs_per_user
-    chosen = (
-        decision
-        for sequence in sequences.values()
-        for decision in decisions([sequence], "train")[-latest if latest else None :]
-    )
-    return [*pairs, *(_title_pair(sequences[one.user_id], one.position, items, settings) for one in chosen)]
+    people, latest = sequences.values(), settings.training_pairs_per_user
+    twins = []
+    for one in training_decisions(people, latest) if latest else decisions(people, "train"):
+        title = items[sequences[one.user_id].item_ids[one.position]].title
+        pair = _pair({**asdict(one), "decision_id": one.decision_id, "text": title}, sequences, items, settings)
+        twins.append(replace(pair, masked_rationale=NOTHING))
+    return [*pairs, *twins]
 
 
-def _title_pair(sequence: Sequence, position: int, items: Mapping[str, Item], settings: ThoughtSpaceSettings) -> Pair:
-    history, target_id = sequence.before(position), sequence.item_ids[position]
+def next_title_pairs(sequences: Series[Sequence], items: Mapping[str, Item], num_titles: int) -> list[Pair]:
+    """What ``encoder-tuned`` learns from: the titles before each training choice, and the title chosen.
 
-    def told(target: str | None) -> str:
-        return behaviour_text(
-            history, items, target=target, max_events=settings.max_events, review_words=settings.review_words
-        )
-
-    training = told(target_id if settings.behaviour == "paper" else None)
-    key, title = f"{sequence.user_id}#{position}", items[target_id].title
-    return Pair(key, sequence.user_id, target_id, training, told(None), NOTHING, title, NOTHING)
+    Args:
+        sequences: The users.
+        items: By item id.
+        num_titles: Titles of a history.
+    """
+    by_user = {sequence.user_id: sequence for sequence in sequences}
+    return [
+        Pair(one.decision_id, one.user_id, by_user[one.user_id].item_ids[one.position], *(text,) * 3, title, title)
+        for one, text, title in title_pairs(sequences, items, num_titles)
+    ]
 
 
 def _pair(
