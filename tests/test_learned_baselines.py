@@ -117,7 +117,7 @@ def test_a_leak_into_the_pairs_is_found(small_run, tmp_path, monkeypatch):
         whole = [replace(one, cut=(len(one), -1, -1)) for one in sequences]
         return title_pairs(whole, items, num_titles)
 
-    monkeypatch.setattr("pulse_hf.training.baselines.title_pairs", leaky)
+    monkeypatch.setattr("pulse_hf.training.thought_pairs.title_pairs", leaky)
     baselines(run, BaselineSettings(systems=("encoder-tuned",)), seed=SETTINGS.seed)
     monkeypatch.undo()
     settings = replace(SETTINGS.evaluate, systems=("random", "encoder-tuned"), worth_of_a_reason=False)
