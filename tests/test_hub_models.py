@@ -24,7 +24,8 @@ TOKENIZER = {"tokenizer.json", "tokenizer_config.json"}
 SPACE_FILES = {"config.json", "model.safetensors", "processor_config.json", *CODE} | {
     f"{side}_tokenizer/{file}" for side in ("history", "rationale") for file in TOKENIZER
 }
-SASREC_FILES = {"config.json", "model.safetensors", "configuration_sasrec.py", "modeling_sasrec.py"}
+SASREC_CODE = {"configuration_sasrec.py", "modeling_sasrec.py", "modeling_sasrec_losses.py"}
+SASREC_FILES = {"config.json", "model.safetensors", *SASREC_CODE}
 
 # argv: "package" or "code", the Thought Space, SASRec, where outputs go, options of from_pretrained as JSON
 LOAD = f"""

@@ -7,7 +7,9 @@ from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModel
 
 from pulse_hf.models.sasrec import PulseSASRecConfig, PulseSASRecModel
-from pulse_hf.models.sasrec.modeling_sasrec import left_padded, sampled_loss
+from pulse_hf.models.sasrec import modeling_sasrec_losses as losses
+from pulse_hf.models.sasrec.modeling_sasrec import left_padded
+from pulse_hf.models.sasrec.modeling_sasrec_losses import full_softmax_loss, sampled_loss
 
 
 def build(seed: int = 0, **fields) -> PulseSASRecModel:
@@ -124,6 +126,47 @@ def test_cross_entropy_is_over_the_whole_catalogue_without_padding():
         for row, column in ((0, 1), (0, 2), (1, 0), (1, 1))
     ]
     torch.testing.assert_close(output.loss, torch.stack(expected).mean())
+
+
+@pytest.mark.parametrize("rows_in_a_block", [1, 3, 7, 50])
+def test_the_full_softmax_in_blocks_is_cross_entropy_and_so_are_its_gradients(monkeypatch, rows_in_a_block):
+    monkeypatch.setitem(losses._BLOCK_BYTES, "cpu", rows_in_a_block * 11 * 8)
+    drawn = torch.Generator().manual_seed(0)
+    users = torch.randn(7, 4, generator=drawn, dtype=torch.float64, requires_grad=True)
+    items = torch.randn(11, 4, generator=drawn, dtype=torch.float64, requires_grad=True)
+    targets = torch.tensor([0, 10, 3, 3, 5, 0, 9])
+    expected = 3 * F.cross_entropy(users @ items.T, targets)
+    loss = 3 * full_softmax_loss(users, items, targets)
+    torch.testing.assert_close(loss, expected)
+    found = torch.autograd.grad(loss, (users, items))
+    torch.testing.assert_close(found, torch.autograd.grad(expected, (users, items)))
+    with torch.no_grad():
+        torch.testing.assert_close(3 * full_softmax_loss(users, items, targets), expected)
+
+
+def test_the_full_softmax_stays_finite_where_an_exponential_would_not_and_lets_nan_through():
+    users, items = torch.tensor([[1e4], [-1e4]], requires_grad=True), torch.tensor([[1.0], [0.0], [-1.0]])
+    loss = full_softmax_loss(users, items, torch.tensor([2, 2]))
+    assert loss.item() == 1e4  # 20,000 for the first row, 0 for the second
+    loss.backward()
+    assert users.grad.tolist() == [[1.0], [0.0]]
+    assert full_softmax_loss(users * float("nan"), items, torch.tensor([0, 0])).isnan()
+
+
+def test_items_left_out_of_the_softmax_are_as_if_they_were_not_there():
+    model = build(text_dim=4)
+    excluded = torch.zeros(20, dtype=torch.bool)
+    excluded[[2, 8, 19]] = True
+    inputs, labels = torch.tensor([[0, 1, 2], [3, 4, 5]]), torch.tensor([[0, 2, 7], [4, 5, 0]])
+    hidden = model.encode(inputs)[labels != 0]
+    logits = (hidden @ model.item_vectors()[1:].T).masked_fill(excluded, float("-inf"))
+    found, expected = model(inputs, labels, None, excluded).loss, F.cross_entropy(logits, labels[labels != 0] - 1)
+    torch.testing.assert_close(found, expected)
+    parameters = [one for one in model.parameters() if one.requires_grad]
+    torch.testing.assert_close(torch.autograd.grad(found, parameters), torch.autograd.grad(expected, parameters))
+    excluded[6] = True  # item 7, a target
+    with pytest.raises(ValueError, match="is a target"):
+        model(inputs, labels, None, excluded)
 
 
 def test_sampled_losses_equal_their_definitions():

@@ -21,6 +21,7 @@ from transformers import initialization as init
 from transformers.utils import WEIGHTS_INDEX_NAME, WEIGHTS_NAME, ModelOutput, has_file
 
 from .configuration_sasrec import PulseSASRecConfig
+from .modeling_sasrec_losses import full_softmax_loss, sampled_loss
 
 LOSSES = ("ce", "bce", "gbce")
 
@@ -211,7 +212,7 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
             The vectors and, with labels, the mean loss.
 
         Raises:
-            ValueError: A sampled loss is configured and ``negatives`` are missing.
+            ValueError: A sampled loss is configured and ``negatives`` are missing, or a target is ``excluded``.
         """
         table = self.item_vectors()
         hidden = self.encode(item_indices, table)
@@ -220,12 +221,18 @@ class PulseSASRecModel(PulseSASRecPreTrainedModel):
         wanted = labels != 0
         users, targets = hidden[wanted], labels[wanted]
         if self.config.loss == "ce":
-            logits = users @ table[1:].T
-            if excluded is not None:
-                logits = logits.masked_fill(excluded, float("-inf"))
-            return PulseSASRecOutput(loss=F.cross_entropy(logits, targets - 1), last_hidden_state=hidden)
+            loss = self._softmax(users, targets, table, excluded)
+            return PulseSASRecOutput(loss=loss, last_hidden_state=hidden)
         loss = self._sampled(users, targets, table, negatives)
         return PulseSASRecOutput(loss=loss, last_hidden_state=hidden)
+
+    def _softmax(self, users: Tensor, targets: Tensor, table: Tensor, excluded: Tensor | None) -> Tensor:
+        if excluded is None:
+            return full_softmax_loss(users, table[1:], targets - 1)
+        if bool(excluded[targets - 1].any()):
+            raise ValueError("an item that the softmax leaves out is a target; leave out only what is never one")
+        places = (~excluded).cumsum(0) - 1  # of each item among those that are left
+        return full_softmax_loss(users, table[1:][~excluded], places[targets - 1])
 
     def _sampled(self, users: Tensor, targets: Tensor, table: Tensor, negatives: Tensor | None) -> Tensor:
         if negatives is None:
@@ -308,27 +315,6 @@ def left_padded(histories: Sequence[Sequence[int]], max_events: int) -> Tensor:
     """
     length = max(1, min(max_events, max(len(history) for history in histories)))
     return torch.tensor([[0] * (length - len(history)) + list(history[-length:]) for history in histories])
-
-
-def sampled_loss(positive: Tensor, negative: Tensor, *, num_items: int, t: float) -> Tensor:
-    """Generalised binary cross-entropy (gSASRec, Petrov & Macdonald 2023, Eq. 12); ``t=0`` is plain BCE.
-
-    Args:
-        positive: (num_targets,) scores of the targets.
-        negative: (num_targets, num_negatives) scores of uniformly sampled other items.
-        num_items: Size of the catalogue they are sampled from.
-        t: Calibration in [0, 1].
-
-    Returns:
-        The mean over targets and their negatives, a scalar.
-
-    >>> round(float(sampled_loss(torch.zeros(2), torch.zeros(2, 3), num_items=9, t=0.0)), 4)  # ln 2
-    0.6931
-    """
-    sampling_rate = negative.shape[1] / max(1, num_items - 1)
-    beta = 1.0 - t * (1.0 - sampling_rate)
-    terms = beta * F.logsigmoid(positive) + F.logsigmoid(-negative).sum(-1)
-    return -terms.mean() / (1 + negative.shape[1])
 
 
 PulseSASRecModel.register_for_auto_class("AutoModel")
