@@ -71,6 +71,7 @@ bench: $(READY)  ## speed: each a ratio in one run, beside its arithmetic limit
 	$(BIN)/python scripts/bench_scoring.py --train
 	$(BIN)/python scripts/bench_scoring.py --train --candidates 100
 	$(BIN)/python scripts/bench_ranking.py
+	$(BIN)/python scripts/bench_softmax.py
 	$(BIN)/python scripts/bench_trees.py
 	$(BIN)/python scripts/bench_prepare.py
 	$(BIN)/python scripts/bench_thought_space.py
