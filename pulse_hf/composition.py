@@ -91,13 +91,13 @@ def parts_of_run(
     model = PulseSASRecModel.from_pretrained(run / "sequential" / "sasrec").eval()
     pool = Pool(model.user_vectors([[index[one] for one in row] for row in training]).cpu().numpy(), training)
     vectors = read_tensors(run / "sequential" / "item_vectors.safetensors")["item_vectors"].numpy()
-    sizes = settings_of(sequential["fingerprint"])
+    sizes, base = settings_of(sequential["fingerprint"]), read_record(scorer).base
     record = {
         "format_version": FORMAT_VERSION,
-        "base_model": read_record(scorer).base["id"],
-        "encoder": sizes["encoder"],
+        "base_model": base["id"],
+        "encoder": _pinned(sizes["encoder"], sequential),
         "neighbours": {key: sizes[key] for key in ("num_neighbours", "neighbour_items")},
-        "thoughts": _without_address(settings_of(thoughts["fingerprint"])),
+        "thoughts": _of_writer(settings_of(thoughts["fingerprint"]), thoughts, base["id"]),
         "writer_tokenizer_sha256": thoughts["counts"].get("tokenizer_sha256", ""),
         "seed": json.loads(thoughts["fingerprint"]["seed"]),
         "prompts": prompt_hashes(),
@@ -130,11 +130,22 @@ def _check_parents(run: Path) -> None:
                 )
 
 
-def _without_address(thoughts: dict[str, Any]) -> dict[str, Any]:
-    """The settings without where a server stands."""
+def _of_writer(thoughts: dict[str, Any], manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
+    """The settings with the commit of a model that writes, and without where a server stands."""
     from pulse_hf.reasoning.server_engine import split_address
 
-    return {**thoughts, "model": split_address(thoughts["model"])[0]} if thoughts["engine"] == "server" else thoughts
+    model = thoughts["model"]
+    if thoughts["engine"] == "server":
+        model = split_address(model)[0]
+    elif model != base:  # the base model's commit is the scorer's
+        model = _pinned(model, manifest)
+    return {**thoughts, "model": model}
+
+
+def _pinned(name: str, manifest: Mapping[str, Any]) -> str:
+    """A model of the Hub with the commit that a stage used, so that it stays that one."""
+    revision = json.loads(manifest["fingerprint"].get("model.revision", '""'))
+    return f"{name}@{revision}" if len(revision) == 40 and "@" not in name else name
 
 
 def base_of(record: Mapping[str, Any], folder: Path) -> str:
@@ -173,8 +184,8 @@ def compose(
         pool: The users that similar users are sought among.
         voting: Makes the voting rationales, given the thought space.
         generator: Writes the reasons, instead of the recorded language model.
-        device: Of the language model that scores; by default a GPU if there is one.
-        dtype: Of its weights; by default bfloat16 on a GPU that computes in it, else float32.
+        device: Of the language models that score and write; by default a GPU if there is one.
+        dtype: Of their weights; by default bfloat16 where the hardware computes in it (the scorer's on a CPU float32).
 
     Raises:
         ArtifactError: It was made with other prompts or another base model, or a weight is not finite.
@@ -203,7 +214,9 @@ def compose(
     _check_sizes(scorer, len(items), len(item_vectors), sasrec, space, shared)
     if generator is None:
         writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
-        generator = open_generator(thoughts["engine"], writer, batch_size=thoughts["batch_size"])
+        generator = open_generator(
+            thoughts["engine"], writer, batch_size=thoughts["batch_size"], device=device, dtype=dtype
+        )
         _require_writers_words(scorer, record, generator)
     return Parts(
         scorer=model,

@@ -5,24 +5,26 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.artifacts import MANIFEST
+from pulse_hf.artifacts import MANIFEST, process, write_json
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.world.stage import world
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.reasoning.rationales import rationales
 from pulse_hf.reasoning.thoughts import thoughts
 from pulse_hf.retrieval.candidates import candidates
-from pulse_hf.settings import RunSettings
+from pulse_hf.settings import RunSettings, load_settings
 from pulse_hf.training.baselines import baselines
 from pulse_hf.training.scorer import recommender
 from pulse_hf.training.sequential import sequential
 from pulse_hf.training.thought_space import train_thought_space
 
 logger = logging.getLogger(__name__)
+
+SETTINGS = "settings.json"
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,10 @@ def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = F
     group: Any = getattr(settings, stage.setting)
     if stage.word == "prepare":
         group = _input_of(run, settings)
+    if group is None:
+        raise ValueError(
+            f"{stage.word}: these settings make no shop of their own; add --preset demo for the embedded one"
+        )
     started = time.perf_counter()
     logger.info("%s: %s", stage.word, stage.purpose)
     folder = stage.make(run, group, seed=settings.seed, force=force)
@@ -121,10 +127,12 @@ def run_road(
         launch: Runs the stage of a word in several processes; taken for the stages that write.
 
     Returns:
-        The run folder; after ``evaluate`` it holds ``report.json`` and ``report.md``.
+        The run folder with ``settings.json``; after ``evaluate`` it holds ``report.json`` and ``report.md``.
     """
     if until is not None:
         stage_named(until)
+    if not (run / SETTINGS).exists():
+        _keep(run, settings)
     for stage in ROAD:
         left_out = (stage.word == "world" and settings.world is None) or (
             stage.word == "baselines" and not settings.baselines.systems
@@ -135,7 +143,24 @@ def run_road(
             run_stage(stage, run, settings, force=force)
         if stage.word == until:
             break
+    _keep(run, settings)  # not sooner: a stage may have refused them
     return run
+
+
+def _keep(run: Path, settings: RunSettings) -> None:
+    """What single stages of the run take for their settings when nobody names others."""
+    if process() == 0:
+        write_json(run / SETTINGS, asdict(settings))
+
+
+def settings_of_run(run: Path) -> RunSettings | None:
+    """The settings that a run was made with, or ``None`` where it kept none.
+
+    Raises:
+        ValueError: The file is damaged.
+    """
+    path = run / SETTINGS
+    return load_settings(path, RunSettings()) if path.exists() else None
 
 
 def token_budget(settings: RunSettings) -> dict[str, int]:

@@ -13,7 +13,7 @@ from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.model_cards import ModelCards, is_synthetic
 from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
 from pulse_hf.hub.shipped import PACKAGE, shipped
-from pulse_hf.hub.transfer import Pushed, RepoType, card_of, push_folder
+from pulse_hf.hub.transfer import Pushed, RepoType, card_of, head_of, push_folder
 
 MODELS = ("recommender", "thought-space", "sequential", "sentence-transformer")
 APPS = ("metric", "space")
@@ -107,7 +107,9 @@ def _push_dataset(word: str, run: Path, folder: Path, how: Publication) -> Pushe
     verify(run / word)
     config = how.config or run.resolve().name
     made = export_dataset(run, word, folder, config=config, include_reviews=how.include_reviews)
-    before = "" if how.dry_run else card_of(how.repo_id, "dataset", revision=how.revision, token=how.token)
+    # The card adds to the one of this very commit: whoever pushes meanwhile makes the push be refused.
+    head = None if how.dry_run else head_of(how.repo_id, "dataset", revision=how.revision, token=how.token)
+    before = card_of(how.repo_id, "dataset", revision=head, token=how.token) if head else ""
     card = dataset_card(made, how.repo_id, before=before, license_id=how.license, synthetic=is_synthetic(run))
     (folder / "README.md").write_text(card, encoding="utf-8")
     return push_folder(
@@ -115,6 +117,7 @@ def _push_dataset(word: str, run: Path, folder: Path, how: Publication) -> Pushe
         how.repo_id,
         repo_type="dataset",
         under=made.under,
+        parent=head,
         private=how.private,
         token=how.token,
         revision=how.revision,

@@ -6,17 +6,18 @@ from collections import Counter, OrderedDict
 from collections.abc import Mapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import Parts, parts_of_run
 from pulse_hf.hub.model_cards import ModelCards
-from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder
+from pulse_hf.hub.transfer import Pushed, fetch_model, is_repo_id, pull, push_folder
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.retrieval.names import Event, Names
-from pulse_hf.saving import load_parts, save_parts, save_published
+from pulse_hf.saving import load_parts, named_models, save_parts, save_published
 from pulse_hf.schema import Decision, Item, Sequence
 
 if TYPE_CHECKING:
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
     from pulse_hf.reasoning.examples import Thought
     from pulse_hf.reasoning.generator import Generator
     from pulse_hf.reasoning.tree_of_thought import Tree
+    from pulse_hf.retrieval.similar_users import UserPool
 
 NUM_RETRIEVED = 100
 KEPT_THOUGHTS = 512
@@ -173,22 +175,27 @@ class PulseRecommender:
             best = sorted(self._names.ids, key=lambda item_id: -counts[item_id])
         return [item_id for item_id in best if item_id not in known][:NUM_RETRIEVED]
 
+    @cached_property
+    def _pool(self) -> UserPool:
+        """The pool, made ready once: it may hold a million people."""
+        from pulse_hf.retrieval.similar_users import UserPool
+
+        pool = self.parts.pool
+        return UserPool(pool.vectors, [str(number) for number in range(len(pool.item_ids))])
+
     def _lent(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
-        from pulse_hf.retrieval.similar_users import NO_USER, lend_items, neighbours
+        from pulse_hf.retrieval.similar_users import NO_USER, lend_items
 
         indices = self._names.stand_ins(past.item_ids, items)
         if not indices:
             return []
         query = self.parts.sequential.user_vectors([indices]).cpu().numpy()
-        names = [str(number) for number in range(len(self.parts.pool.item_ids))]
         sizes = self.parts.record["neighbours"]
-        places, cosines = neighbours(query, ["new user"], self.parts.pool.vectors, names, sizes["num_neighbours"])
+        places, cosines = self._pool.nearest(query, ["new user"], sizes["num_neighbours"])
         found = [place for place in places[0].tolist() if place != NO_USER]
-        lenders = {
-            names[place]: Sequence(names[place], self.parts.pool.item_ids[place], (), (), ()) for place in found
-        }
+        lenders = {str(place): Sequence(str(place), self.parts.pool.item_ids[place], (), (), ()) for place in found}
         return lend_items(
-            [names[place] for place in found],
+            [str(place) for place in found],
             cosines[0, : len(found)].tolist(),
             lenders,
             history=past.item_ids,
@@ -333,12 +340,14 @@ class PulseRecommender:
         Args:
             source: A folder written by :meth:`save_pretrained`, or ``owner/name``.
             revision: Branch, tag or commit of a repo.
-            token: Access token; the one logged in with by default.
-            cache_dir: Cache folder.
-            local_files_only: Use the cache and do not ask the Hub (as ``HF_HUB_OFFLINE=1`` does).
+            token: Access token, for the repo and for models that it names; the one logged in with by default.
+            cache_dir: Cache folder of the repo; models that it only names lie in the default one.
+            local_files_only: Use what is cached; what is not there is an error. (``HF_HUB_OFFLINE=1`` never asks.)
             generator: Writes the reasons, instead of the language model it was made with.
-            device: Of the language model that scores, ``"cuda"`` or ``"cpu"``; by default a GPU if there is one.
-            dtype: Of its weights; by default bfloat16 on a GPU that computes in it, else float32.
+            device: Of the language models that score and write, ``"cuda"`` or ``"cpu"``; by default a GPU if there is
+                one.
+            dtype: Of their weights; by default bfloat16 where the hardware computes in it (the scorer's on a CPU
+                float32).
 
         Raises:
             ArtifactError: It is none, is damaged, or was made with other prompts or another base model.
@@ -355,6 +364,9 @@ class PulseRecommender:
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
+        if token is not None or local_files_only:
+            for name in named_models(folder, writes=generator is None):
+                fetch_model(name, token=token, local_files_only=local_files_only)
         return cls(load_parts(folder, generator, device=device, dtype=dtype))
 
     @classmethod

@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from pathlib import Path
 from shutil import copytree, ignore_patterns, rmtree
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import (
@@ -28,8 +29,9 @@ from pulse_hf.artifacts import (
     write_tensors,
 )
 from pulse_hf.composition import BASE, FORMAT_VERSION, Parts, Pool, base_of, compose
-from pulse_hf.hub.files import CARD, CHECKSUMS, EVAL_RESULTS, UNSEALED, check_folder, read_seal, seal_folder
+from pulse_hf.hub.files import CARD, CHECKSUMS, EVAL_RESULTS, UNSEALED, check_folder, is_data, read_seal, seal_folder
 from pulse_hf.hub.model_cards import ModelCards
+from pulse_hf.hub.privacy import without_folders
 from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons
 from pulse_hf.schema import Item
 
@@ -50,7 +52,8 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     """Write everything into one folder; no user of the run is in it.
 
     The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
-    128 MiB is included, a larger one is named by id and revision.
+    128 MiB is included, a larger one is named by id and revision. All is written beside the folder and moved in at the
+    end, so that the folder may be the one that the parts were loaded from, and is as it was if anything fails.
 
     Args:
         parts: What to keep.
@@ -60,10 +63,24 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     Raises:
         ArtifactError: The folder holds something else.
     """
+    folder = folder.absolute()
+    earlier = _earlier_save(folder)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
+        made = Path(name)
+        _write_parts(parts, made, merge=merge)
+        seal_folder(made, KIND)
+        folder.mkdir(exist_ok=True)
+        for old in earlier:
+            rmtree(folder / old) if (folder / old).is_dir() else (folder / old).unlink(missing_ok=True)
+        for path in sorted(made.iterdir(), key=lambda path: path.name == CHECKSUMS):  # the seal is the last to come
+            path.replace(folder / path.name)
+
+
+def _write_parts(parts: Parts, folder: Path, *, merge: bool) -> None:
     from pulse_hf.models.scorer.adapter import ADAPTER, HEAD, MERGED, save_merged
     from pulse_hf.models.scorer.adapter import RECORD as SCORER_RECORD
 
-    _clear(folder)
     if (parts.folder / MERGED).is_dir():
         copytree(parts.folder / MERGED, folder / MERGED)
     elif merge:
@@ -73,9 +90,6 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
         copytree(parts.folder / ADAPTER, folder / ADAPTER, ignore=ignore_patterns("README.md"))
     for name in (HEAD, SCORER_RECORD):
         (folder / name).write_bytes((parts.folder / name).read_bytes())
-    base = _small_base(parts)
-    if base is not None:
-        copytree(base, folder / BASE, ignore=ignore_patterns("training.json", "*.py"))
     parts.thought_space.save_pretrained(folder / "thought_space")
     _write_votes(folder / "thought_space" / VECTORS, parts.shared)
     parts.sequential.save_pretrained(folder / "sequential")
@@ -83,7 +97,37 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     write_table(folder / "catalogue" / "items.parquet", "items", parts.items.values())
     _write_vectors(folder / "catalogue" / "item_vectors.safetensors", parts.item_vectors)
     write_json(folder / RECORD, dict(parts.record))
-    seal_folder(folder, KIND)
+    base = _small_base(parts)
+    if base is not None:
+        _include_base(parts, base, folder)
+
+
+def _include_base(parts: Parts, base: Path, folder: Path) -> None:
+    """Copy the base model's data, and call it by its name where it was a folder of this machine."""
+    from pulse_hf.models.scorer.adapter import ADAPTER
+    from pulse_hf.models.scorer.adapter import RECORD as SCORER_RECORD
+
+    def others(where: str, names: list[str]) -> set[str]:
+        hidden = {name for name in names if name.startswith(".") or name == "training.json"}
+        return hidden | {name for name in names if (Path(where) / name).is_file() and not is_data(name)}
+
+    copytree(base, folder / BASE, ignore=others)
+    if not (folder / BASE / "tokenizer.json").is_file():  # its other forms are no data that travels
+        parts.processor.tokenizer.save_pretrained(folder / BASE)
+    place = str(parts.record["base_model"])
+    if without_folders(place) == place:
+        return
+    record = read_json(folder / RECORD)
+    record["base_model"] = without_folders(place)
+    if record["thoughts"]["model"] == place:
+        record["thoughts"]["model"] = without_folders(place)
+    write_json(folder / RECORD, record)
+    scorer = read_json(folder / SCORER_RECORD)
+    scorer["base"]["id"] = without_folders(place)
+    write_json(folder / SCORER_RECORD, scorer)
+    config = folder / ADAPTER / "adapter_config.json"
+    if config.is_file():
+        write_json(config, read_json(config) | {"base_model_name_or_path": without_folders(place)})
 
 
 def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merge: bool = False) -> None:
@@ -106,7 +150,7 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
         return
     included = (folder / BASE).is_dir()
     card = cards.recommender(
-        parts.record,
+        read_json(folder / RECORD),
         pool=len(parts.pool.item_ids),
         base_included=included,
         merged=merge,
@@ -119,16 +163,22 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
         seal_folder(folder, KIND)
 
 
-def _clear(folder: Path) -> None:
-    """Make the folder, or empty it of an earlier save, so that nothing of that is left among the new files."""
-    folder.mkdir(parents=True, exist_ok=True)
+def _earlier_save(folder: Path) -> set[str]:
+    """What an earlier save left in the folder: nothing of that stays among new files.
+
+    Raises:
+        ArtifactError: The folder holds something else, too.
+    """
+    if not folder.exists():
+        return set()
+    earlier = set()
     if (folder / CHECKSUMS).exists():
-        for name in {one.path.split("/")[0] for one in read_seal(folder).files}:
-            rmtree(folder / name) if (folder / name).is_dir() else (folder / name).unlink(missing_ok=True)
-        (folder / CHECKSUMS).unlink()
-    others = sorted(path.name for path in folder.iterdir() if path.name not in UNSEALED and path.name[0] != ".")
+        earlier = {CHECKSUMS, *(one.path.split("/")[0] for one in read_seal(folder).files)}
+    known = {*earlier, *UNSEALED}
+    others = sorted(path.name for path in folder.iterdir() if path.name not in known and path.name[0] != ".")
     if others:
         raise ArtifactError(f"{folder} holds other files ({', '.join(others[:5])}); save into a folder of its own")
+    return earlier
 
 
 def _small_base(parts: Parts) -> Path | None:
@@ -160,6 +210,24 @@ def require_public(parts: Parts) -> None:
             f"not published: {', '.join(local)} is a folder on this machine. Publish it first and name it owner/name "
             "in the settings, or take one of the Hub."
         )
+
+
+def named_models(folder: Path, *, writes: bool = True) -> list[str]:
+    """The models that a saved recommender only names: its base, the one that writes reasons, the encoder of titles.
+
+    Args:
+        folder: Written by :func:`save_parts`.
+        writes: Whether its own model writes the reasons.
+    """
+    from pulse_hf.models.scorer.adapter import MERGED
+
+    record = read_json(folder / RECORD)
+    base, thoughts = base_of(record, folder), record["thoughts"]
+    writes = writes and thoughts["engine"] in ("transformers", "vllm")
+    named = [] if (folder / MERGED).is_dir() and not writes else [base]
+    if writes and thoughts["model"] != record["base_model"]:
+        named.append(thoughts["model"])
+    return [*named, record["encoder"]]
 
 
 def load_parts(

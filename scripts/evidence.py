@@ -130,6 +130,8 @@ def run_arm(name: str, data: Path, seeds: list[int], runs: Path, *, keep: bool) 
         )
     for seed in seeds:
         outcomes.append(outcome_of_seed(name, seed, data, runs, later=seed != seeds[0], keep=keep))
+    if len({one.code_sha256 for one in outcomes}) > 1:
+        print(f"{name}: its seeds were run by different versions of the package (code_sha256 in the report)")
     report = pooled_report(outcomes)
     report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
     told = [facts_of(settings_of_arm(path, data, later=later)[0]) for later in (False, True)]

@@ -109,7 +109,12 @@ class Source:
 
     def _is_ready(self, answers: Answers) -> None:
         # The first person should not pay for the first pass, neither for that of a title outside the catalogue.
-        answers.answer([Event("a first thing"), *answers.examples[0]])
+        try:
+            with answers.mind.patient():
+                answers.answer([Event("a first thing"), *answers.examples[0]])
+        except BaseException:
+            answers.mind.close()  # it is opened anew, and two of it may be too many
+            raise
         self.answers = answers
         self.status = Status("ready", "Ready", answers.subject)
 

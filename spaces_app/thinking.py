@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import contextvars
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as Late
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -82,15 +83,29 @@ class Mind:
 
     Args:
         recommender: Loaded.
-        deadline_s: Seconds from question to answer, waiting included.
+        deadline_s: Seconds from question to answer, waiting included; ``None`` for as long as it takes.
     """
 
-    def __init__(self, recommender: PulseRecommender, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, recommender: PulseRecommender, deadline_s: float | None = DEADLINE_S) -> None:
         self.recommender = recommender
         self.deadline_s = deadline_s
         self._number = max(_opened, default=0) + 1
         _opened[self._number] = recommender
         self._line = ThreadPoolExecutor(max_workers=1, thread_name_prefix="think")
+
+    @contextmanager
+    def patient(self) -> Iterator[None]:
+        """Without a deadline: the first pass of a model is its slowest, and nobody waits for it."""
+        before, self.deadline_s = self.deadline_s, None
+        try:
+            yield
+        finally:
+            self.deadline_s = before
+
+    def close(self) -> None:
+        """Let the recommender go."""
+        _opened.pop(self._number, None)
+        self._line.shutdown(wait=False, cancel_futures=True)
 
     def think(self, history: list[Event], reason: str | None = None, known: Tree | None = None) -> Thinking:
         """Ask; see :func:`think`.

@@ -236,6 +236,45 @@ def test_a_signal_waits_for_the_end_of_the_batch(number: signal.Signals) -> None
         signal.signal(number, before)
 
 
+def test_a_second_signal_does_not_wait() -> None:
+    class StoppedError(Exception):
+        pass
+
+    def stop(*_: Any) -> None:
+        raise StoppedError
+
+    before = signal.signal(signal.SIGTERM, stop)
+    reached = []
+
+    def batch() -> None:
+        with whole_batch():
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("once")
+            os.kill(os.getpid(), signal.SIGTERM)
+            reached.append("twice")
+
+    try:
+        with pytest.raises(StoppedError):
+            batch()
+        assert reached == ["once"]
+        assert signal.getsignal(signal.SIGTERM) is stop
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
+def test_shards_of_any_number_keep_their_order_and_missing_rows_are_told(tmp_path: Path) -> None:
+    shards = Shards(tmp_path, "written", "decisions")
+    shards.append([{**ROW, "decision_id": "u#0"}])
+    (shards.folder / "shard-00000.parquet").rename(shards.folder / "shard-99999.parquet")
+    for number in (1, 2):
+        shards.append([{**ROW, "decision_id": f"u#{number}"}])
+    assert shards.read()["decision_id"].to_pylist() == ["u#0", "u#1", "u#2"]
+    assert [row["decision_id"] for row in shards.rows_of(["u#2", "u#0", "u#1"])] == ["u#2", "u#0", "u#1"]
+    for wrong in (["u#0", "u#1"], ["u#0", "u#1", "u#2", "u#3"]):
+        with pytest.raises(ArtifactError, match="differ in 1"):
+            shards.rows_of(wrong)
+
+
 def test_a_torn_shard_is_made_again(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     shards = Shards(tmp_path, "written", "decisions")
     for number in range(3):

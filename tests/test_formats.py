@@ -273,6 +273,46 @@ def test_parquet_times_and_numbers(tmp_path: Path) -> None:
         read(tmp_path / "log.parquet", Columns(timestamp="when"))
 
 
+def test_text_of_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:
+    broken = pa.Array.from_buffers(pa.string(), 1, [None, pa.py_buffer(b"\0\0\0\0\2\0\0\0"), pa.py_buffer(b"\xe9x")])
+    pq.write_table(pa.table({"user_id": ["u"], "item_id": ["i"], "timestamp": [START], "review": broken}),
+                   tmp_path / "log.parquet")  # fmt: skip
+    with pytest.raises(ValueError, match=r"log\.parquet: rows 1 to 1: column 'review' is damaged or not UTF-8"):
+        read(tmp_path / "log.parquet", Columns(review="review"))
+
+
+def test_ratings_of_another_scale_are_kept_as_of_five_stars(tmp_path: Path) -> None:
+    path = write_rows(tmp_path / "log.jsonl", [event_row("u", "a", 1, rating=8), event_row("u", "b", 2, rating=None)])
+    count = RowCount()
+    form = Format(Columns(rating="rating"), rating_range=(0.0, 10.0))
+    tables = list(event_tables.event_tables(path, form, count))
+    assert [row["rating"] for one in tables for row in one.to_pylist()] == [4.0, None]
+    assert count.repaired["rating of another scale as of five stars"] == 1
+    for wrong in ((5.0, 1.0), (-5.0, 0.0)):
+        with pytest.raises(ValueError, match="rating_range is"):
+            PrepareSettings("table", "x", rating_range=wrong)
+
+
+def test_a_long_cell_is_read_beside_doubled_quotes(tmp_path: Path) -> None:
+    long = "word " * 40_000
+    (tmp_path / "log.csv").write_text(
+        f'user_id,item_id,timestamp,review\nu,a,{START},"he said ""hi"""\nu,b,{START + 1},{long}\n'
+    )
+    events, _ = read(tmp_path / "log.csv", Columns(review="review"))
+    assert [event[4] for event in events] == ['he said "hi"', long.strip()]
+
+
+def test_nan_in_a_column_that_nobody_reads_is_passed_over_wherever_it_stands(tmp_path: Path) -> None:
+    rows: list[Any] = [{**event_row("u", f"i{n}", n), "price": 1.5} for n in range(4)]
+    for place in range(4):
+        told = [json.dumps(row | ({"price": float("nan")} if n == place else {})) for n, row in enumerate(rows)]
+        path = tmp_path / f"{place}.jsonl"
+        path.write_text("\n".join(told) + "\n")
+        for chunk_bytes in (10, 1 << 20):
+            tables = event_tables.event_tables(path, Format(Columns()), RowCount(), chunk_bytes=chunk_bytes)
+            assert sum(table.num_rows for table in tables) == 4
+
+
 def test_recipes_say_what_they_expect_and_how_they_differ() -> None:
     for name, recipe in RECIPES.items():
         assert "Table 2" in recipe.difference()

@@ -1,5 +1,6 @@
 """The stage ``baselines``: what it learns from, what the report makes of it, and that a leak in it is found."""
 
+import json
 import shutil
 from dataclasses import replace
 from types import SimpleNamespace
@@ -10,9 +11,10 @@ from small_road import small_settings
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
 from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.baselines import bm25, calibration, encoder_tuned, gated
 from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, Stacker
-from pulse_hf.evaluation.evaluate import evaluate
+from pulse_hf.evaluation.evaluate import _spent, evaluate
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.systems import ScoreBook, systems
 from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
@@ -68,6 +70,37 @@ def test_the_report_has_their_rows_and_the_audit_reads_what_they_read(run):
     fits = read_manifest(run / "baselines")["counts"]["fits"]
     assert fits["encoder-tuned"]["validation"]["after"]["titles"]["mrr"] > 0
     assert set(fits) == set(FITTED) < set(BASELINES)
+
+
+def test_a_baseline_that_counted_other_targets_is_found(run, monkeypatch):
+    honest = leakage.read_manifest
+
+    def with_a_target_too_many(folder):
+        manifest = json.loads(json.dumps(honest(folder)))
+        if folder.name == "baselines":
+            manifest["counts"]["fits"]["duorec"]["targets"] += 1
+        return manifest
+
+    monkeypatch.setattr(leakage, "read_manifest", with_a_target_too_many)
+    checks = {one["name"]: one for one in leakage.audit(run)["checks"]}
+    assert "duorec was fitted on" in checks["fits saw training events only"]["detail"]
+    assert not checks["fits saw training events only"]["passed"]
+
+
+def test_titles_without_a_word_are_no_query(small_run, monkeypatch):
+    study = load_study(small_run)
+    decisions = study.split("test")[:3]
+    nothing = {item_id: replace(item, title="1 X") for item_id, item in study.items.items()}
+    words = [*study.items][:1]
+    nothing[words[0]] = replace(nothing[words[0]], title="Quiet kettle")
+    for row in bm25.scores(replace(study, items=nothing), decisions):
+        assert np.isfinite(row).all()
+
+
+def test_every_row_pays_for_the_scorer_it_is_joined_from(run):
+    counts = read_manifest(run / "recommender")["counts"]["systems"]
+    for names, own in ((("fusion+slm+sft", "sasrec", "slm+sft"), "slm+sft"), (("pulse-fused", "pulse"), "pulse")):
+        assert _spent(run, "recommender", names)[1] == counts[own]["seconds"]
 
 
 def test_scores_are_the_cosine_of_titles_and_no_order_changes_them(run):

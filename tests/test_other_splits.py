@@ -5,7 +5,7 @@ from dataclasses import replace
 import pytest
 from small_road import small_settings
 
-from pulse_hf.artifacts import read_json, read_table
+from pulse_hf.artifacts import read_json, read_manifest, read_table
 from pulse_hf.data.sequences import load_sequences
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.pipeline import run_road
@@ -51,6 +51,12 @@ def test_who_has_no_training_event_is_served_and_lends_nothing(run):
     assert unfitted & {row["user_id"] for row in neighbours}
     assert not unfitted & {user_id for row in neighbours for user_id in row["user_ids"]}
     assert {len(row["user_ids"]) for row in neighbours} == {settings().sequential.num_neighbours}
+
+
+def test_the_control_without_reasons_takes_no_fewer_steps_than_the_space(run):
+    space = read_json(run / "thought_space" / "metrics.json")["models"]["model"]
+    control = read_manifest(run / "baselines")["counts"]["fits"]["encoder-tuned"]
+    assert len(control["losses"]) >= len(space["losses"]) > 0
 
 
 def test_a_recommender_of_such_a_run_comes_back(run, tmp_path):

@@ -63,6 +63,25 @@ def test_what_only_one_run_has_is_that_runs_own(runs):
     assert pooled["worth_of_a_reason"]["runs"] == 1
 
 
+def test_a_pair_is_compared_over_the_runs_that_have_both(runs):
+    """The second run's popularity always knows the answer; against it, a row of the first run alone says nothing."""
+    for run, absent in ((runs[1], "pulse"),):
+        report = read_json(run / "report.json")
+        del report["systems"][absent]
+        write_json(run / "report.json", report)
+    single, pooled = read_json(runs[0] / "report.json"), pooled_of(runs)
+
+    def against_popularity(report):
+        return {
+            row["metric"]: row["difference"]
+            for row in report["comparisons"]
+            if (row["system"], row["baseline"]) == ("pulse", "popularity")
+        }
+
+    assert against_popularity(pooled) == pytest.approx(against_popularity(single))
+    assert pooled["systems"]["popularity"]["hr@1"]["value"] > single["systems"]["popularity"]["hr@1"]["value"]
+
+
 def test_one_seed_twice_other_users_or_a_failed_audit_are_refused(runs):
     with pytest.raises(ArtifactError, match="each must have its own"):
         pooled_of([runs[0], runs[0]])

@@ -9,6 +9,7 @@ import pyarrow.parquet as pq
 import pytest
 from test_data import event_row, table, write_rows
 
+from pulse_hf.artifacts import ArtifactError
 from pulse_hf.data.prepare import prepare
 from pulse_hf.hub.dataset_card import dataset_card
 from pulse_hf.hub.privacy import redacted
@@ -96,6 +97,10 @@ def test_a_card_says_of_each_part_where_it_comes_from_and_claims_no_licence_of_r
     older = older.replace("real interactions", "them")
     assert "license: cc-by-nc-4.0" in pushed("shop", older, True)
     assert "license:" not in pushed("shop", older.replace("license: cc-by-nc-4.0\n", ""), True)
+    alone = "---\ndataset_info:\n  features: []\nconfigs:\n- data_files: data/*.parquet\n---\n# Theirs\n"
+    assert "config_name: mine" in pushed("mine", alone, True)  # datasets names no configuration where one is alone
+    with pytest.raises(ArtifactError, match="metadata that is no YAML"):
+        pushed("mine", "---\n{ [\n---\n", True)
     theirs = "---\nconfigs:\n- config_name: x\n  data_files: data/*.parquet\n---\n# Theirs\n"
     assert "config_name: x" in pushed("shop", theirs, True)
 

@@ -3,6 +3,8 @@
 import json
 import shutil
 from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import pytest
 import torch
@@ -12,6 +14,7 @@ from pulse_hf.reasoning import rationales as rationale_stage
 from pulse_hf.reasoning import thoughts as thought_stage
 from pulse_hf.reasoning.generator import Generation, ScriptedGenerator
 from pulse_hf.reasoning.rationales import RationaleSettings, rationale_inputs, rationales, write_rationales
+from pulse_hf.reasoning.recorded import recorded_rationales
 from pulse_hf.reasoning.thoughts import ThoughtSettings, inputs_sha256, thought_inputs, thoughts
 from pulse_hf.schema import Decision, Item, Sequence, fold_of
 
@@ -374,6 +377,28 @@ def test_a_long_recorded_rationale_ends_with_its_last_whole_sentence_and_loops_a
     assert long["status"] == "ok"
     assert long["text"] == " ".join(numbered.split()[:98])  # 14 sentences of seven words; the 15th is cut
     assert loop["status"] == "looping"
+
+
+def test_a_recorded_text_keeps_every_word_whatever_it_calls_itself(run):
+    told = [
+        ("u0", "i1", "**Reason:** They love quiet things."),
+        ("u0", "i2", "Main Reason: it is light."),
+        ("u1", "i3", "REASON: Wool. Reason: it lasts."),
+    ]
+    rationales(run, recorded(run, told), seed=SEED)
+    texts = [row["text"] for row in rows(run, "rationales/rationales.parquet")]
+    assert texts == ["They love quiet things.", "Main reason: it is light.", "Wool. reason: it lasts."]
+
+
+def test_a_recorded_text_of_an_item_that_is_a_target_too_is_not_taken():
+    sequence = Sequence("u", ("a", "b", "c", "d", "b"), (), (None,) * 5, ("",) * 5)
+    with TemporaryDirectory() as folder:
+        path = Path(folder) / "why.jsonl"
+        told = [{"user_id": "u", "item_id": item, "text": "They wore the first one out."} for item in "bc"]
+        path.write_text("".join(json.dumps(row) + "\n" for row in told))
+        found = recorded_rationales(str(path), [sequence])
+    assert set(found.texts) == {"u#2"}  # c; b is the test target, and the text may tell of that
+    assert sum(found.count.dropped.values()) == 1
 
 
 def test_the_latest_recorded_rationale_is_taken_where_only_one_is_asked_for(run):

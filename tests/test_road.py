@@ -2,6 +2,7 @@
 
 import json
 import math
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -9,15 +10,19 @@ from dataclasses import replace
 import pytest
 import torch
 from small_road import small_settings
+from typer.testing import CliRunner
 
-from pulse_hf.artifacts import ArtifactError, read_manifest, read_tensors, verify, write_tensors
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_tensors, verify, write_tensors
+from pulse_hf.cli.main import app, main
 from pulse_hf.evaluation.evaluate import SYSTEMS
-from pulse_hf.hub.files import seal_folder
-from pulse_hf.pipeline import ROAD, run_road, token_budget
+from pulse_hf.hub.files import check_folder, seal_folder
+from pulse_hf.models.embedded import NANO_ID, resolve_model
+from pulse_hf.pipeline import ROAD, run_road, run_stage, settings_of_run, stage_named, token_budget
 from pulse_hf.presets import preset_named
 from pulse_hf.reasoning.generator import ScriptedGenerator
 from pulse_hf.reasoning.titles import BASELINES
 from pulse_hf.recommender import Event, PulseRecommender
+from pulse_hf.saving import save_published
 from pulse_hf.settings import merge, override
 
 FOLDERS = ("world", "sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
@@ -176,6 +181,7 @@ def test_a_recommender_loads_in_the_precision_and_place_asked_for(recommender, t
     halved = PulseRecommender.from_pretrained(tmp_path / "shop", device="cpu", dtype=torch.bfloat16)
     weights = halved.parts.scorer.model.named_parameters()
     assert {weight.dtype for name, weight in weights if "lora_" not in name} == {torch.bfloat16}
+    assert halved.parts.generator.model.dtype == torch.bfloat16  # who writes, too
     whole = PulseRecommender.from_pretrained(tmp_path / "shop").parts.scorer
     assert {weight.dtype for weight in whole.parameters()} == {torch.float32}
     names = list(recommender.parts.items)[:5]
@@ -199,6 +205,47 @@ def test_a_merged_recommender_scores_the_same_without_an_adapter(recommender, tm
     (tmp_path / "full" / "letter.txt").write_text("mine")
     with pytest.raises(ArtifactError, match="holds other files"):
         recommender.save_pretrained(tmp_path / "full")
+
+
+@pytest.mark.parametrize("merge", [False, True])
+def test_a_recommender_is_saved_over_itself(recommender, tmp_path, monkeypatch, merge):
+    def full(*_):
+        raise OSError("full")
+
+    names = list(recommender.parts.items)[:4]
+    recommender.save_pretrained(tmp_path / "shop")
+    sealed = (tmp_path / "shop" / "checksums.json").read_bytes()
+    loaded = PulseRecommender.from_pretrained(tmp_path / "shop")
+    with monkeypatch.context() as broken:
+        broken.setattr("pulse_hf.saving.write_json", full)
+        with pytest.raises(OSError, match="full"):
+            loaded.save_pretrained(tmp_path / "shop", merge=merge)
+    assert (tmp_path / "shop" / "checksums.json").read_bytes() == sealed
+    check_folder(tmp_path / "shop")  # what fails leaves it as it was
+    loaded.save_pretrained(tmp_path / "shop", merge=merge)
+    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+    again = PulseRecommender.from_pretrained(tmp_path / "shop")
+    assert again.score(names[:2], names) == pytest.approx(recommender.score(names[:2], names), abs=1e-4)
+    assert (tmp_path / "shop" / "merged").is_dir() == merge
+
+
+def test_a_base_model_of_this_machine_travels_under_its_name_and_without_what_is_no_data(recommender, tmp_path):
+    base = tmp_path / "secret place" / "tiny-base"
+    shutil.copytree(resolve_model(NANO_ID)[0], base)
+    for name in (".git/HEAD", "pytorch_model.bin", "modeling_x.py"):
+        (base / name).parent.mkdir(exist_ok=True)
+        (base / name).write_text("x")
+    record = {**recommender.parts.record, "base_model": str(base)}
+    record["thoughts"] = {**record["thoughts"], "model": str(base)}
+    parts = replace(recommender.parts, record=record)
+    save_published(parts, tmp_path / "shop", None)
+    texts = "".join(path.read_text() for path in (tmp_path / "shop").rglob("*.json"))
+    assert "secret place" not in texts
+    assert read_json(tmp_path / "shop" / "pulse.json")["base_model"] == "tiny-base"
+    assert {path.name for path in (tmp_path / "shop" / "base").iterdir()}.isdisjoint({".git", "pytorch_model.bin"})
+    names = list(recommender.parts.items)[:4]
+    loaded = PulseRecommender.from_pretrained(tmp_path / "shop")
+    assert loaded.recommend(names[:2], k=2) == recommender.recommend(names[:2], k=2)
 
 
 def test_a_saved_recommender_with_a_planted_weight_or_server_is_refused(recommender, tmp_path):
@@ -334,6 +381,42 @@ def test_files_of_ones_own_are_not_passed_over(tmp_path, name):
 
 def test_who_has_everything_is_recommended_nothing(recommender):
     assert recommender.recommend(list(recommender.parts.items), k=3) == []
+
+
+@pytest.mark.parametrize("preset", ["demo", "small", "paper"])
+def test_a_run_keeps_its_settings_and_single_stages_take_them(tmp_path, monkeypatch, preset):
+    settings = override(preset_named(preset), ["seed=5", "prepare.split=people"])
+    monkeypatch.setattr("pulse_hf.pipeline.run_stage", lambda *_, **__: None)
+    run_road(tmp_path / "run", settings)
+    assert settings_of_run(tmp_path / "run") == settings
+    assert settings_of_run(tmp_path) is None
+    taken = []
+    monkeypatch.setattr("pulse_hf.pipeline.run_stage", lambda stage, run, chosen, **_: taken.append(chosen) or run)
+    for words in ([], ["--set", "evaluate.ablations=true"], ["--preset", "small"]):
+        CliRunner().invoke(app, ["evaluate", "--run", str(tmp_path / "run"), *words], catch_exceptions=False)
+    assert taken == [settings, override(settings, ["evaluate.ablations=true"]), preset_named("small")]
+
+
+def test_refused_settings_are_not_kept(run):
+    with pytest.raises(ArtifactError, match=r"settings\.num_negatives"):
+        run_road(run, override(small_settings(), ["candidates.num_negatives=4"]))
+    assert settings_of_run(run) == small_settings()
+
+
+def test_a_shop_that_no_settings_make_is_told(tmp_path):
+    with pytest.raises(ValueError, match="make no shop of their own; add --preset demo"):
+        run_stage(stage_named("world"), tmp_path, preset_named("small"))
+
+
+def test_a_missing_extra_is_named(monkeypatch, capsys):
+    def lacking():
+        raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
+
+    monkeypatch.setattr("pulse_hf.cli.main.app", lacking)
+    with pytest.raises(SystemExit) as ended:
+        main()
+    assert ended.value.code == 2
+    assert "pip install 'pulse-hf[space]'" in capsys.readouterr().err
 
 
 def test_settings_are_strict_about_names_and_types():

@@ -40,10 +40,11 @@ def prompt(key: str, text: str) -> Prompt:
 
 
 class Flaky(BaseHTTPRequestHandler):
-    """Answers as its script says; an integer is a status, anything else the text of a reply."""
+    """Answers as its script says; an integer is a status, bytes a body, anything else the text of a reply."""
 
     script: ClassVar[list[Any]] = []
     seen: ClassVar[list[dict[str, Any]]] = []
+    keys: ClassVar[set[str | None]] = set()
     logprobs: ClassVar[tuple[float, ...]] = (-0.5, -1.5)
     lock: ClassVar[threading.Lock] = threading.Lock()
 
@@ -51,6 +52,7 @@ class Flaky(BaseHTTPRequestHandler):
         body = json.loads(self.rfile.read(int(self.headers["content-length"])))
         with self.lock:
             self.seen.append(body)
+            self.keys.add(self.headers["authorization"])
             step = self.script.pop(0) if self.script else body["messages"][-1]["content"]
         if step == "drop":
             self.connection.close()
@@ -60,6 +62,9 @@ class Flaky(BaseHTTPRequestHandler):
         if step == 429:
             self.send_header("retry-after", "0.01")
         self.end_headers()
+        if isinstance(step, bytes):
+            self.wfile.write(step)
+            return
         tokens = [{"token": "a", "logprob": value, "top_logprobs": []} for value in self.logprobs]
         choice = {"index": 0, "message": {"role": "assistant", "content": str(step)}, "finish_reason": "stop"}
         reply = {"id": "1", "created": 1, "model": "m", "system_fingerprint": "x", "object": "chat.completion"}
@@ -74,7 +79,7 @@ class Flaky(BaseHTTPRequestHandler):
 @pytest.fixture
 def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
-    Flaky.script, Flaky.seen = [], []
+    Flaky.script, Flaky.seen, Flaky.keys = [], [], set()
     threading.Thread(target=server.serve_forever, daemon=True).start()
     monkeypatch.setattr(server_engine.time, "sleep", lambda seconds: None)
     yield f"m@http://127.0.0.1:{server.server_port}/v1"
@@ -115,6 +120,44 @@ def test_what_will_not_pass_stops_with_the_reason(flaky: str) -> None:
         ServerGenerator("m@http://127.0.0.1:9/v1", tries=2).generate(
             [prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0
         )
+
+
+def test_an_answer_that_is_none_is_asked_for_again(flaky: str) -> None:
+    Flaky.script = [
+        b'{"error": {"message": "upstream"}}',
+        b"<html>busy</html>",
+        b'{"choices": []}',
+        "Reason: at last.",
+    ]
+    made = ServerGenerator(flaky).generate([prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0)
+    assert made[0][0].text == "Reason: at last."
+    Flaky.script = [b"{}"] * 2
+    with pytest.raises(ConnectionError, match="no answer for u#1 in 2 tries .*without a choice"):
+        ServerGenerator(flaky, tries=2).generate([prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0)
+
+
+def test_one_refused_prompt_gets_no_text_and_does_not_stop_the_others(
+    flaky: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    generator = ServerGenerator(flaky, concurrency=1)
+    prompts = [prompt(f"u#{number}", f"text {number}") for number in range(3)]
+    Flaky.script = ["text 0", 400, "text 2"]
+    made = generator.generate(prompts, width=1, sampling=Sampling(), seed=0)
+    assert [row[0].text for row in made] == ["text 0", "", "text 2"]
+    assert "refused u#1 (status 400" in caplog.text
+    Flaky.script = [413]  # a retry of that one alone: the server has answered before
+    assert generator.generate(prompts[1:2], width=1, sampling=Sampling(), seed=1)[0][0].text == ""
+    Flaky.script = [422] * 3
+    with pytest.raises(ConnectionError, match=r"refused u#0 \(status 422"):
+        ServerGenerator(flaky).generate(prompts, width=1, sampling=Sampling(), seed=0)
+
+
+def test_no_server_of_an_address_is_sent_the_token_of_the_hub(flaky: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HF_TOKEN", "hf_secret")
+    ServerGenerator(flaky).generate([prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0)
+    monkeypatch.setenv("PULSE_SERVER_KEY", "its-own")
+    ServerGenerator(flaky).generate([prompt("u#1", "why")], width=1, sampling=Sampling(), seed=0)
+    assert Flaky.keys == {"Bearer none", "Bearer its-own"}
 
 
 def test_the_address_is_no_part_of_the_identity() -> None:

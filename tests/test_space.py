@@ -17,6 +17,7 @@ import gradio
 import httpx
 import numpy as np
 import pytest
+import thinking
 from answers import Answers, moves
 from app import launch
 from gradio_client import Client
@@ -33,7 +34,7 @@ from visit import Visit, answered, begun, keeping, of_example, of_person, steere
 
 from pulse_hf.reasoning.prompts import Evidence, Prompt
 from pulse_hf.reasoning.tree_of_thought import Node, Tree
-from pulse_hf.recommender import Event, Recommendation
+from pulse_hf.recommender import Event, PulseRecommender, Recommendation
 
 SPACE = Path(__file__).resolve().parents[1] / "spaces_app"
 MANY = Rate(10_000, 10_000)
@@ -216,6 +217,22 @@ def test_examples_come_from_the_catalogue(small_answers):
 def test_a_question_without_an_answer_in_time_is_refused(small_answers, history):
     with pytest.raises(RefusedError, match="No answer came within"):
         Mind(small_answers.recommender, deadline_s=0.0).think([*history, Event("slow")])
+
+
+def test_a_slow_first_pass_delays_the_page_and_no_more(small_run):
+    answers = Answers(PulseRecommender.from_run(small_run))
+    answers.mind.deadline_s = 0.0
+    assert Source.of(answers).ready
+    assert answers.mind.deadline_s == 0.0
+
+
+def test_a_recommender_that_fails_at_first_is_let_go(small_run, monkeypatch):
+    answers = Answers(PulseRecommender.from_run(small_run))
+    before = len(thinking._opened)
+    monkeypatch.setattr(answers.recommender, "explain", lambda _: 1 / 0)
+    with pytest.raises(ZeroDivisionError):
+        Source.of(answers)
+    assert len(thinking._opened) == before - 1
 
 
 def test_serving_does_not_gather_texts(small_answers, history):

@@ -76,12 +76,12 @@ class Shards:
                 file.unlink()
 
     def _files(self) -> list[Path]:
-        return sorted(self.work.glob(f".{self.name}-*/shard-*.parquet"))
+        return sorted(self.work.glob(f".{self.name}-*/shard-*.parquet"), key=_place)
 
     def append(self, rows: Iterable[Any]) -> None:
         """Add one batch of rows as the next shard."""
-        files = sorted(self.folder.glob("shard-*.parquet"))
-        number = int(files[-1].stem.split("-")[1]) + 1 if files else 0
+        files = sorted(self.folder.glob("shard-*.parquet"), key=_place)
+        number = _place(files[-1])[1] + 1 if files else 0
         write_table(self.folder / f"shard-{number:05d}.parquet", self.table, rows)
 
     def keep_only(self, other: Shards) -> None:
@@ -103,12 +103,33 @@ class Shards:
             for key in pq.read_table(file, columns=["decision_id"])["decision_id"].to_pylist()
         }
 
+    def rows_of(self, decision_ids: Iterable[str]) -> list[dict[str, Any]]:
+        """All rows in the order of the decisions.
+
+        Raises:
+            ArtifactError: Rows of a decision are missing, or there are some of another.
+        """
+        place = {decision_id: number for number, decision_id in enumerate(decision_ids)}
+        rows = self.read().to_pylist()
+        wrong = sorted(place.keys() ^ {row["decision_id"] for row in rows})
+        if wrong:
+            raise ArtifactError(
+                f"{self.work}: rows {self.name!r} and decisions differ in {len(wrong)}, the first is {wrong[0]}; "
+                "remove this folder and run the stage anew"
+            )
+        return sorted(rows, key=lambda row: place[row["decision_id"]])
+
     def read(self) -> pa.Table:
         """All rows in the order they were added."""
         import pyarrow as pa
 
         tables = [read_table(file) for file in self._files()]
         return pa.concat_tables(tables) if tables else table_schema(self.table).empty_table()
+
+
+def _place(file: Path) -> tuple[str, int]:
+    """A shard's folder and number; by its name alone the hundred-thousandth would stand before others."""
+    return file.parent.name, int(file.stem.split("-")[1])
 
 
 class Checkpoints:
@@ -193,7 +214,7 @@ def sealed(folder: Path) -> bool:
 
 @contextmanager
 def whole_batch() -> Iterator[None]:
-    """Let the work inside finish before SIGINT or SIGTERM takes effect.
+    """Let the work inside finish before SIGINT or SIGTERM takes effect; a second signal takes effect at once.
 
     Outside the main thread signals cannot be held back, and nothing is done.
     """
@@ -202,12 +223,23 @@ def whole_batch() -> Iterator[None]:
         return
     arrived: list[tuple[int, FrameType | None]] = []
     held = (signal.SIGINT, signal.SIGTERM)
-    before = {number: signal.signal(number, lambda got, frame: arrived.append((got, frame))) for number in held}
+
+    def hold(number: int, frame: FrameType | None) -> None:
+        arrived.append((number, frame))
+        if len(arrived) > 1:  # whoever asks twice does not want to wait: what is kept already stays kept
+            restore()
+            signal.raise_signal(number)
+        logger.info("%s: finishing this batch; once more to stop at once", signal.Signals(number).name)
+
+    def restore() -> None:
+        for number, handler in before.items():
+            signal.signal(number, handler)
+
+    before = {number: signal.signal(number, hold) for number in held}
     try:
         yield
     finally:
-        for held_one, handler in before.items():
-            signal.signal(held_one, handler)
+        restore()
     for number, _ in arrived[:1]:
         logger.info(
             "%s: the batch is finished and kept; the same command goes on from here", signal.Signals(number).name

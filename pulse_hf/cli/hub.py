@@ -85,16 +85,22 @@ def pull(
     from shutil import copytree
 
     from pulse_hf.hub.pulled_datasets import place_dataset
+    from pulse_hf.hub.transfer import NoAccessError
     from pulse_hf.hub.transfer import pull as fetch
 
     if (config is None) != (run is None):
         raise ValueError("a dataset needs both --config CONFIG/ARTEFACT and --run FOLDER; a model neither")
+    if config is not None and "/" not in config:
+        raise ValueError(f"--config is {config!r}, expected CONFIG/ARTEFACT, for example {config}/rationales")
     if config is not None and run is not None:
         folder = fetch(repo, repo_type="dataset", under=config, revision=revision)
         commit = folder.parents[len(Path(config).parts) - 1].name
         typer.echo(place_dataset(folder, run, source=f"{repo}@{commit}", force=force))
         return
-    folder = fetch(repo, revision=revision)
+    try:
+        folder = fetch(repo, revision=revision)
+    except NoAccessError as error:
+        raise NoAccessError(f"{error} A dataset is asked for by --config CONFIG/ARTEFACT and --run FOLDER.") from error
     if to is None:
         typer.echo(folder)
         return
@@ -106,7 +112,9 @@ def pull(
 
 def space(
     repo: Annotated[str | None, typer.Option(help="A published recommender to serve.")] = None,
-    run: Annotated[Path, typer.Option("--run", help="Otherwise a finished run.")] = Path("runs/demo"),
+    run: Annotated[
+        Path | None, typer.Option("--run", help="Otherwise a finished run; runs/demo by default, made if absent.")
+    ] = None,
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 7860,
 ) -> None:
     """Start the interactive Space on this machine."""
@@ -118,7 +126,7 @@ def space(
 
     environment = {
         "PULSE_REPO_ID": repo or "",  # what this shell may have set for another Space counts no more
-        "PULSE_RUN": str(run.resolve()),
+        "PULSE_RUN": str(run.resolve()) if run else "",
         "GRADIO_SERVER_PORT": str(port),
     }
     app = shipped("spaces_app") / "app.py"

@@ -40,6 +40,15 @@ Recipe = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Make anew what was made from other settings or inputs.")]
 
 
+# What `pip install pulse-hf` alone does not bring (pyproject.toml), by the name that is imported.
+_EXTRAS = {
+    "train": ("accelerate", "bm25s", "datasets", "trl", "sklearn", "scipy", "matplotlib"),
+    "space": ("gradio",),
+    "metric": ("evaluate",),
+    "vllm": ("vllm",),
+}
+
+
 def _settings(preset: str, recipe: str | None, file: Path | None, assignments: list[str] | None) -> RunSettings:
     from dataclasses import replace
 
@@ -60,16 +69,25 @@ def _stage_command(word: str, purpose: str) -> None:
     @app.command(word, help=purpose[0].upper() + purpose[1:] + ".")
     def command(
         run: Run,
-        preset: Preset = "small",
+        preset: Annotated[
+            str | None, typer.Option(help="demo, small or paper; by default the run's own settings, else small.")
+        ] = None,
         recipe: Recipe = None,
         settings: SettingsFile = None,
         assignments: Assignments = None,
         force: Force = False,
     ) -> None:
         from pulse_hf.artifacts import process
-        from pulse_hf.pipeline import run_stage, stage_named
+        from pulse_hf.pipeline import run_stage, settings_of_run, stage_named
+        from pulse_hf.settings import override
 
-        folder = run_stage(stage_named(word), run, _settings(preset, recipe, settings, assignments), force=force)
+        own = settings_of_run(run) if (preset, recipe, settings) == (None, None, None) else None
+        chosen = (
+            _settings(preset or "small", recipe, settings, assignments)
+            if own is None
+            else override(own, assignments or [])
+        )
+        folder = run_stage(stage_named(word), run, chosen, force=force)
         if process() == 0:
             typer.echo(folder)
 
@@ -203,6 +221,12 @@ def main() -> None:
         sys.exit(5)
     except (ValueError, FileNotFoundError) as error:
         typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except ModuleNotFoundError as error:
+        extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
+        if extra is None:
+            raise
+        typer.echo(f"error: {error.name} is not installed here: pip install 'pulse-hf[{extra}]'", err=True)
         sys.exit(2)
 
 

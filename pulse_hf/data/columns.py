@@ -83,7 +83,7 @@ class Format:
         columns: Columns of the interactions.
         item_columns: Columns of the items.
         timestamp_unit: ``"s"``, ``"ms"``, ``"us"`` or ``"iso"``; not used with ``columns.order``.
-        rating_range: Lowest and highest rating there can be.
+        rating_range: Lowest and highest rating there can be; of another highest than 5 they are kept as of five stars.
         layout: How the interactions are written, if their file does not say so itself.
         item_layout: The same for the items.
         encoding: How the bytes of text files are read.

@@ -89,6 +89,7 @@ def event_tables(
         for table in tables:
             progress.update(table.num_rows)
             count.kept += table.num_rows
+            table = _of_five(table, form.rating_range[1], count.repaired)
             yield _worded(table, form.columns, count.repaired)
     if not count.read:
         raise ValueError(f"{path}: no rows. Expected one interaction or item a line.")
@@ -233,6 +234,19 @@ def _plain_times(batch: pa.RecordBatch, form: Format) -> pa.RecordBatch:
 
 def _batch_rows(path: Path, first: int, batch: pa.RecordBatch) -> Rows:
     return ((f"{path}: row {number}", row) for number, row in enumerate(batch.to_pylist(), first))
+
+
+def _of_five(table: pa.Table, highest: float, repaired: Counter[str]) -> pa.Table:
+    """Ratings of another scale as of five stars, which is how prompts and engines read them."""
+    import pyarrow.compute as pc
+
+    if highest == 5:
+        return table
+    place = table.schema.get_field_index("rating")
+    stars = pc.multiply(table["rating"], 5 / highest).cast(table.schema.field(place).type)
+    if len(stars) > stars.null_count:
+        repaired["rating of another scale as of five stars"] += len(stars) - stars.null_count
+    return table.set_column(place, table.schema.field(place), stars)
 
 
 def _worded(table: pa.Table, columns: Columns, repaired: Counter[str]) -> pa.Table:

@@ -81,7 +81,8 @@ def _accounted(
 
     seen: set[str] = set()
     declared = [columns.item_id, columns.title]
-    rows = read_rows(path, declared, count.repaired, layout, **how)
+    told: set[str] = set()
+    rows = read_rows(path, declared, count.repaired, layout, wanted=columns.known(), tell=told.update, **how)
     for where, row in tqdm(rows, desc=path.name, unit=" rows", disable=None, leave=False):
         count.read += 1
         if isinstance(row, RowError):
@@ -98,7 +99,7 @@ def _accounted(
             "Declare the columns as the file names them."
         )
     if layout is None:
-        count.note_unused(path, seen - set(columns.known()))
+        count.note_unused(path, (seen | told) - set(columns.known()))
 
 
 def _item(

@@ -44,7 +44,8 @@ class PrepareSettings:
         columns: Columns of ``reviews``, for ``"table"``.
         item_columns: Columns of ``metadata``, for ``"table"``.
         timestamp_unit: ``"s"``, ``"ms"``, ``"us"`` or ``"iso"`` (ISO 8601 text), for ``"table"``.
-        rating_range: Lowest and highest rating, for ``"table"``.
+        rating_range: Lowest and highest rating, for ``"table"``. Of another highest than 5 they are kept as of five
+            stars: 8 of 10 as 4, counted.
         encoding: How text files are encoded, such as ``"latin-1"``; ``None`` for the format's own (mostly UTF-8).
         drop_bad_rows: Drop and count unreadable rows; otherwise the first one is an error.
         salvage: Of a gzip file that was cut or damaged take the whole lines before the damage; otherwise it is an
@@ -102,6 +103,10 @@ class PrepareSettings:
         if isinstance(self.item_columns, Mapping):
             object.__setattr__(self, "item_columns", ItemColumns(**self.item_columns))
         object.__setattr__(self, "rating_range", tuple(self.rating_range))
+        if len(self.rating_range) != 2 or not self.rating_range[0] < self.rating_range[1] or self.rating_range[1] <= 0:
+            raise ValueError(
+                f"rating_range is {self.rating_range}, expected the lowest and a higher, positive highest."
+            )
         if self.format not in ("table", *FORMATS):
             raise ValueError(f"format is {self.format!r}, expected one of {['table', *FORMATS]}.")
         if self.timestamp_unit not in TICKS_PER_SECOND:

@@ -17,7 +17,7 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.data.chunks import MAX_EXCERPT_CHARS, Chunk, excerpt, expect_file, read_chunks
+from pulse_hf.data.chunks import MAX_EXCERPT_CHARS, MAX_LINE_BYTES, Chunk, excerpt, expect_file, read_chunks
 
 _JSON = (".jsonl", ".json", ".ndjson")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -97,6 +97,8 @@ def read_rows(
     *,
     encoding: str = "utf-8",
     salvage: bool = False,
+    wanted: Collection[str] | None = None,
+    tell: Callable[[Iterable[str]], None] | None = None,
 ) -> Iterator[tuple[str, Row | RowError]]:
     """Stream the rows of a file.
 
@@ -108,6 +110,8 @@ def read_rows(
         layout: How a file of another kind is written.
         encoding: How the bytes of a text file are read.
         salvage: Of a damaged gzip file take the whole lines before the damage.
+        wanted: The columns of a Parquet file to read, if it has them; all by default.
+        tell: Is told the columns of a Parquet file.
 
     Yields:
         ``file:line`` and the row; a row that is damaged in itself comes as an error, so that the reader
@@ -118,7 +122,7 @@ def read_rows(
     """
     kind = kind_of(path, layout)
     if kind == "parquet":
-        for first, batch in parquet_batches(path, required):
+        for first, batch in parquet_batches(path, required, wanted, tell):
             for number, row in enumerate(batch.to_pylist(), first):
                 yield f"{path}: row {number}", row
         return
@@ -135,16 +139,19 @@ def json_rows(chunk: Chunk, read: Collection[str] | None = None) -> Iterator[tup
 
     Args:
         chunk: Whole lines.
-        read: The keys that are read, where others may stand twice; ``None`` for all.
+        read: The keys that are read, where others may stand twice or be NaN; ``None`` for all.
     """
     unique = _unique if read is None else partial(_unique, read=read)
-    decoder = json.JSONDecoder(object_pairs_hook=unique, parse_constant=_no_constant)
+    decoder = json.JSONDecoder(object_pairs_hook=unique, parse_constant=_no_constant if read is None else _Constant)
     for number, text in chunk.lines():
         if text.isspace():
             continue
         where = f"{chunk.path}:{number}"
         try:
             row = decoder.decode(text)
+            for name in read or ():
+                if isinstance(row, dict) and isinstance(row.get(name), _Constant):
+                    _no_constant(row[name])
         except (ValueError, RecursionError) as error:
             expected = f"one JSON object ({str(error)[:MAX_EXCERPT_CHARS]})"
             yield where, RowError(where, "", text.strip(), expected, "not JSON")
@@ -164,6 +171,10 @@ def _unique(pairs: list[tuple[str, Any]], read: Collection[str] | None = None) -
             return row
         raise ValueError(f"key {excerpt(twice[0])} twice in one object")
     return row
+
+
+class _Constant(str):
+    """NaN or an infinity, which are not JSON, under a key that nobody may read."""
 
 
 def _no_constant(name: str) -> float:
@@ -214,6 +225,7 @@ def csv_rows(
     first = next(stream, None)
     start = first.first_line if first else 1
     lines = (line for chunk in chain([first] if first else [], stream) for _, line in chunk.lines())
+    csv.field_size_limit(MAX_LINE_BYTES)  # of this process; 131,072 else, where the fast way knows no limit
     reader = csv.reader(lines, delimiter=delimiter, strict=True)
     while True:
         where = f"{path}:{start + reader.line_num}"
@@ -262,7 +274,7 @@ def parquet_batches(
         tell: Is told the columns that the file has.
 
     Raises:
-        ValueError: The file is damaged, is not Parquet or lacks a column.
+        ValueError: The file is damaged, is not Parquet, lacks a column, or holds text that is not UTF-8.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
@@ -282,7 +294,22 @@ def parquet_batches(
                 tell(names)
             columns = names if wanted is None else [name for name in names if name in set(wanted)]
             for batch in file.iter_batches(batch_size=65_536, columns=columns):
+                _require_text(path, number, batch)
                 yield number, batch
                 number += batch.num_rows
     except (pa.ArrowInvalid, OSError) as error:
         raise ValueError(f"{path}: not a whole Parquet file after {number - 1} good rows ({error}).") from error
+
+
+def _require_text(path: Path, first: int, batch: Any) -> None:
+    """Refuse text that is not UTF-8: other writers put it into Parquet, and no reader looks."""
+    import pyarrow as pa
+
+    for name, column in zip(batch.schema.names, batch.columns, strict=True):
+        try:
+            column.validate(full=True)
+        except pa.ArrowInvalid as error:
+            raise ValueError(
+                f"{path}: rows {first} to {first + len(column) - 1}: column {name!r} is damaged or not UTF-8 "
+                f"({str(error)[:MAX_EXCERPT_CHARS]}). Write the file anew, with its text in UTF-8."
+            ) from error

@@ -262,7 +262,7 @@ def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int)
 def _cost(run: Path, book: ScoreBook, known: Mapping[str, System], name: str) -> dict[str, Any]:
     """Tokens and seconds of the stages it rests on and of its own scoring; bytes of the models it loads."""
     system = known[name]
-    spent = [_spent(run, stage, name) for stage in system.stages]
+    spent = [_spent(run, stage, (name, *system.parts)) for stage in system.stages]
     scored = [system, *(known[part] for part in system.parts)]
     seconds = sum(seconds for _, seconds in spent) + sum(book.beside(one, "test")["seconds"] for one in scored)
     files = [path for model in system.models for path in [run / model, *(run / model).rglob("*")] if path.is_file()]
@@ -273,14 +273,20 @@ def _cost(run: Path, book: ScoreBook, known: Mapping[str, System], name: str) ->
     }
 
 
-def _spent(run: Path, stage: str, name: str) -> tuple[int, float]:
-    """Tokens that an SLM read, wrote or was tuned on in a stage, and the stage's seconds."""
+def _spent(run: Path, stage: str, names: Sequence[str]) -> tuple[int, float]:
+    """Tokens that an SLM read, wrote or was tuned on in a stage, and the stage's seconds.
+
+    Args:
+        run: The run.
+        stage: Its word.
+        names: A system and what it is joined from.
+    """
     manifest = read_manifest(run / STAGES[stage])
     counts = manifest["counts"]
     if stage == "recommender":  # several scorers are tuned in one stage; each system pays for its own
-        own = counts["systems"].get(name) or counts["systems"]["pulse"]
+        own = counts["systems"][next((name for name in names if name in counts["systems"]), "pulse")]
         return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
-    own = counts["fits"].get(name, {}) if stage == "baselines" else {}
+    own = counts["fits"].get(names[0], {}) if stage == "baselines" else {}
     if "tokens_per_epoch" in own:
         return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
     usage = counts.get("written_by_this_process", {})

@@ -128,11 +128,14 @@ def _recorded(ground: Ground) -> tuple[list[str], str]:
 
 
 def _fits(ground: Ground) -> tuple[list[str], str]:
-    """Targets that each SASRec counted while fitting, against the number of training targets there are."""
+    """Targets that each SASRec counted while fitting, the baselines' ones, too, against how many there are."""
     if not ground.has("sequential"):
         return [], "no sequential models in this run"
     settings = ground.settings("sequential")
-    reports = read_manifest(ground.run / "sequential")["counts"]["fits"]
+    reports = dict(read_manifest(ground.run / "sequential")["counts"]["fits"])
+    if ground.has("baselines"):  # those of SASRec's kind count their targets, too
+        fits = read_manifest(ground.run / "baselines")["counts"]["fits"]
+        reports |= {name: fit for name, fit in fits.items() if "cut_users" in fit}
     problems = []
     for name, report in reports.items():
         _, _, fold = name.partition("-fold-")

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Outcome", "load_outcome", "outcome_of", "save_outcome"]
 
+_PACKAGE = Path(__file__).resolve().parents[1]
 _REPORT, _PLACES = "outcome.json", "places.parquet"
 _KEPT = ("protocol", "systems", "audit", "stages", "versions", "worth_of_a_reason")
 
@@ -51,6 +52,7 @@ class Outcome:
         chosen_sha256: Of who chose what.
         seconds: Of all stages.
         settings_sha256: Of the run's settings; empty if nobody told.
+        code_sha256: Of the package that read the outcome, which is the one that ran; empty if nobody told.
     """
 
     name: str
@@ -60,6 +62,7 @@ class Outcome:
     chosen_sha256: str
     seconds: float
     settings_sha256: str = ""
+    code_sha256: str = ""
 
     def metrics(self, file: str) -> dict[str, NDArray[np.float64]]:
         """Metrics (users,) of one system or variant."""
@@ -88,7 +91,13 @@ def outcome_of(run: Path, settings_sha256: str = "") -> Outcome:
         sha256_of_text(text for pair in chosen for text in pair),
         round(sum(stages), 1),
         settings_sha256,
+        _code_sha256(),
     )
+
+
+def _code_sha256() -> str:
+    """What all source files of this package are: the same settings may mean other numbers in another one."""
+    return sha256_of_text(path.read_text(encoding="utf-8") for path in sorted(_PACKAGE.rglob("*.py")))
 
 
 def _places(study: Study, file: str) -> Places:
@@ -113,6 +122,7 @@ def save_outcome(folder: Path, outcome: Outcome) -> None:
         "chosen_sha256": outcome.chosen_sha256,
         "seconds": outcome.seconds,
         "settings_sha256": outcome.settings_sha256,
+        "code_sha256": outcome.code_sha256,
     }
     write_json(folder / _REPORT, beside)
 
@@ -143,4 +153,5 @@ def load_outcome(folder: Path) -> Outcome:
         beside["chosen_sha256"],
         beside["seconds"],
         beside["settings_sha256"],
+        beside.get("code_sha256", ""),
     )

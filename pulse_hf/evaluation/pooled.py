@@ -14,7 +14,7 @@ import numpy as np
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.evaluation.outcomes import Outcome
 from pulse_hf.evaluation.reasons import OWN, score_file
-from pulse_hf.evaluation.report import compare, compared_pairs, control_pairs, summarise
+from pulse_hf.evaluation.report import compare, compare_measured, compared_pairs, control_pairs, summarise
 from pulse_hf.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -35,9 +35,10 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
 
     Returns:
         A report with a run's own keys (DESIGN §8.7). A system is averaged over the runs that have it, ``seeds`` says
-        over which; ``protocol`` has all ``seeds`` and each run's ``candidates_sha256``; ``by_seed`` has each run's
-        HR@1, ``None`` where it has none. What cannot be pooled (stackers, training rows) is left to the runs' own
-        reports.
+        over which, a pair is compared over those that have both; ``protocol`` has all ``seeds`` and each run's
+        ``candidates_sha256``; ``code_sha256`` is of the package that made each run (empty where nobody told);
+        ``by_seed`` has each run's HR@1, ``None`` where it has none. What cannot be pooled
+        (stackers, training rows) is left to the runs' own reports.
 
     Raises:
         ArtifactError: The runs differ in protocol or users, or an audit did not pass.
@@ -64,17 +65,31 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
             }
             for name in systems
         },
-        "comparisons": compare(metrics, compared_pairs(systems), seed=seed),
-        "controls": compare(metrics, control_pairs(systems), seed=seed),
+        "comparisons": _compared(outcomes, having, compared_pairs(systems), seed),
+        "controls": _compared(outcomes, having, control_pairs(systems), seed),
         "by_seed": {
             name: [one["systems"][name]["hr@1"]["value"] if name in one["systems"] else None for one in reports]
             for name in systems
         },
         "audit": {"passed": True, "checks": [check for one in reports for check in one["audit"]["checks"]]},
         **{key: reports[0][key] for key in _KEPT},
+        "code_sha256": [one.code_sha256 for one in outcomes],
     }
     told = [one for one in outcomes if "worth_of_a_reason" in one.report]
     return report | ({"worth_of_a_reason": _worth(told, cold, seed)} if told else {})
+
+
+def _compared(
+    outcomes: Sequence[Outcome], having: Mapping[str, list[int]], pairs: Sequence[tuple[str, str]], seed: int
+) -> list[dict[str, Any]]:
+    """Each pair over the runs that have both: another seed has other candidates."""
+    common = {(one, other): [place for place in having[one] if place in having[other]] for one, other in pairs}
+    paired = [pair for pair in pairs if common[pair]]
+    measured = []
+    for pair in paired:
+        ours, others = (_mean([outcomes[place].metrics(name) for place in common[pair]]) for name in pair)
+        measured.append((ours, others))
+    return compare_measured(measured, paired, seed)
 
 
 def _worth(told: Sequence[Outcome], cold: NDArray[np.bool_], seed: int) -> dict[str, Any]:

@@ -100,9 +100,19 @@ def compare(
         seed: Seed of resamples and flips.
         compared: Metrics; each is one family for Holm.
     """
+    return compare_measured([(metrics[system], metrics[other]) for system, other in pairs], pairs, seed, compared)
+
+
+def compare_measured(
+    measured: Sequence[tuple[Metrics, Metrics]],
+    pairs: Sequence[tuple[str, str]],
+    seed: int,
+    compared: Sequence[str] = COMPARED_METRICS,
+) -> list[dict[str, Any]]:
+    """As :func:`compare`, of metrics that each pair has of its own."""
     rows: list[dict[str, Any]] = []
     for metric in compared if pairs else ():
-        differences = np.stack([metrics[system][metric] - metrics[other][metric] for system, other in pairs], axis=1)
+        differences = np.stack([ours[metric] - others[metric] for ours, others in measured], axis=1)
         found = paired(differences, seed=seed)
         adjusted = holm({str(place): row.p for place, row in enumerate(found)})
         for place, ((system, other), row) in enumerate(zip(pairs, found, strict=True)):

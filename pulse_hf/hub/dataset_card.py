@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
+from pulse_hf.artifacts import ArtifactError
 from pulse_hf.hub.cards import plain, render
 from pulse_hf.hub.rationale_datasets import Exported
 
@@ -31,14 +32,18 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
         license_id: The Hub's name of a licence. ``None`` if the publisher stated none: then the embedded world is
             apache-2.0, and what the card says already is kept unless it was said of data of another kind.
         synthetic: Whether the data is the embedded world's.
+
+    Raises:
+        ArtifactError: The card as it is has metadata that cannot be read.
     """
     import yaml
 
     old = _metadata(before)
     parts = {name: match for name, match in _sections(before).items() if name != made.under}
     parts[made.under] = _part(made, synthetic)
-    configs = {one["config_name"]: one for one in old.get("configs", [])}
-    infos = {one["config_name"]: one for one in _listed(old.get("dataset_info", []))}
+    # The datasets library names no configuration where there is one alone.
+    configs = {one.get("config_name", "default"): one for one in _listed(old.get("configs", []))}
+    infos = {one.get("config_name", "default"): one for one in _listed(old.get("dataset_info", []))}
     for table in made.rows:
         configs[made.config_name(table)] = _config(made, table)
         infos[made.config_name(table)] = _info(made, table)
@@ -125,7 +130,13 @@ def _metadata(card: str) -> Mapping[str, Any]:
     import yaml
 
     match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
-    return (yaml.safe_load(match.group(1)) or {}) if match else {}
+    try:
+        found = yaml.safe_load(match.group(1)) if match else {}
+    except yaml.YAMLError as error:
+        raise ArtifactError(
+            f"the repo's README.md has metadata that is no YAML ({error}); correct it there"
+        ) from error
+    return found if isinstance(found, dict) else {}
 
 
 def _listed(value: Any) -> list[Any]:

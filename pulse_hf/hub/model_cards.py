@@ -12,6 +12,8 @@ from typing import Any
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, settings_of
 from pulse_hf.data.sequences import load_items
 from pulse_hf.hub import cards
+from pulse_hf.hub.privacy import without_folders
+from pulse_hf.hub.transfer import is_repo_id
 from pulse_hf.schema import Item
 
 __all__ = ["ModelCards", "is_synthetic", "license_of"]
@@ -84,7 +86,8 @@ class ModelCards:
             pipeline=pipeline,
             tags=tags,
             license_id=self._license,
-            base_model=base_model,
+            # A model that lay in a folder has no page to link to.
+            base_model=base_model if base_model and is_repo_id(base_model) else None,
             datasets=[self.dataset] if self.dataset else (),
             results=cards.eval_results(self.report, system, self._data_name, self.dataset) if system else None,
             name=name,
@@ -135,7 +138,7 @@ class ModelCards:
     def thought_space(self, *, as_sentence_transformer: bool = False) -> str:
         """The card of the Thought Space, or of its export."""
         fit = read_json(self.run / "thought_space" / "metrics.json")["models"]["model"]
-        encoder = settings_of(read_manifest(self.run / "thought_space")["fingerprint"])["encoder"]
+        encoder = without_folders(settings_of(read_manifest(self.run / "thought_space")["fingerprint"])["encoder"])
         return self._rendered(
             "sentence_transformer" if as_sentence_transformer else "thought_space",
             library="sentence-transformers" if as_sentence_transformer else "transformers",

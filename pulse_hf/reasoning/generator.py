@@ -13,6 +13,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
 if TYPE_CHECKING:
+    import torch
+
     from pulse_hf.reasoning.prompts import Prompt
 
 Engine = Literal["transformers", "vllm", "server", "extractive"]
@@ -198,13 +200,22 @@ def engine_identity(engine: Engine, model: str) -> dict[str, str]:
     raise ValueError(f"engine is {engine!r}; expected 'transformers', 'vllm', 'server' or 'extractive'")
 
 
-def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:
+def open_generator(
+    engine: Engine,
+    model: str,
+    *,
+    batch_size: int,
+    device: str | None = None,
+    dtype: torch.dtype | None = None,
+) -> Generator:
     """Make the engine that a settings file names.
 
     Args:
         engine: The engine's word.
         model: Model id or folder; ``NAME@http://HOST:PORT/v1`` for a server; the extractive engine ignores it.
         batch_size: Texts written at once; vLLM has a scheduler of its own.
+        device: Of a model in this process (engine ``transformers``); by default a GPU if there is one.
+        dtype: Of its weights; by default bfloat16 where the hardware computes in it, else float32.
     """
     if engine == "server":
         from pulse_hf.reasoning.server_engine import ServerGenerator
@@ -220,4 +231,4 @@ def open_generator(engine: Engine, model: str, *, batch_size: int) -> Generator:
         return VllmGenerator.from_pretrained(model)
     from pulse_hf.reasoning.transformers_engine import TransformersGenerator
 
-    return TransformersGenerator.from_pretrained(model, batch_size=batch_size)
+    return TransformersGenerator.from_pretrained(model, batch_size=batch_size, device=device, dtype=dtype)

@@ -23,8 +23,8 @@ _CLOSED = "</think>"
 _THINKING = re.compile(r"<think>.*?</think>", re.DOTALL)
 _TAG = re.compile(r"</?[A-Za-z][^<>\n]{0,80}>")
 _WRAPPING = r"\s>#*_`~\"'“”‘’«»\-"
-_MARKER = re.compile(rf"^[{_WRAPPING}]*(?:```\w*\s*)?reason[{_WRAPPING}]*[:：][{_WRAPPING}]*", re.IGNORECASE)
-_SECOND_MARKER = re.compile(r"\bReason[*_`]*\s*[:：]")
+MARKER = re.compile(rf"^[{_WRAPPING}]*(?:```\w*\s*)?reason[{_WRAPPING}]*[:：][{_WRAPPING}]*", re.IGNORECASE)
+SECOND_MARKER = re.compile(r"\bReason[*_`]*\s*[:：]")
 _SENTENCE_END = re.compile(r"[.!?…。！？][\"'”’)\]]*(?=\s|$)")
 _WORD = re.compile(r"[^\W_]+")
 _ECHO_WORDS = 7
@@ -58,10 +58,10 @@ def parse_reason(generation: Generation) -> Parsed:
     written = _plain(generation.text)
     if not written:
         return Parsed("empty")
-    marker = _MARKER.match(written)
+    marker = MARKER.match(written)
     if marker is None:
         return Parsed("echo" if _echoes(written) else "no_marker")
-    first = _SECOND_MARKER.split(written[marker.end() :], maxsplit=1)
+    first = SECOND_MARKER.split(written[marker.end() :], maxsplit=1)
     text = _one_line(first[0])
     if not text:
         return Parsed("empty")

@@ -151,8 +151,7 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     artifacts.wait_for_all()
     if artifacts.process() > 0:
         return {}
-    place = {decision.decision_id: number for number, decision in enumerate(decisions)}
-    rows = sorted(shards.read().to_pylist(), key=lambda row: place[row["decision_id"]])
+    rows = shards.rows_of(decision.decision_id for decision in decisions)
     artifacts.write_table(work / "rationales.parquet", "rationales", rows)
     statuses = Counter(row["status"] for row in rows)
     _warn_of_failures(statuses)

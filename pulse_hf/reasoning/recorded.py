@@ -19,7 +19,7 @@ from pulse_hf.data.rows import Row, RowError, read_rows
 from pulse_hf.data.sources import local_file
 from pulse_hf.data.values import read_id, read_text
 from pulse_hf.reasoning.generator import Finish, Generation, Sampling, Usage
-from pulse_hf.reasoning.parsing import MAX_WORDS
+from pulse_hf.reasoning.parsing import MARKER, MAX_WORDS, SECOND_MARKER
 from pulse_hf.reasoning.prompts import Prompt
 from pulse_hf.schema import Sequence
 
@@ -27,7 +27,6 @@ __all__ = ["RecordedGenerator", "recorded_identity", "recorded_rationales"]
 
 ENGINE = "recorded"
 COLUMNS = ("user_id", "item_id", "text")
-_MARKER = "reason:"
 
 
 @dataclass
@@ -67,10 +66,9 @@ class RecordedGenerator:
         return results
 
     def _told(self, key: str) -> Generation:
-        text = self.texts.get(key, "")
-        if text[: len(_MARKER)].lower() == _MARKER:
-            text = text[len(_MARKER) :]
-        words = text.split()
+        text = MARKER.sub("", self.texts.get(key, ""), count=1)
+        # Here all of it was written on purpose: another "Reason:" inside is no second reason.
+        words = SECOND_MARKER.sub(lambda found: found[0].lower(), text).split()
         # What is longer than a rationale may be ends with its last whole sentence, as a model's text does.
         finish: Finish = "length" if len(words) > MAX_WORDS else "stop"
         return Generation(f"Reason: {' '.join(words[:MAX_WORDS])}", num_tokens=len(words), finish=finish)
@@ -93,13 +91,29 @@ def recorded_identity(file: str) -> dict[str, str]:
     return {"id": path.name, "revision": "recorded", "weights_sha256": sha256_of_file(path)}
 
 
+def _places(sequences: Iterable[Sequence]) -> tuple[dict[tuple[str, str], str], set[tuple[str, str]]]:
+    """Decision ids of who chose what in training, and such choices that are a target, too."""
+    places: dict[tuple[str, str], str] = {}
+    unclear = set()
+    for sequence in sequences:
+        later = set(sequence.item_ids[sequence.num_train :])
+        for position in range(1, sequence.num_train):
+            choice = (sequence.user_id, sequence.item_ids[position])
+            if choice[1] in later:
+                unclear.add(choice)
+            else:
+                places.setdefault(choice, f"{sequence.user_id}#{position}")
+    return places, unclear
+
+
 def recorded_rationales(file: str, sequences: Iterable[Sequence]) -> RecordedGenerator:
     """Read a file of rationales.
 
     Args:
         file: JSON lines, CSV, TSV (each also gzip) or Parquet with the columns ``user_id``, ``item_id`` (whose choice
             of what) and ``text``; a path or ``hf://datasets/OWNER/REPO[@REVISION]/FILE``.
-        sequences: The users; of several choices of one item the first is meant.
+        sequences: The users; of several choices of one item the first is meant. Of an item that is a target, too, no
+            row is taken: it may have been written of that.
 
     Returns:
         The engine. Rows of other choices than training targets with a history are counted and left out, so is every
@@ -109,19 +123,18 @@ def recorded_rationales(file: str, sequences: Iterable[Sequence]) -> RecordedGen
         ValueError: A row or the file cannot be read, or no row is of a training target.
     """
     path, count = local_file(file), RowCount()
-    places: dict[tuple[str, str], str] = {}
-    for sequence in sequences:
-        for position in range(1, sequence.num_train):
-            places.setdefault((sequence.user_id, sequence.item_ids[position]), f"{sequence.user_id}#{position}")
+    places, unclear = _places(sequences)
     texts: dict[str, str] = {}
-    for where, row in read_rows(path, list(COLUMNS), count.repaired):
+    for where, row in read_rows(path, list(COLUMNS), count.repaired, wanted=COLUMNS):
         count.read += 1
         try:
             user_id, item_id, text = _read(row, where, count.repaired)
         except RowError as error:
             raise ValueError(f"{error.told} Correct the row, or take it out.") from error
         choice = user_id, item_id
-        if choice not in places:
+        if choice in unclear:
+            count.dropped["chosen again as a target: it may tell of that"] += 1
+        elif choice not in places:
             count.dropped["no training target with a history"] += 1
         elif places[choice] in texts:
             count.dropped["another row for the same choice"] += 1

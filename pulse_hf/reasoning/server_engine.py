@@ -7,6 +7,7 @@ of its own, so a text does not depend on which others were asked for.
 from __future__ import annotations
 
 import logging
+import os
 import time
 from collections.abc import Sequence as Series
 from concurrent.futures import ThreadPoolExecutor
@@ -24,8 +25,13 @@ if TYPE_CHECKING:
 logger = logging.getLogger(__name__)
 
 _AGAIN = frozenset({408, 409, 425, 429, 500, 502, 503, 504})  # answers that another try may change
+_REFUSED = frozenset({400, 413, 422})  # of one request: too long for this server, or filtered
+KEY = "PULSE_SERVER_KEY"
 _MAX_WAIT_S = 60.0
 _TIMEOUT_S = 600.0  # one answer
+
+
+_NOTHING = Generation("", finish="length")
 
 
 def split_address(model: str) -> tuple[str, str | None]:
@@ -45,6 +51,7 @@ class ServerGenerator:
 
     Args:
         model: ``NAME@http://HOST:PORT/v1``, or ``NAME`` alone for Inference Providers (with the token of the machine).
+            A server of an address is never sent that token, only what the variable ``PULSE_SERVER_KEY`` holds.
         concurrency: Requests under way at once.
         tries: How often a request is sent before the run stops; waits double from one second.
 
@@ -63,28 +70,47 @@ class ServerGenerator:
         self.model_id, self.address = split_address(model)
         self.concurrency, self.tries = concurrency, tries
         self.usage = Usage()
-        self._client: InferenceClient = InferenceClient(base_url=self.address, timeout=_TIMEOUT_S)
-        self._warned = False
+        # Without a key of its own the client would send the machine's Hugging Face token to any address.
+        key = os.environ.get(KEY, "").strip() or "none"
+        known: dict[str, Any] = {"base_url": self.address, "api_key": key} if self.address else {}
+        self._client: InferenceClient = InferenceClient(timeout=_TIMEOUT_S, **known)
+        self._warned = self._answered = False
 
     def generate(
         self, prompts: Series[Prompt], *, width: int, sampling: Sampling, seed: int
     ) -> list[list[Generation]]:
         """Write ``width`` continuations of every prompt; see :class:`pulse_hf.reasoning.generator.Generator`.
 
+        A prompt that the server refuses, but not all others, gets an empty text and a warning.
+
         Raises:
-            ConnectionError: The server gave no answer, or none that can be used, after all tries.
+            ConnectionError: The server gave no answer, or none that can be used, after all tries, or refused all.
         """
         started = time.perf_counter()
         asked = [(prompt, sample) for prompt in prompts for sample in range(width)]
-        with ThreadPoolExecutor(min(self.concurrency, max(1, len(asked)))) as pool:
+        pool = ThreadPoolExecutor(min(self.concurrency, max(1, len(asked))))
+        try:
             replies = list(pool.map(lambda one: self._ask(one[0], one[1], sampling, seed), asked))
-        made = [self._read(reply) for reply in replies]  # here, not in the threads: it counts
+        finally:  # who stops the run does not wait for what is still asked
+            pool.shutdown(wait=False, cancel_futures=True)
+        refused = [reply for reply in replies if isinstance(reply, ConnectionError)]
+        self._answered = self._answered or len(refused) < len(replies)
+        if refused and not self._answered:
+            raise refused[0]
+        for refusal in refused:
+            logger.warning("%s It gets no text.", refusal)
+        made = [_NOTHING if isinstance(reply, ConnectionError) else self._read(reply) for reply in replies]
         self.usage.seconds += time.perf_counter() - started
         return [made[start : start + width] for start in range(0, len(made), width)]
 
+    @property
+    def _server(self) -> str:
+        return self.address or "Inference Providers"
+
     def _read(self, reply: Any) -> Generation:
         choice = reply.choices[0]
-        tokens = (choice.logprobs.content if choice.logprobs else None) or []
+        told = (choice.logprobs.content if choice.logprobs else None) or []
+        tokens = [token for token in told if token.logprob is not None]
         usage = reply.usage
         written = usage.completion_tokens if usage else len(tokens)
         self.usage.prompt_tokens += usage.prompt_tokens if usage else 0
@@ -98,7 +124,7 @@ class ServerGenerator:
         return Generation(text, min(likelihood, 0.0), written, finish)  # type: ignore[arg-type]
 
     def _ask(self, prompt: Prompt, sample: int, sampling: Sampling, seed: int) -> Any:
-        """One request, sent again after growing waits where that may help."""
+        """One request, sent again after growing waits where that may help; the error itself where it is refused."""
         from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
         problem, wait = "", 0.0
@@ -106,7 +132,7 @@ class ServerGenerator:
             time.sleep(min(_MAX_WAIT_S, wait))
             wait = 2.0**attempt
             try:
-                return self._client.chat_completion(
+                reply = self._client.chat_completion(
                     [dict(message) for message in prompt.messages],
                     model=self.model_id,
                     max_tokens=sampling.max_new_tokens,
@@ -115,19 +141,26 @@ class ServerGenerator:
                     seed=stable_hash("server", seed, prompt.key, sample) % 2**31,
                     logprobs=True,
                 )
+                # A gateway may answer an upstream's failure with status 200.
+                if reply.choices and reply.choices[0].message:
+                    return reply
+                problem = f"an answer without a choice: {_one_line(reply)}"
             except HfHubHTTPError as error:
                 status = error.response.status_code
                 problem = f"status {status}: {_one_line(error)}"
+                if status in _REFUSED:
+                    return ConnectionError(f"{self._server} refused {prompt.key} ({problem}).")
                 if status not in _AGAIN:
                     break
                 wait = _seconds(error.response.headers.get("retry-after"), wait)
             except Exception as error:
-                if not isinstance(error, InferenceTimeoutError | OSError) and not lost_on_the_way(error):
+                # ValueError: what came is no JSON, such as a proxy's page.
+                known = isinstance(error, InferenceTimeoutError | OSError | ValueError)
+                if not known and not lost_on_the_way(error):
                     raise
                 problem = f"{type(error).__name__}: {_one_line(error)}"
-        server = self.address or "Inference Providers"
         raise ConnectionError(
-            f"{server} gave no answer for {prompt.key} in {attempt + 1} tries ({problem}). "
+            f"{self._server} gave no answer for {prompt.key} in {attempt + 1} tries ({problem}). "
             f"Check that the server runs and serves {self.model_id!r}; the same command goes on from here."
         )
 
@@ -139,5 +172,5 @@ def _seconds(header: str | None, otherwise: float) -> float:
         return otherwise
 
 
-def _one_line(error: Exception) -> str:
+def _one_line(error: Any) -> str:
     return " ".join(str(error).split())[:200]

@@ -175,10 +175,7 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     artifacts.wait_for_all()
     if artifacts.process() > 0:
         return {}
-    place = {one.decision.decision_id: number for number, one in enumerate(inputs)}
-    rows, nodes = (
-        sorted(shards.read().to_pylist(), key=lambda row: place[row["decision_id"]]) for shards in (chosen, trees)
-    )
+    rows, nodes = (shards.rows_of([one.decision.decision_id for one in inputs]) for shards in (chosen, trees))
     artifacts.write_table(work / "thoughts.parquet", "thoughts", rows)
     artifacts.write_table(work / "trees.parquet", "trees", nodes)
     counts = _counts(rows, nodes)

@@ -83,11 +83,16 @@ class TransformersGenerator:
 
     @classmethod
     def from_pretrained(
-        cls, model_id: str, *, batch_size: int = 192, device: str | None = None
+        cls,
+        model_id: str,
+        *,
+        batch_size: int = 192,
+        device: str | None = None,
+        dtype: torch.dtype | None = None,
     ) -> TransformersGenerator:
         """Load a model by Hub id (``owner/name[@revision]``), folder, or the embedded model's name.
 
-        In bfloat16 where the hardware computes in it, else in float32.
+        In bfloat16 where the hardware computes in it, else in float32, if no ``dtype`` is given.
         """
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
@@ -98,7 +103,7 @@ class TransformersGenerator:
         on_hub = identity["weights_sha256"] == "by revision"
         pinned: dict[str, Any] = {"revision": identity["revision"]} if on_hub else {}
         pinned["trust_remote_code"] = False  # not left out: a missing answer is asked for on a terminal
-        dtype = torch.bfloat16 if computes_in_bf16(place.type) else torch.float32
+        dtype = dtype or (torch.bfloat16 if computes_in_bf16(place.type) else torch.float32)
         stored = AutoConfig.from_pretrained(source, **pinned).dtype
         if stored not in (None, dtype):
             logger.info("%s: stored in %s, computed in %s here", model_id, stored, dtype)

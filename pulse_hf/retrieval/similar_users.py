@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from pulse_hf import schema
 
-__all__ = ["NO_USER", "lend_items", "lendable", "neighbours"]
+__all__ = ["NO_USER", "UserPool", "lend_items", "lendable", "neighbours"]
 
 NO_USER = -1
 # Cosines closer than this are one cosine: matrix products of equal vectors differ in the last bits
@@ -57,32 +57,52 @@ def neighbours(
         >>> places[:, 0].tolist()
         [1, 0, 1]
     """
-    _check(query_vectors, query_user_ids, "query")
-    _check(pool_vectors, pool_user_ids, "pool")
-    distinct = len(set(pool_user_ids))
-    if distinct != len(pool_user_ids):
-        raise ValueError(f"the pool has {len(pool_user_ids)} vectors of {distinct} users; expected one per user")
-    if k < 1:
-        raise ValueError(f"k is {k}; expected at least 1 neighbour")
-    order = np.array(
-        sorted(range(len(pool_user_ids)), key=lambda place: stable_hash(pool_user_ids[place])), dtype=np.int64
-    )
-    pool = _unit(pool_vectors)[order]
-    column_of = {pool_user_ids[place]: column for column, place in enumerate(order.tolist())}
-    queries = _unit(query_vectors)
-    places = np.full((len(queries), k), NO_USER, dtype=np.int64)
-    cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
-    for start in range(0, len(queries), block):
-        similarities = np.round(queries[start : start + block] @ pool.T, _DECIMALS)
-        for row, user_id in enumerate(query_user_ids[start : start + block]):
-            if user_id in column_of:
-                similarities[row, column_of[user_id]] = -np.inf
-        columns = _largest(similarities, min(k, len(pool)))
-        values = np.take_along_axis(similarities, columns, axis=1)
-        found = slice(start, start + len(columns)), slice(0, columns.shape[1])
-        places[found] = np.where(np.isfinite(values), order[columns], NO_USER)
-        cosines[found] = values
-    return places, cosines
+    return UserPool(pool_vectors, pool_user_ids).nearest(query_vectors, query_user_ids, k, block=block)
+
+
+class UserPool:
+    """The users that neighbours are sought among, ordered and of unit length once for many questions.
+
+    Args:
+        vectors: (p, dim).
+        user_ids: Whose each vector is, distinct.
+
+    Raises:
+        ValueError: They do not match, a vector is not finite, or a user stands twice.
+    """
+
+    def __init__(self, vectors: NDArray[np.floating], user_ids: Sequence[str]) -> None:
+        _check(vectors, user_ids, "pool")
+        distinct = len(set(user_ids))
+        if distinct != len(user_ids):
+            raise ValueError(f"the pool has {len(user_ids)} vectors of {distinct} users; expected one per user")
+        self._order = np.array(
+            sorted(range(len(user_ids)), key=lambda place: stable_hash(user_ids[place])), dtype=np.int64
+        )
+        self._vectors = _unit(vectors)[self._order]
+        self._column_of = {user_ids[place]: column for column, place in enumerate(self._order.tolist())}
+
+    def nearest(
+        self, vectors: NDArray[np.floating], user_ids: Sequence[str], k: int, *, block: int = 256
+    ) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        """Places of the ``k`` nearest others of each query, and cosines; see :func:`neighbours`."""
+        _check(vectors, user_ids, "query")
+        if k < 1:
+            raise ValueError(f"k is {k}; expected at least 1 neighbour")
+        queries = _unit(vectors)
+        places = np.full((len(queries), k), NO_USER, dtype=np.int64)
+        cosines = np.full((len(queries), k), -np.inf, dtype=np.float32)
+        for start in range(0, len(queries), block):
+            similarities = np.round(queries[start : start + block] @ self._vectors.T, _DECIMALS)
+            for row, user_id in enumerate(user_ids[start : start + block]):
+                if user_id in self._column_of:
+                    similarities[row, self._column_of[user_id]] = -np.inf
+            columns = _largest(similarities, min(k, len(self._vectors)))
+            values = np.take_along_axis(similarities, columns, axis=1)
+            found = slice(start, start + len(columns)), slice(0, columns.shape[1])
+            places[found] = np.where(np.isfinite(values), self._order[columns], NO_USER)
+            cosines[found] = values
+        return places, cosines
 
 
 def _check(vectors: NDArray[np.floating], user_ids: Sequence[str], name: str) -> None:

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import json
 import logging
+import math
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -22,7 +23,7 @@ from pulse_hf import artifacts
 from pulse_hf.reasoning.titles import A_LLMREC, BASELINES, FOLDER
 from pulse_hf.training.baseline_fits.material import Material
 from pulse_hf.training.sequential import SequentialSettings
-from pulse_hf.training.thought_pairs import Pair, next_title_pairs
+from pulse_hf.training.thought_pairs import Pair, latest_pairs, next_title_pairs, validation_users
 from pulse_hf.training.thought_space import ThoughtSpaceSettings
 
 logger = logging.getLogger(__name__)
@@ -56,7 +57,8 @@ class BaselineSettings:
 def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool = False) -> Path:
     """Fit the learned baselines of a run.
 
-    *Input*: ``sequences/``, and the settings of ``sequential/`` and ``thought_space/``; for A-LLMRec also
+    *Input*: ``sequences/``, and the settings of ``sequential/`` and ``thought_space/`` (of a space of all titles also
+    what it and ``rationales/`` count, so that ``encoder-tuned`` takes no fewer steps); for A-LLMRec also
     ``sequential/``, ``candidates/`` and ``thoughts/`` themselves, and the settings of ``recommender/``. *Output* in
     ``baselines/``: one folder per system, as ``save_pretrained`` writes it.
 
@@ -77,7 +79,7 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
     space = ThoughtSpaceSettings(**_settings_of(run / "thought_space"))
     sequential = SequentialSettings(**_settings_of(run / "sequential"))
     budgets: dict[str, Any] = {"thought_space": asdict(space), "sequential": asdict(sequential)}
-    parents = ["sequences"]
+    parents = ["sequences", *(("rationales", "thought_space") if space.all_titles else ())]
     if set(settings.systems) & set(A_LLMREC):
         scorer = _settings_of(run / "recommender")
         budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
@@ -162,14 +164,28 @@ def _encoder(material: Material, pairs: list[Pair]) -> dict[str, Any]:
     from pulse_hf.models.embedded import resolve_model
     from pulse_hf.training.thought_space import Fitting, start_model
 
-    location, identity = resolve_model(material.space.encoder)
-    # A space with the titles of its pairs takes two steps where this takes one; equal budgets are equal steps.
     space = material.space
-    passes = 2 if space.titles and not space.all_titles else 1
+    location, identity = resolve_model(space.encoder)
+    # A space with the titles of its pairs takes two steps where this takes one; equal budgets are equal steps.
+    passes = 2 if space.titles else 1
     once = replace(space, titles=False, all_titles=None, epochs=passes * space.epochs)
     alone = replace(once, num_folds=0, behaviour="history")
+    if space.all_titles:
+        alone = _of_equal_steps(material, pairs, alone)
     model = start_model(location, identity["revision"], alone)
     return Fitting(model, pairs, alone, material.seed).fit(material.work, "encoder-tuned")[2]
+
+
+def _of_equal_steps(material: Material, pairs: list[Pair], alone: ThoughtSpaceSettings) -> ThoughtSpaceSettings:
+    """The settings with at least as many steps as a space of all titles, and no more people kept for validation."""
+    rows = artifacts.read_table(material.run / "rationales" / "rationales.parquet").to_pylist()
+    users = {pair.user_id for pair in pairs}
+    explained = len(users & {row["user_id"] for row in rows if row["status"] == "ok"}) / len(users)
+    alone = replace(alone, validation_share=material.space.validation_share * explained)
+    held_out = validation_users(pairs, alone, material.seed)
+    own = latest_pairs([one for one in pairs if one.user_id not in held_out], alone.training_pairs_per_user)
+    fitted = artifacts.read_json(material.run / "thought_space" / "metrics.json")["models"]["model"]["pairs"]["fitted"]
+    return replace(alone, epochs=math.ceil(material.space.epochs * fitted / len(own)))
 
 
 def _sasrec(name: str, material: Material, **objective: Any) -> dict[str, Any]:

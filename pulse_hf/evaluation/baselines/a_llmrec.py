@@ -33,6 +33,8 @@ def scores(
         ArtifactError: The language model is not the one it was fitted for.
         ValueError: The model was fitted on another catalogue.
     """
+    import torch
+
     from pulse_hf.models.a_llmrec import PulseALLMRecModel
     from pulse_hf.models.a_llmrec.soft_prompts import SoftPromptProcessor, soft_scorer
     from pulse_hf.models.precision import computes_in_bf16
@@ -51,6 +53,9 @@ def scores(
     sets = [study.sets[decision.decision_id] for decision in decisions]
     shape = PromptShape.from_dict(bridge.config.prompt)
     examples = soft_examples(sets, study.sequences, study.items, thoughts, shape, processor.fits)
-    scorer = soft_scorer(bridge, sasrec.user_vectors([one.history for one in examples]))
-    rows = score_encoded(scorer, processor, processor.encode_soft(examples), bf16=computes_in_bf16(scorer.device.type))
+    device = "cuda" if torch.cuda.is_available() else "cpu"
+    bf16 = computes_in_bf16(device)
+    users = sasrec.user_vectors([one.history for one in examples])
+    scorer = soft_scorer(bridge, users, dtype=torch.bfloat16 if device == "cuda" and bf16 else torch.float32)
+    rows = score_encoded(scorer.to(device), processor, processor.encode_soft(examples), bf16=bf16)
     return [np.array(row) for row in rows]

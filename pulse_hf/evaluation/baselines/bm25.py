@@ -38,6 +38,7 @@ def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float
     words = bm25s.tokenize(queries, return_ids=False, show_progress=False)
     result = []
     for query, candidates in zip(words, study.candidates(decisions), strict=True):
-        row = retriever.get_scores(query)
+        # Titles may leave no word (numbers, single letters); bm25s takes no empty query.
+        row = retriever.get_scores(query) if query else np.zeros(len(titles))
         result.append(row[[index[item] - 1 for item in candidates]].astype(float))
     return result

@@ -17,9 +17,9 @@ def full_softmax_loss(users: Tensor, items: Tensor, targets: Tensor) -> Tensor:
 
     .. math:: L = \frac1N \sum_n \Big(\log \sum_v e^{u_n \cdot i_v} - u_n \cdot i_{y_n}\Big)
 
-    Value and gradients are those of ``cross_entropy(users @ items.T, targets)``. There, four passes over a table of
-    targets x items through memory cost more than the products; here a block of targets goes through all of it, its
-    gradients included, while its logits are in the cache.
+    Value and gradients are those of ``cross_entropy(users @ items.T, targets)``, summed in the vectors' type. There,
+    four passes over a table of targets x items through memory cost more than the products; here a block of targets
+    goes through all of it, its gradients included, while its logits are in the cache.
 
     Args:
         users: (num_targets, dim) vectors before each target.
@@ -45,7 +45,8 @@ class _FullSoftmax(torch.autograd.Function):
         """Loss of all blocks; gradients too, where somebody asks for them."""
         wanted = any(ctx.needs_input_grad)
         room = _BLOCK_BYTES.get(users.device.type, _BLOCK_BYTES["cuda"])
-        size = min(max(1, len(users)), max(1, room // (len(items) * users.element_size())))
+        # Every block reads all items and their gradients once: fewer rows than numbers in a vector would not pay.
+        size = min(max(1, len(users)), max(users.shape[1], room // (len(items) * users.element_size())))
         cache = users.new_empty(size, len(items))
         users_gradient, items_gradient = torch.zeros_like(users), torch.zeros_like(items)
         total = users.new_zeros(())
@@ -63,7 +64,8 @@ class _FullSoftmax(torch.autograd.Function):
                 by_logits.scatter_add_(1, own, torch.full_like(expected, -1.0))
                 torch.mm(by_logits, items, out=users_gradient[block])
                 items_gradient.addmm_(by_logits.T, users[block])
-        ctx.save_for_backward(users_gradient.div_(len(users)), items_gradient.div_(len(users)))
+        number = max(1, len(users))
+        ctx.save_for_backward(users_gradient.div_(number), items_gradient.div_(number))
         return total / len(users)
 
     @staticmethod

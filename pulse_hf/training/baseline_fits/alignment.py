@@ -17,6 +17,7 @@ from pulse_hf.training.sasrec import other_items
 EPOCHS = 10  # original code
 BATCH_SIZE = 32  # original code
 LEARNING_RATE = 1e-3  # ours; the original's 1e-4 is for far more steps
+ROWS_AT_ONCE = 512  # users whose events are encoded together
 
 __all__ = ["Aligned", "align"]
 
@@ -60,15 +61,19 @@ class Aligned:
         rows = [list(row[-most - 1 :]) for row in training if len(row) >= 2]
         if not rows:
             raise ValueError(f"a-llmrec: none of {len(training)} users has two training events to align on")
-        targets = left_padded([row[1:] for row in rows], most)
-        users = sasrec.encode(left_padded([row[:-1] for row in rows], most))[targets != 0]
+        vectors, chosen, table = [], [], sasrec.item_vectors()
+        for start in range(0, len(rows), ROWS_AT_ONCE):
+            part = rows[start : start + ROWS_AT_ONCE]
+            targets = left_padded([row[1:] for row in part], most)
+            vectors.append(sasrec.encode(left_padded([row[:-1] for row in part], most), table)[targets != 0])
+            chosen.append(targets[targets != 0])
         trained = torch.zeros(sasrec.config.num_items + 1, dtype=torch.bool)
         trained[[index for row in training for index in row]] = True
-        items = sasrec.item_vectors().clone()
+        items = table.clone()
         size = items[trained].square().mean().sqrt()
         spread = text_vectors - text_vectors.mean(0)
         texts = torch.cat([torch.zeros_like(spread[:1]), spread / spread.square().mean().sqrt()])
-        return cls(users * size, targets[targets != 0], items / size, texts, trained)
+        return cls(torch.cat(vectors) * size, torch.cat(chosen), items / size, texts, trained)
 
 
 def align(model: PulseALLMRecModel, data: Aligned, *, seed: int) -> dict[str, Any]:
