@@ -259,7 +259,7 @@ def test_a_bad_value_names_file_line_field_and_value(
         ('{"user_id": "u"', "one JSON object"),
         ('[{"user_id": "u"}]', "one JSON object a line"),
         ('{"user_id": "u", "user_id": "v"}', "twice"),
-        ('{"user_id": "u", "rating": NaN}', "NaN is not JSON"),
+        ('{"user_id": NaN, "rating": 5}', "NaN is not JSON"),
         ("[" * 100_000, "one JSON object"),
     ],
 )

@@ -299,7 +299,10 @@ def test_a_long_cell_is_read_beside_doubled_quotes(tmp_path: Path) -> None:
         f'user_id,item_id,timestamp,review\nu,a,{START},"he said ""hi"""\nu,b,{START + 1},{long}\n'
     )
     events, _ = read(tmp_path / "log.csv", Columns(review="review"))
-    assert [event[4] for event in events] == ['he said "hi"', long.strip()]
+    quoted, cell = (event[4] for event in events)
+    assert quoted == 'he said "hi"'
+    assert long.startswith(cell)  # cut and counted, as any text of that length
+    assert len(cell) > 1_000
 
 
 def test_nan_in_a_column_that_nobody_reads_is_passed_over_wherever_it_stands(tmp_path: Path) -> None:

@@ -18,6 +18,18 @@ PUSH = """
     done = push_folder(Path(sys.argv[1]), "alice/shop", message="second")
     print(json.dumps([done.commit, [one.path for one in done.changed], list(done.deleted)]))
 """
+FETCH = """
+    import sys
+    from pulse_hf.hub.transfer import fetch_model
+    from pulse_hf.models.embedded import resolve_model
+    name = sys.argv[1]
+    try:
+        fetch_model(name, local_files_only=True)
+    except ConnectionError as error:
+        print("not in the cache" in str(error))
+        fetch_model(name)
+    print(resolve_model(name)[1]["revision"])
+"""
 PULL = """
     import sys
     from pulse_hf.artifacts import ArtifactError
@@ -58,6 +70,28 @@ def in_hub(hub) -> dict[str, bytes]:
 def folder(tmp_path):
     (tmp_path / "shop").mkdir()
     return shop(tmp_path / "shop")
+
+
+def test_a_push_after_another_commit_than_it_was_made_from_is_refused(hub, folder, tmp_path):
+    code = PUSH.replace('message="second")', "parent=sys.argv[2])")
+    first, _, _ = push(hub, folder, tmp_path / "a")
+    hub.commit("alice/shop", {"notes.md": b"somebody's"})
+    (folder / "pulse.json").write_text('{"number": 3}')
+    env = hub.environment(tmp_path / "a", "alice")
+    with pytest.raises(RuntimeError, match="somebody else changed it meanwhile; nothing was pushed"):
+        run_client(code, env, folder, first, patient=False)
+    assert json.loads(run_client(code, env, folder, hub.commits("alice/shop")[0], patient=False))[0]
+
+
+def test_a_model_that_is_only_named_is_fetched_once_and_found_by_its_commit(hub, folder, tmp_path):
+    (folder / "config.json").write_text('{"hidden_size": 8}')
+    seal_folder(folder, "recommender")
+    commit, _, _ = push(hub, folder, tmp_path / "a")
+    fresh = hub.environment(tmp_path / "b")
+    assert run_client(FETCH, fresh, f"alice/shop@{commit}").split() == ["True", commit]
+    before = len(hub.requests)
+    assert run_client(FETCH, fresh, f"alice/shop@{commit}").split() == [commit]
+    assert len(hub.requests) == before  # a commit stays what it is: nobody is asked
 
 
 def test_a_push_is_one_commit_a_second_one_none_and_what_is_gone_goes(hub, folder, tmp_path):

@@ -101,11 +101,11 @@ def _hub_commit(name: str, revision: str) -> str:
     """
     from huggingface_hub import HfApi, hf_hub_download, snapshot_download
     from huggingface_hub.errors import (
-        EntryNotFoundError,
         GatedRepoError,
         HfHubHTTPError,
         LocalEntryNotFoundError,
         OfflineModeIsEnabled,
+        RemoteEntryNotFoundError,
         RepositoryNotFoundError,
     )
 
@@ -117,7 +117,7 @@ def _hub_commit(name: str, revision: str) -> str:
             if found.id != name:
                 logger.warning("%s is called %s now; name it so in the settings", name, found.id)
             name, commit = found.id, str(found.sha)
-        with suppress(EntryNotFoundError):
+        with suppress(RemoteEntryNotFoundError):
             check_config(Path(hf_hub_download(name, "config.json", revision=commit)))
         return commit
     except GatedRepoError as error:
@@ -134,7 +134,8 @@ def _hub_commit(name: str, revision: str) -> str:
             f"{name}@{revision}: the Hub answered {error}; give a folder or an existing owner/name[@revision]"
         ) from error
     except Exception as error:
-        if not (isinstance(error, OfflineModeIsEnabled | ConnectionError) or lost_on_the_way(error)):
+        away = isinstance(error, OfflineModeIsEnabled | ConnectionError | LocalEntryNotFoundError)
+        if not away and not lost_on_the_way(error):
             raise
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
