@@ -28,6 +28,7 @@ test-slow: $(READY)  ## the long checks
 control: $(READY)  ## does the gain of PULSE follow the strength of the motives? (four demo-like worlds, long)
 	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="
 	$(BIN)/python scripts/control.py
+	cp runs/control/control.json hub_cards/reports/control.json
 
 evidence: $(READY)  ## every table of hub_cards/reports/README.md but `make control`'s (DATA=folder of the datasets; days on 2 cores, resumable)
 	$(BIN)/python scripts/evidence.py --data $(DATA)

@@ -45,8 +45,10 @@ def glance() -> str:
     runs = {name: one for name, one in reports.items() if "pulse-fused" in one.get("systems", {})}
     for name, report in sorted(runs.items(), key=lambda pair: (pair[1]["protocol"]["synthetic"], pair[0])):
         protocol, strongest = report["protocol"], cards.strongest_baseline(report)
-        if not report["audit"]["passed"] or protocol["negatives"] != 9 or protocol["sampling"] != "uniform":
-            raise ValueError(f"{name}.json: failed its audit or ranks other candidates; it has no row in this table")
+        if protocol["negatives"] != 9 or protocol["sampling"] != "uniform":
+            continue
+        if not report["audit"]["passed"]:
+            raise ValueError(f"{name}.json: failed its audit; it has no row in this table")
         best, text, fused = (report["systems"][row]["hr@1"]["value"] for row in (strongest, "pulse", "pulse-fused"))
         row = next(row for row in cards.against_the_strongest(report) if row["system"] == "pulse-fused")
         told = f"{name} (**synthetic**)" if protocol["synthetic"] else name
@@ -77,17 +79,19 @@ def table(report: dict[str, Any]) -> str:
     lines += differences("against the strongest row that is not ours (HR@1, paired)", against)
     controls = [row for row in report.get("controls", []) if row["metric"] == "hr@1"]
     lines += differences("what thoughts add, each against the same without them (HR@1, paired)", controls)
-    lines += differences("what a reason is worth (`pulse`, HR@1, paired)", cards.worth_of_a_reason(report))
+    runs = report.get("worth_of_a_reason", {}).get("runs", seeds)
+    part = "" if runs == seeds else f", {runs} of {seeds} seeds"
+    lines += differences(f"what a reason is worth (`pulse`, HR@1, paired{part})", cards.worth_of_a_reason(report))
     if published and "worth_of_a_reason" in report:
-        lines += reasons(report["worth_of_a_reason"]["variants"], published["reasons"])
+        lines += reasons(report["worth_of_a_reason"]["variants"], published["reasons"], part)
     if published:
         lines += costs(report["systems"])
     return "\n".join(lines)
 
 
-def reasons(variants: dict[str, Any], published: dict[str, float]) -> list[str]:
-    """The paper's ablations A and B in one table: which reason the scorer is given."""
-    lines = ["", *header("`pulse`, given", "HR@1 (95 % interval)", "paper")]
+def reasons(variants: dict[str, Any], published: dict[str, float], part: str) -> list[str]:
+    """The paper's ablations A and B in one table: which reason the scorer is given; ``part`` says of which seeds."""
+    lines = ["", *header(f"`pulse`{part}, given", "HR@1 (95 % interval)", "paper")]
     for name, row in sorted(variants.items(), key=lambda pair: pair[1]["hr@1"]["value"]):
         lines.append(f"| {name} | {cards.span(row['hr@1'])} | {figure(published, name)} |")
     return lines
