@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, read_tensors, settings_of
 from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.models.embedded import MINILM_ID
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
 from pulse_hf.schema import Item, Sequence
@@ -145,7 +146,8 @@ def _of_writer(thoughts: dict[str, Any], manifest: Mapping[str, Any], base: str)
 def _pinned(name: str, manifest: Mapping[str, Any]) -> str:
     """A model of the Hub with the commit that a stage used, so that it stays that one."""
     revision = json.loads(manifest["fingerprint"].get("model.revision", '""'))
-    return f"{name}@{revision}" if len(revision) == 40 and "@" not in name else name
+    pinned = len(revision) == 40 and "@" not in name and name != MINILM_ID  # which a wheel may bring, too
+    return f"{name}@{revision}" if pinned else name
 
 
 def base_of(record: Mapping[str, Any], folder: Path) -> str:

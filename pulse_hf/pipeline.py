@@ -131,7 +131,7 @@ def run_road(
     """
     if until is not None:
         stage_named(until)
-    if not (run / SETTINGS).exists():
+    if not any(run.glob(f"*/{MANIFEST}")):
         _keep(run, settings)
     for stage in ROAD:
         left_out = (stage.word == "world" and settings.world is None) or (

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import Parts, parts_of_run
 from pulse_hf.hub.model_cards import ModelCards
-from pulse_hf.hub.transfer import Pushed, fetch_model, is_repo_id, pull, push_folder
+from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder, require_cached
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.retrieval.names import Event, Names
@@ -340,9 +340,11 @@ class PulseRecommender:
         Args:
             source: A folder written by :meth:`save_pretrained`, or ``owner/name``.
             revision: Branch, tag or commit of a repo.
-            token: Access token, for the repo and for models that it names; the one logged in with by default.
-            cache_dir: Cache folder of the repo; models that it only names lie in the default one.
-            local_files_only: Use what is cached; what is not there is an error. (``HF_HUB_OFFLINE=1`` never asks.)
+            token: Access token of the repo; the one logged in with by default. Models that it only names (a base of
+                more than 128 MiB) are loaded with the latter, from the default cache.
+            cache_dir: Cache folder of the repo.
+            local_files_only: Use what is cached; a repo or language model that is not there is an error.
+                (``HF_HUB_OFFLINE=1`` never asks for anything.)
             generator: Writes the reasons, instead of the language model it was made with.
             device: Of the language models that score and write, ``"cuda"`` or ``"cpu"``; by default a GPU if there is
                 one.
@@ -364,9 +366,9 @@ class PulseRecommender:
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
-        if token is not None or local_files_only:
+        if local_files_only:
             for name in named_models(folder, writes=generator is None):
-                fetch_model(name, token=token, local_files_only=local_files_only)
+                require_cached(name)
         return cls(load_parts(folder, generator, device=device, dtype=dtype))
 
     @classmethod

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from shutil import copytree, ignore_patterns, rmtree
+from shutil import copytree, ignore_patterns
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -52,8 +52,8 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     """Write everything into one folder; no user of the run is in it.
 
     The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
-    128 MiB is included, a larger one is named by id and revision. All is written beside the folder and moved in at the
-    end, so that the folder may be the one that the parts were loaded from, and is as it was if anything fails.
+    128 MiB is included, a larger one is named by id and revision. All is written into a folder of its own inside and
+    moved out at the end, so that the parts may have been loaded from here, and nothing has changed if anything fails.
 
     Args:
         parts: What to keep.
@@ -63,16 +63,18 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     Raises:
         ArtifactError: The folder holds something else.
     """
-    folder = folder.absolute()
+    folder.mkdir(parents=True, exist_ok=True)
     earlier = _earlier_save(folder)
-    folder.parent.mkdir(parents=True, exist_ok=True)
-    with TemporaryDirectory(prefix=f".{folder.name}-", dir=folder.parent) as name:
-        made = Path(name)
+    # Inside, not beside: the folder may be a mount or a link, and nothing moves from one disk to another.
+    with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+        made, old = Path(name) / "new", Path(name) / "old"
+        made.mkdir()
+        old.mkdir()
         _write_parts(parts, made, merge=merge)
         seal_folder(made, KIND)
-        folder.mkdir(exist_ok=True)
-        for old in earlier:
-            rmtree(folder / old) if (folder / old).is_dir() else (folder / old).unlink(missing_ok=True)
+        for one in earlier:
+            if (folder / one).exists():
+                (folder / one).replace(old / one)
         for path in sorted(made.iterdir(), key=lambda path: path.name == CHECKSUMS):  # the seal is the last to come
             path.replace(folder / path.name)
 
@@ -169,8 +171,6 @@ def _earlier_save(folder: Path) -> set[str]:
     Raises:
         ArtifactError: The folder holds something else, too.
     """
-    if not folder.exists():
-        return set()
     earlier = set()
     if (folder / CHECKSUMS).exists():
         earlier = {CHECKSUMS, *(one.path.split("/")[0] for one in read_seal(folder).files)}
@@ -213,7 +213,7 @@ def require_public(parts: Parts) -> None:
 
 
 def named_models(folder: Path, *, writes: bool = True) -> list[str]:
-    """The models that a saved recommender only names: its base, the one that writes reasons, the encoder of titles.
+    """The language models that a saved recommender only names: its base, and the one that writes reasons.
 
     Args:
         folder: Written by :func:`save_parts`.
@@ -223,11 +223,10 @@ def named_models(folder: Path, *, writes: bool = True) -> list[str]:
 
     record = read_json(folder / RECORD)
     base, thoughts = base_of(record, folder), record["thoughts"]
-    writes = writes and thoughts["engine"] in ("transformers", "vllm")
-    named = [] if (folder / MERGED).is_dir() and not writes else [base]
-    if writes and thoughts["model"] != record["base_model"]:
-        named.append(thoughts["model"])
-    return [*named, record["encoder"]]
+    named = [] if (folder / MERGED).is_dir() else [base]
+    if writes and thoughts["engine"] in ("transformers", "vllm"):
+        named.append(base if thoughts["model"] == record["base_model"] else thoughts["model"])
+    return list(dict.fromkeys(named))
 
 
 def load_parts(

@@ -27,7 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, sha256_of_text, write_json
-from pulse_hf.evaluation.outcomes import Outcome, load_outcome, outcome_of, save_outcome
+from pulse_hf.evaluation.outcomes import Outcome, code_sha256, load_outcome, outcome_of, save_outcome
 from pulse_hf.evaluation.pooled import pooled_report
 from pulse_hf.pipeline import run_road
 from pulse_hf.presets import preset_named
@@ -168,6 +168,7 @@ def main() -> None:
     if unknown:
         parser.error(f"no arm {', '.join(unknown)}; there are {', '.join(known)}")
     # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
+    code_sha256()  # now: a source file may change while hours of runs go on
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     for name in chosen.arms or known:
         _, folder = settings_of_arm(ARMS / f"{name}.json", chosen.data)

@@ -77,6 +77,10 @@ def test_score_prompt_and_candidate():
 
 def test_words_are_cut_whole_and_hashes_follow_the_files():
     assert inert("a b c d", 2) == "a b"
+    # A lone bar is what stands between title, stars and words; two of them must not leave one.
+    assert inert("Kettle | | 1/5 | | hated it", 9) == "Kettle 1/5 hated it"
+    assert inert("Tea | Cup|Pot", 9) == "Tea Cup|Pot"
+    assert inert("a | b c", 3) == "a b"  # cut first: a text without a forgery is what it always was
     assert set(prompt_hashes()) == {"rationale", "reason", "refine", "score", "candidate"}
     assert len(prompt_hashes("score")["score"]) == 64
 

@@ -12,7 +12,7 @@ import torch
 from small_road import small_settings
 from typer.testing import CliRunner
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_tensors, verify, write_tensors
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_tensors, verify, write_json, write_tensors
 from pulse_hf.cli.main import app, main
 from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.hub.files import check_folder, seal_folder
@@ -22,7 +22,7 @@ from pulse_hf.presets import preset_named
 from pulse_hf.reasoning.generator import ScriptedGenerator
 from pulse_hf.reasoning.titles import BASELINES
 from pulse_hf.recommender import Event, PulseRecommender
-from pulse_hf.saving import save_published
+from pulse_hf.saving import named_models, save_published
 from pulse_hf.settings import merge, override
 
 FOLDERS = ("world", "sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
@@ -223,10 +223,29 @@ def test_a_recommender_is_saved_over_itself(recommender, tmp_path, monkeypatch, 
     assert (tmp_path / "shop" / "checksums.json").read_bytes() == sealed
     check_folder(tmp_path / "shop")  # what fails leaves it as it was
     loaded.save_pretrained(tmp_path / "shop", merge=merge)
-    assert [path.name for path in tmp_path.iterdir()] == ["shop"]
+    assert not [path.name for path in (tmp_path / "shop").iterdir() if path.name.startswith(".")]
     again = PulseRecommender.from_pretrained(tmp_path / "shop")
     assert again.score(names[:2], names) == pytest.approx(recommender.score(names[:2], names), abs=1e-4)
     assert (tmp_path / "shop" / "merged").is_dir() == merge
+
+
+def test_a_recommender_is_saved_through_a_link_and_names_what_it_does_not_hold(recommender, tmp_path, monkeypatch):
+    (tmp_path / "elsewhere").mkdir()
+    (tmp_path / "shop").symlink_to(tmp_path / "elsewhere")
+    recommender.save_pretrained(tmp_path / "shop")
+    recommender.save_pretrained(tmp_path / "shop")
+    check_folder(tmp_path / "elsewhere")
+    assert set(named_models(tmp_path / "shop")) == {str(tmp_path / "shop" / "base")}
+    monkeypatch.setattr("pulse_hf.saving.MAX_INCLUDED_BASE_BYTES", 0)
+    recommender.save_pretrained(tmp_path / "shop")
+    assert named_models(tmp_path / "shop") == [NANO_ID]
+    record = read_json(tmp_path / "shop" / "pulse.json")
+    write_json(tmp_path / "shop" / "pulse.json", record | {"thoughts": record["thoughts"] | {"model": "owner/writer"}})
+    assert named_models(tmp_path / "shop") == [NANO_ID, "owner/writer"]
+    assert named_models(tmp_path / "shop", writes=False) == [NANO_ID]
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ConnectionError, match="owner/writer is not in the cache"):
+        PulseRecommender.from_pretrained(tmp_path / "shop", local_files_only=True)
 
 
 def test_a_base_model_of_this_machine_travels_under_its_name_and_without_what_is_no_data(recommender, tmp_path):
@@ -237,7 +256,12 @@ def test_a_base_model_of_this_machine_travels_under_its_name_and_without_what_is
         (base / name).write_text("x")
     record = {**recommender.parts.record, "base_model": str(base)}
     record["thoughts"] = {**record["thoughts"], "model": str(base)}
-    parts = replace(recommender.parts, record=record)
+    scorer = shutil.copytree(recommender.parts.folder, tmp_path / "scorer")
+    told = read_json(scorer / "scorer.json")
+    write_json(scorer / "scorer.json", told | {"base": told["base"] | {"id": str(base)}})
+    config = scorer / "adapter" / "adapter_config.json"
+    write_json(config, read_json(config) | {"base_model_name_or_path": str(base)})
+    parts = replace(recommender.parts, record=record, folder=scorer)
     save_published(parts, tmp_path / "shop", None)
     texts = "".join(path.read_text() for path in (tmp_path / "shop").rglob("*.json"))
     assert "secret place" not in texts
@@ -398,9 +422,14 @@ def test_a_run_keeps_its_settings_and_single_stages_take_them(tmp_path, monkeypa
 
 
 def test_refused_settings_are_not_kept(run):
-    with pytest.raises(ArtifactError, match=r"settings\.num_negatives"):
-        run_road(run, override(small_settings(), ["candidates.num_negatives=4"]))
-    assert settings_of_run(run) == small_settings()
+    kept = (run / "settings.json").read_text()
+    for before in (kept, None):
+        if before is None:  # a run of an earlier version
+            (run / "settings.json").unlink()
+        with pytest.raises(ArtifactError, match=r"settings\.num_negatives"):
+            run_road(run, override(small_settings(), ["candidates.num_negatives=4"]))
+        assert settings_of_run(run) == (small_settings() if before else None)
+    (run / "settings.json").write_text(kept)
 
 
 def test_a_shop_that_no_settings_make_is_told(tmp_path):
@@ -409,10 +438,8 @@ def test_a_shop_that_no_settings_make_is_told(tmp_path):
 
 
 def test_a_missing_extra_is_named(monkeypatch, capsys):
-    def lacking():
-        raise ModuleNotFoundError("No module named 'gradio'", name="gradio")
-
-    monkeypatch.setattr("pulse_hf.cli.main.app", lacking)
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gradio" else 1 / 0)
+    monkeypatch.setattr("sys.argv", ["pulse", "space"])
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

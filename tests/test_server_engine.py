@@ -81,7 +81,7 @@ def flaky(monkeypatch: pytest.MonkeyPatch) -> Iterator[str]:
     server = ThreadingHTTPServer(("127.0.0.1", 0), Flaky)
     Flaky.script, Flaky.seen, Flaky.keys = [], [], set()
     threading.Thread(target=server.serve_forever, daemon=True).start()
-    monkeypatch.setattr(server_engine.time, "sleep", lambda seconds: None)
+    monkeypatch.setattr(server_engine, "_pause", lambda stop, seconds: None)
     yield f"m@http://127.0.0.1:{server.server_port}/v1"
     server.shutdown()
 

@@ -18,16 +18,18 @@ PUSH = """
     done = push_folder(Path(sys.argv[1]), "alice/shop", message="second")
     print(json.dumps([done.commit, [one.path for one in done.changed], list(done.deleted)]))
 """
-FETCH = """
+CACHED = """
     import sys
-    from pulse_hf.hub.transfer import fetch_model
+    from huggingface_hub import snapshot_download
+    from pulse_hf.hub.transfer import require_cached
     from pulse_hf.models.embedded import resolve_model
     name = sys.argv[1]
     try:
-        fetch_model(name, local_files_only=True)
+        require_cached(name)
     except ConnectionError as error:
-        print("not in the cache" in str(error))
-        fetch_model(name)
+        print("is not in the cache" in str(error))
+        snapshot_download(*name.split("@")[:1], revision=name.split("@")[1])
+    require_cached(name)
     print(resolve_model(name)[1]["revision"])
 """
 PULL = """
@@ -83,14 +85,14 @@ def test_a_push_after_another_commit_than_it_was_made_from_is_refused(hub, folde
     assert json.loads(run_client(code, env, folder, hub.commits("alice/shop")[0], patient=False))[0]
 
 
-def test_a_model_that_is_only_named_is_fetched_once_and_found_by_its_commit(hub, folder, tmp_path):
+def test_a_model_that_is_only_named_is_found_in_the_cache_by_its_commit(hub, folder, tmp_path):
     (folder / "config.json").write_text('{"hidden_size": 8}')
     seal_folder(folder, "recommender")
     commit, _, _ = push(hub, folder, tmp_path / "a")
     fresh = hub.environment(tmp_path / "b")
-    assert run_client(FETCH, fresh, f"alice/shop@{commit}").split() == ["True", commit]
+    assert run_client(CACHED, fresh, f"alice/shop@{commit}").split() == ["True", commit]
     before = len(hub.requests)
-    assert run_client(FETCH, fresh, f"alice/shop@{commit}").split() == [commit]
+    assert run_client(CACHED, fresh, f"alice/shop@{commit}").split() == [commit]
     assert len(hub.requests) == before  # a commit stays what it is: nobody is asked
 
 

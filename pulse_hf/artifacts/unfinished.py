@@ -36,6 +36,8 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_SECOND_WISH_S = 1.0  # a signal that comes sooner after the first is taken for the same one
+
 
 class Shards:
     """Append-only rows for long generation: every batch becomes one finished Parquet file.
@@ -221,14 +223,17 @@ def whole_batch() -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    arrived: list[tuple[int, FrameType | None]] = []
+    arrived: list[tuple[int, float]] = []
     held = (signal.SIGINT, signal.SIGTERM)
 
-    def hold(number: int, frame: FrameType | None) -> None:
-        arrived.append((number, frame))
-        if len(arrived) > 1:  # whoever asks twice does not want to wait: what is kept already stays kept
+    def hold(number: int, _frame: FrameType | None) -> None:
+        now = time.monotonic()
+        # Whoever asks twice does not want to wait: what is kept already stays kept. (One ``timeout`` signals a process
+        # and its group, which is no second wish.)
+        if arrived and now - arrived[0][1] >= _SECOND_WISH_S:
             restore()
             signal.raise_signal(number)
+        arrived.append((number, now))
         logger.info("%s: finishing this batch; once more to stop at once", signal.Signals(number).name)
 
     def restore() -> None:

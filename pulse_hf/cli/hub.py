@@ -118,11 +118,15 @@ def space(
     port: Annotated[int, typer.Option(help="Port on this machine.")] = 7860,
 ) -> None:
     """Start the interactive Space on this machine."""
+    import importlib.util
     import os
     import subprocess
     import sys
 
     from pulse_hf.hub.shipped import shipped
+
+    if importlib.util.find_spec("gradio") is None:
+        raise ModuleNotFoundError("the Space needs gradio", name="gradio")
 
     environment = {
         "PULSE_REPO_ID": repo or "",  # what this shell may have set for another Space counts no more

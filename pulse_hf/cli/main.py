@@ -44,7 +44,6 @@ Force = Annotated[bool, typer.Option("--force", help="Make anew what was made fr
 _EXTRAS = {
     "train": ("accelerate", "bm25s", "datasets", "trl", "sklearn", "scipy", "matplotlib"),
     "space": ("gradio",),
-    "metric": ("evaluate",),
     "vllm": ("vllm",),
 }
 

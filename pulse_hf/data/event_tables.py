@@ -243,7 +243,7 @@ def _of_five(table: pa.Table, highest: float, repaired: Counter[str]) -> pa.Tabl
     if highest == 5:
         return table
     place = table.schema.get_field_index("rating")
-    stars = pc.multiply(table["rating"], 5 / highest).cast(table.schema.field(place).type)
+    stars = pc.round(pc.multiply(table["rating"], 5 / highest), 2).cast(table.schema.field(place).type)
     if len(stars) > stars.null_count:
         repaired["rating of another scale as of five stars"] += len(stars) - stars.null_count
     return table.set_column(place, table.schema.field(place), stars)

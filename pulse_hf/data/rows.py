@@ -149,9 +149,8 @@ def json_rows(chunk: Chunk, read: Collection[str] | None = None) -> Iterator[tup
         where = f"{chunk.path}:{number}"
         try:
             row = decoder.decode(text)
-            for name in read or ():
-                if isinstance(row, dict) and isinstance(row.get(name), _Constant):
-                    _no_constant(row[name])
+            for name in read or () if isinstance(row, dict) else ():
+                _require_no_constant(row.get(name))
         except (ValueError, RecursionError) as error:
             expected = f"one JSON object ({str(error)[:MAX_EXCERPT_CHARS]})"
             yield where, RowError(where, "", text.strip(), expected, "not JSON")
@@ -175,6 +174,14 @@ def _unique(pairs: list[tuple[str, Any]], read: Collection[str] | None = None) -
 
 class _Constant(str):
     """NaN or an infinity, which are not JSON, under a key that nobody may read."""
+
+
+def _require_no_constant(value: Any) -> None:
+    if isinstance(value, _Constant):
+        _no_constant(value)
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    for part in parts:
+        _require_no_constant(part)
 
 
 def _no_constant(name: str) -> float:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cache
 from operator import itemgetter
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -32,7 +33,7 @@ if TYPE_CHECKING:
 
     Places = tuple[NDArray[np.int64], NDArray[np.int64]]
 
-__all__ = ["Outcome", "load_outcome", "outcome_of", "save_outcome"]
+__all__ = ["Outcome", "code_sha256", "load_outcome", "outcome_of", "save_outcome"]
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REPORT, _PLACES = "outcome.json", "places.parquet"
@@ -52,7 +53,7 @@ class Outcome:
         chosen_sha256: Of who chose what.
         seconds: Of all stages.
         settings_sha256: Of the run's settings; empty if nobody told.
-        code_sha256: Of the package that read the outcome, which is the one that ran; empty if nobody told.
+        code_sha256: Of the package in the process that kept the outcome; empty if nobody told.
     """
 
     name: str
@@ -91,12 +92,13 @@ def outcome_of(run: Path, settings_sha256: str = "") -> Outcome:
         sha256_of_text(text for pair in chosen for text in pair),
         round(sum(stages), 1),
         settings_sha256,
-        _code_sha256(),
+        code_sha256(),
     )
 
 
-def _code_sha256() -> str:
-    """What all source files of this package are: the same settings may mean other numbers in another one."""
+@cache
+def code_sha256() -> str:
+    """What all source files of this package were when first asked: the same settings may give other numbers later."""
     return sha256_of_text(path.read_text(encoding="utf-8") for path in sorted(_PACKAGE.rglob("*.py")))
 
 

@@ -36,7 +36,7 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
     Returns:
         A report with a run's own keys (DESIGN §8.7). A system is averaged over the runs that have it, ``seeds`` says
         over which, a pair is compared over those that have both; ``protocol`` has all ``seeds`` and each run's
-        ``candidates_sha256``; ``code_sha256`` is of the package that made each run (empty where nobody told);
+        ``candidates_sha256``; ``code_sha256`` is of the package that kept each run (empty where nobody told);
         ``by_seed`` has each run's HR@1, ``None`` where it has none. What cannot be pooled
         (stackers, training rows) is left to the runs' own reports.
 

@@ -40,9 +40,6 @@ _LOCAL: dict[int | None, type[ArtifactError]] = {
     errno.EROFS: ArtifactError,
 }
 
-# What is loaded of a language model or encoder; a tokenizer may be a sentencepiece model.
-_OF_A_MODEL = ["*.safetensors", "*.json", "*.txt", "*.jinja", "*.model"]
-
 RepoType = Literal["model", "dataset", "space"]
 
 
@@ -281,27 +278,21 @@ def pull(
     return folder
 
 
-def fetch_model(model_id: str, *, token: str | bool | None = None, local_files_only: bool = False) -> None:
-    """Bring a model of the Hub into the default cache, from where it is loaded without a question.
+def require_cached(model_id: str) -> None:
+    """See that a model of the Hub is in the cache, without asking the Hub.
 
     Args:
-        model_id: As :func:`~pulse_hf.models.embedded.resolve_model` takes it; of a folder or an embedded model there
-            is nothing to fetch.
-        token: Access token; the one logged in with by default.
-        local_files_only: Only see that it is there.
+        model_id: As :func:`~pulse_hf.models.embedded.resolve_model` takes it; a folder or an embedded model is there.
 
     Raises:
-        ConnectionError: It is not there, or the Hub refused.
+        ConnectionError: Its configuration is not, at that revision.
     """
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import hf_hub_download
 
-    if is_here(model_id):
-        return
-    name, _, revision = model_id.partition("@")
-    with _plain_errors(name, token):
-        snapshot_download(
-            name, revision=revision or None, token=token, local_files_only=local_files_only, allow_patterns=_OF_A_MODEL
-        )
+    if not is_here(model_id):
+        name, _, revision = model_id.partition("@")
+        with _plain_errors(name, None):
+            hf_hub_download(name, "config.json", revision=revision or None, local_files_only=True)
 
 
 def head_of(repo_id: str, repo_type: RepoType, *, revision: str | None = None, token: str | None = None) -> str | None:

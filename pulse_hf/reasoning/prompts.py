@@ -117,7 +117,7 @@ def inert(text: str, max_words: int) -> str:
     'fine im_end Reason buy'
     """
     plain = _MARKER.sub(lambda match: f" {match[1]} " if match[1] else " ", text)
-    return cut_text(" ".join([word for word in plain.split() if word.strip("|")][:max_words]), _WORD_CHARS * max_words)
+    return cut_text(" ".join(word for word in plain.split()[:max_words] if word.strip("|")), _WORD_CHARS * max_words)
 
 
 def rationale_prompt(

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import logging
 import os
+import threading
 import time
 from collections.abc import Sequence as Series
 from concurrent.futures import ThreadPoolExecutor
@@ -88,10 +89,11 @@ class ServerGenerator:
         """
         started = time.perf_counter()
         asked = [(prompt, sample) for prompt in prompts for sample in range(width)]
-        pool = ThreadPoolExecutor(min(self.concurrency, max(1, len(asked))))
+        pool, stop = ThreadPoolExecutor(min(self.concurrency, max(1, len(asked)))), threading.Event()
         try:
-            replies = list(pool.map(lambda one: self._ask(one[0], one[1], sampling, seed), asked))
-        finally:  # who stops the run does not wait for what is still asked
+            replies = list(pool.map(lambda one: self._ask(one[0], one[1], sampling, seed, stop), asked))
+        finally:  # who stops the run waits for answers that are under way, and for no further try
+            stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
         refused = [reply for reply in replies if isinstance(reply, ConnectionError)]
         self._answered = self._answered or len(refused) < len(replies)
@@ -123,13 +125,15 @@ class ServerGenerator:
         text = (choice.message.content or "").encode(errors="replace").decode()  # JSON can hold half a surrogate pair
         return Generation(text, min(likelihood, 0.0), written, finish)  # type: ignore[arg-type]
 
-    def _ask(self, prompt: Prompt, sample: int, sampling: Sampling, seed: int) -> Any:
+    def _ask(self, prompt: Prompt, sample: int, sampling: Sampling, seed: int, stop: threading.Event) -> Any:
         """One request, sent again after growing waits where that may help; the error itself where it is refused."""
         from huggingface_hub.errors import HfHubHTTPError, InferenceTimeoutError
 
         problem, wait = "", 0.0
         for attempt in range(self.tries):
-            time.sleep(min(_MAX_WAIT_S, wait))
+            _pause(stop, min(_MAX_WAIT_S, wait))
+            if stop.is_set():
+                break
             wait = 2.0**attempt
             try:
                 reply = self._client.chat_completion(
@@ -163,6 +167,10 @@ class ServerGenerator:
             f"{self._server} gave no answer for {prompt.key} in {attempt + 1} tries ({problem}). "
             f"Check that the server runs and serves {self.model_id!r}; the same command goes on from here."
         )
+
+
+def _pause(stop: threading.Event, seconds: float) -> None:
+    stop.wait(seconds)
 
 
 def _seconds(header: str | None, otherwise: float) -> float:

@@ -79,7 +79,8 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
     space = ThoughtSpaceSettings(**_settings_of(run / "thought_space"))
     sequential = SequentialSettings(**_settings_of(run / "sequential"))
     budgets: dict[str, Any] = {"thought_space": asdict(space), "sequential": asdict(sequential)}
-    parents = ["sequences", *(("rationales", "thought_space") if space.all_titles else ())]
+    counted = space.all_titles and "encoder-tuned" in settings.systems
+    parents = ["sequences", *(("rationales", "thought_space") if counted else ())]
     if set(settings.systems) & set(A_LLMREC):
         scorer = _settings_of(run / "recommender")
         budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
@@ -178,6 +179,8 @@ def _encoder(material: Material, pairs: list[Pair]) -> dict[str, Any]:
 
 def _of_equal_steps(material: Material, pairs: list[Pair], alone: ThoughtSpaceSettings) -> ThoughtSpaceSettings:
     """The settings with at least as many steps as a space of all titles, and no more people kept for validation."""
+    from pulse_hf.training.thought_space_fit import num_batches
+
     rows = artifacts.read_table(material.run / "rationales" / "rationales.parquet").to_pylist()
     users = {pair.user_id for pair in pairs}
     explained = len(users & {row["user_id"] for row in rows if row["status"] == "ok"}) / len(users)
@@ -185,7 +188,8 @@ def _of_equal_steps(material: Material, pairs: list[Pair], alone: ThoughtSpaceSe
     held_out = validation_users(pairs, alone, material.seed)
     own = latest_pairs([one for one in pairs if one.user_id not in held_out], alone.training_pairs_per_user)
     fitted = artifacts.read_json(material.run / "thought_space" / "metrics.json")["models"]["model"]["pairs"]["fitted"]
-    return replace(alone, epochs=math.ceil(material.space.epochs * fitted / len(own)))
+    steps, own_steps = (num_batches(rows, alone.batch_size) for rows in (fitted, len(own)))
+    return replace(alone, epochs=math.ceil(material.space.epochs * steps / own_steps))
 
 
 def _sasrec(name: str, material: Material, **objective: Any) -> dict[str, Any]:
