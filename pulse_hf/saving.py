@@ -15,7 +15,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from shutil import copytree, ignore_patterns
+from shutil import copytree, ignore_patterns, rmtree
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
@@ -45,6 +45,7 @@ if TYPE_CHECKING:
 
 RECORD = "pulse.json"
 KIND = "recommender"
+_WORK = ".saving-"
 MAX_INCLUDED_BASE_BYTES = 128 * 2**20
 
 
@@ -65,8 +66,10 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     earlier = _earlier_save(folder)
+    for left in folder.glob(f"{_WORK}*"):  # by a save that was killed
+        rmtree(left)
     # Inside, not beside: the folder may be a mount or a link, and nothing moves from one disk to another.
-    with TemporaryDirectory(prefix=".saving-", dir=folder) as name:
+    with TemporaryDirectory(prefix=_WORK, dir=folder) as name:
         made, old = Path(name) / "new", Path(name) / "old"
         made.mkdir()
         old.mkdir()

@@ -14,9 +14,10 @@ from typer.testing import CliRunner
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_tensors, verify, write_json, write_tensors
 from pulse_hf.cli.main import app, main
+from pulse_hf.composition import _pinned
 from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.hub.files import check_folder, seal_folder
-from pulse_hf.models.embedded import NANO_ID, resolve_model
+from pulse_hf.models.embedded import MINILM_ID, NANO_ID, resolve_model
 from pulse_hf.pipeline import ROAD, run_road, run_stage, settings_of_run, stage_named, token_budget
 from pulse_hf.presets import preset_named
 from pulse_hf.reasoning.generator import ScriptedGenerator
@@ -232,9 +233,11 @@ def test_a_recommender_is_saved_over_itself(recommender, tmp_path, monkeypatch, 
 def test_a_recommender_is_saved_through_a_link_and_names_what_it_does_not_hold(recommender, tmp_path, monkeypatch):
     (tmp_path / "elsewhere").mkdir()
     (tmp_path / "shop").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / ".saving-killed" / "new").mkdir(parents=True)
     recommender.save_pretrained(tmp_path / "shop")
     recommender.save_pretrained(tmp_path / "shop")
     check_folder(tmp_path / "elsewhere")
+    assert not list((tmp_path / "elsewhere").glob(".saving-*"))  # nor what a killed save left
     assert set(named_models(tmp_path / "shop")) == {str(tmp_path / "shop" / "base")}
     monkeypatch.setattr("pulse_hf.saving.MAX_INCLUDED_BASE_BYTES", 0)
     recommender.save_pretrained(tmp_path / "shop")
@@ -430,6 +433,22 @@ def test_refused_settings_are_not_kept(run):
             run_road(run, override(small_settings(), ["candidates.num_negatives=4"]))
         assert settings_of_run(run) == (small_settings() if before else None)
     (run / "settings.json").write_text(kept)
+
+
+def test_a_model_of_the_hub_is_pinned_to_the_commit_a_stage_used():
+    def used(revision):
+        return {"fingerprint": {"model.revision": json.dumps(revision)}}
+
+    commit = "0123456789" * 4
+    assert _pinned("owner/writer", used(commit)) == f"owner/writer@{commit}"
+    for name, revision in (("owner/writer@v1", commit), (NANO_ID, "package"), (MINILM_ID, commit)):
+        assert _pinned(name, used(revision)) == name
+    assert _pinned("owner/writer", {"fingerprint": {}}) == "owner/writer"
+
+
+def test_half_a_configuration_is_told():
+    done = CliRunner().invoke(app, ["pull", "owner/x", "--config", "shop", "--run", "y"])
+    assert "expected CONFIG/ARTEFACT, for example shop/rationales" in str(done.exception)
 
 
 def test_a_shop_that_no_settings_make_is_told(tmp_path):

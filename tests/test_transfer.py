@@ -1,5 +1,6 @@
 """Push and pull against the loopback Hub: one commit or none, verified files, faults, hostile records."""
 
+import errno
 import json
 from contextlib import suppress
 from pathlib import Path
@@ -7,9 +8,9 @@ from pathlib import Path
 import pytest
 from loopback_hub import DropAfter, DropBefore, FlipByte, Meanwhile, Status, Truncate, run_client
 
-from pulse_hf.artifacts import ArtifactError, write_tensors
+from pulse_hf.artifacts import ArtifactError, DiskFullError, write_tensors
 from pulse_hf.hub.files import CHECKSUMS, check_folder, list_files, read_seal, seal_folder
-from pulse_hf.hub.transfer import pull, push_folder
+from pulse_hf.hub.transfer import _plain_errors, pull, push_folder
 
 PUSH = """
     import json, sys
@@ -83,6 +84,16 @@ def test_a_push_after_another_commit_than_it_was_made_from_is_refused(hub, folde
     with pytest.raises(RuntimeError, match="somebody else changed it meanwhile; nothing was pushed"):
         run_client(code, env, folder, first, patient=False)
     assert json.loads(run_client(code, env, folder, hub.commits("alice/shop")[0], patient=False))[0]
+
+
+@pytest.mark.parametrize(
+    ("number", "kind"), [(errno.ENOSPC, DiskFullError), (errno.EACCES, ArtifactError), (errno.EROFS, ArtifactError)]
+)
+def test_what_this_machine_refuses_is_no_silence_of_the_hub(number, kind):
+    with pytest.raises(kind, match="alice/shop: .*cache"), _plain_errors("alice/shop", None):
+        raise OSError(number, "refused", "/cache/file")
+    with pytest.raises(ConnectionError), _plain_errors("alice/shop", None):
+        raise OSError(errno.ECONNRESET, "lost")
 
 
 def test_a_model_that_is_only_named_is_found_in_the_cache_by_its_commit(hub, folder, tmp_path):

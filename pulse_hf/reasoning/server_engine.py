@@ -30,8 +30,6 @@ _REFUSED = frozenset({400, 413, 422})  # of one request: too long for this serve
 KEY = "PULSE_SERVER_KEY"
 _MAX_WAIT_S = 60.0
 _TIMEOUT_S = 600.0  # one answer
-
-
 _NOTHING = Generation("", finish="length")
 
 
