@@ -15,15 +15,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
-from shutil import copytree, ignore_patterns, rmtree
-from tempfile import TemporaryDirectory
+from shutil import copytree, ignore_patterns
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import (
     ArtifactError,
+    finish_replacing,
     read_json,
     read_table,
     read_tensors,
+    replacing,
     write_json,
     write_table,
     write_tensors,
@@ -31,7 +32,7 @@ from pulse_hf.artifacts import (
 from pulse_hf.composition import BASE, FORMAT_VERSION, Parts, Pool, base_of, compose
 from pulse_hf.hub.files import CARD, CHECKSUMS, EVAL_RESULTS, UNSEALED, check_folder, is_data, read_seal, seal_folder
 from pulse_hf.hub.model_cards import ModelCards
-from pulse_hf.hub.privacy import without_folders
+from pulse_hf.hub.privacy import content_order, without_folders
 from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons
 from pulse_hf.schema import Item
 
@@ -45,41 +46,32 @@ if TYPE_CHECKING:
 
 RECORD = "pulse.json"
 KIND = "recommender"
-_WORK = ".saving-"
 MAX_INCLUDED_BASE_BYTES = 128 * 2**20
 
 
-def save_parts(parts: Parts, folder: Path, *, merge: bool = False) -> None:
+def save_parts(parts: Parts, folder: Path, *, merge: bool = False, cards: ModelCards | None = None) -> None:
     """Write everything into one folder; no user of the run is in it.
 
     The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
-    128 MiB is included, a larger one is named by id and revision. All is written into a folder of its own inside and
-    moved out at the end, so that the parts may have been loaded from here, and nothing has changed if anything fails.
+    128 MiB is included, a larger one is named by id and revision. The parts may have been loaded from this very
+    folder: it holds the old recommender or the new one whatever fails (:func:`pulse_hf.artifacts.replacing`).
 
     Args:
         parts: What to keep.
         folder: Where to; what an earlier save left there is replaced.
         merge: Keep the language model with the adapter added in instead of the adapter.
+        cards: Writes a card and figures beside them.
 
     Raises:
         ArtifactError: The folder holds something else.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    earlier = _earlier_save(folder)
-    for left in folder.glob(f"{_WORK}*"):  # by a save that was killed
-        rmtree(left)
-    # Inside, not beside: the folder may be a mount or a link, and nothing moves from one disk to another.
-    with TemporaryDirectory(prefix=_WORK, dir=folder) as name:
-        made, old = Path(name) / "new", Path(name) / "old"
-        made.mkdir()
-        old.mkdir()
+    finish_replacing(folder)
+    with replacing(folder, _earlier_save(folder), last=CHECKSUMS) as made:
         _write_parts(parts, made, merge=merge)
+        if cards is not None:
+            _write_card(parts, made, cards, merge=merge)
         seal_folder(made, KIND)
-        for one in earlier:
-            if (folder / one).exists():
-                (folder / one).replace(old / one)
-        for path in sorted(made.iterdir(), key=lambda path: path.name == CHECKSUMS):  # the seal is the last to come
-            path.replace(folder / path.name)
 
 
 def _write_parts(parts: Parts, folder: Path, *, merge: bool) -> None:
@@ -147,17 +139,17 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
     Raises:
         ArtifactError: A part lies on this machine only, or the folder holds something else.
     """
+    require_public(parts)
+    save_parts(parts, folder, merge=merge, cards=cards)
+
+
+def _write_card(parts: Parts, folder: Path, cards: ModelCards, *, merge: bool) -> None:
     from pulse_hf.models.scorer.adapter import loads_into_plain_base
 
-    require_public(parts)
-    save_parts(parts, folder, merge=merge)
-    if cards is None:
-        return
-    included = (folder / BASE).is_dir()
     card = cards.recommender(
         read_json(folder / RECORD),
         pool=len(parts.pool.item_ids),
-        base_included=included,
+        base_included=(folder / BASE).is_dir(),
         merged=merge,
         plain_adapter=not merge and loads_into_plain_base(folder),
     )
@@ -165,7 +157,6 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
     if cards.dataset:
         (folder / EVAL_RESULTS).mkdir()
         (folder / EVAL_RESULTS / "pulse.yaml").write_text(cards.eval_results(), encoding="utf-8")
-        seal_folder(folder, KIND)
 
 
 def _earlier_save(folder: Path) -> set[str]:
@@ -251,6 +242,7 @@ def load_parts(
         ArtifactError: The folder is not one, is damaged, was made with other prompts or another base model, or its
             reasons come from a server and no generator is given.
     """
+    finish_replacing(folder)  # of a save that was killed
     if not (folder / RECORD).exists():
         raise ArtifactError(f"{folder} is not a saved recommender (no {RECORD})")
     check_folder(folder)
@@ -293,15 +285,19 @@ def _write_vectors(path: Path, vectors: NDArray[np.float32]) -> None:
 
 
 def _packed(pool: Pool, catalogue: list[str]) -> dict[str, Any]:
-    """The pool as tensors: vectors, all users' item indices in one row, and where each user's begin."""
+    """The pool as tensors: vectors, all users' item indices in one row, and where each user's begin.
+
+    In an order of its own: that of a run is one of user ids.
+    """
     import torch
 
     index = {item_id: number for number, item_id in enumerate(catalogue, start=1)}
-    lengths = [len(row) for row in pool.item_ids]
+    rows = [[index[item_id] for item_id in row] for row in pool.item_ids]
+    order = content_order(pool.vectors, rows)
     return {
-        "vectors": torch.from_numpy(pool.vectors),
-        "item_indices": torch.tensor([index[item_id] for row in pool.item_ids for item_id in row], dtype=torch.int32),
-        "lengths": torch.tensor(lengths, dtype=torch.int32),
+        "vectors": torch.from_numpy(pool.vectors[order]),
+        "item_indices": torch.tensor([number for place in order for number in rows[place]], dtype=torch.int32),
+        "lengths": torch.tensor([len(rows[place]) for place in order], dtype=torch.int32),
     }
 
 

@@ -75,6 +75,25 @@ def test_a_changed_fingerprint_is_refused_by_name_unless_forced(tmp_path, key, c
     assert build(folder, fingerprint(**changes), make, force=True) is True
 
 
+def test_what_an_older_version_made_is_refused_by_name_and_made_anew_if_forced(tmp_path, monkeypatch):
+    folder = tmp_path / "toy"
+
+    def fail(work):
+        Shards(work, "written", "decisions").append([ROW])
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as older:
+        older.setattr("pulse_hf.artifacts.building.FORMAT_VERSION", 1)
+        build(folder, fingerprint(), make)
+        with pytest.raises(RuntimeError):
+            build(tmp_path / "half", fingerprint(), fail)
+    for made in (folder, tmp_path / "half"):
+        with pytest.raises(ArtifactError, match=r"(?s)format_version: was 1, .*--force"):
+            build(made, fingerprint(), make)
+        assert build(made, fingerprint(), make, force=True) is True
+        verify(made)
+
+
 def test_a_failing_stage_leaves_the_old_artefact(tmp_path):
     folder = tmp_path / "toy"
     build(folder, fingerprint(), make)

@@ -36,6 +36,7 @@ from pulse_hf.data.sequences import (
     training_decisions,
     write_sequences,
 )
+from pulse_hf.retrieval.candidates import CandidateSettings, chosen_decisions
 from pulse_hf.schema import Sequence, hash_order, stable_hash
 
 SHARED = Path(__file__).resolve().parents[2] / "shared" / "data"
@@ -522,6 +523,20 @@ def test_samples_are_whole_users_and_nested() -> None:
     assert sample_decisions(trains, 20, 4) != small
     with pytest.raises(ValueError, match="n is 0"):
         sample_decisions(tests, 0, 0)
+
+
+def test_users_to_train_on_are_not_those_to_judge_by() -> None:
+    users = [sequence(f"u{n}", 5) for n in range(2000)]
+    settings = CandidateSettings(max_test_users=200, max_validation_users=200, max_train_users=200)
+    drawn = {
+        split: {one.user_id for one in chosen_decisions(users, settings, seed=1) if one.split == split}
+        for split in ("train", "validation", "test")
+    }
+    assert {split: len(found) for split, found in drawn.items()} == dict.fromkeys(drawn, 200)
+    assert len(drawn["train"] & drawn["validation"]) < 40  # 20 by chance, all of them if drawn alike
+    assert drawn["test"] == drawn["validation"]
+    explained = some_decisions(decisions(users, "train"), None, 100, 1)
+    assert {one.user_id for one in explained} <= drawn["train"]  # who is explained has candidates
 
 
 # -- the stage -------------------------------------------------------------------------------------

@@ -27,8 +27,10 @@ from pulse_hf.artifacts import (
     Shards,
     build,
     content_sha256,
+    finish_replacing,
     read_json,
     read_tensors,
+    replacing,
     sealed,
     unfinished,
     verify,
@@ -81,12 +83,12 @@ def making(version: int) -> Callable[[Path], dict[str, int]]:
     return make
 
 
-def killed_at(point: int, version: int, folder: Path) -> int:
-    """Build in a child that dies before its n-th call that changes the disk; its exit code."""
-    return in_child(lambda: _killing(point, version, folder))
+def killed_at(point: int, action: Callable[[], Any]) -> int:
+    """Do something in a child that dies before its n-th call that changes the disk; its exit code."""
+    return in_child(lambda: _killing(point, action))
 
 
-def _killing(point: int, version: int, folder: Path) -> None:
+def _killing(point: int, action: Callable[[], Any]) -> None:
     calls = [0]
 
     def wrapped(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -102,7 +104,7 @@ def _killing(point: int, version: int, folder: Path) -> None:
         setattr(room, name, wrapped(getattr(room, name)))
     shutil.rmtree.avoids_symlink_attacks = False  # type: ignore[attr-defined]
     Path.write_text = wrapped(Path.write_text)  # type: ignore[method-assign]
-    build(folder, fingerprint(version), making(version), force=True)
+    action()
 
 
 def test_a_kill_at_every_point_leaves_the_old_artefact_or_the_new_one(tmp_path: Path) -> None:
@@ -117,11 +119,12 @@ def test_a_kill_at_every_point_leaves_the_old_artefact_or_the_new_one(tmp_path: 
         shutil.rmtree(tmp_path / "run", ignore_errors=True)
         copy = tmp_path / "run" / "toy"
         shutil.copytree(folder, copy)
-        code = killed_at(points, 2, copy)
-        # What a reader sees now: nothing mixed. (Between two renames it sees nothing; the next command mends that.)
-        if copy.exists():
-            verify(copy)
-            assert content_sha256(copy) in (old, new)
+        code = killed_at(points, lambda copy=copy: build(copy, fingerprint(2), making(2), force=True))
+        # What a reader sees now: nothing mixed. Between two renames it sees nothing; the next command mends that,
+        # since the new one lies there whole.
+        seen = copy if copy.exists() else copy.with_name("toy.partial")
+        verify(seen)
+        assert content_sha256(seen) in ((old, new) if copy.exists() else (new,))
         if code == 0:
             break
         assert code == -signal.SIGKILL
@@ -132,6 +135,84 @@ def test_a_kill_at_every_point_leaves_the_old_artefact_or_the_new_one(tmp_path: 
         assert [name for name in left if not name.endswith((".lock", ".owner"))] == ["toy"]
         assert not [path for path in copy.rglob(".*")]
     assert points > 30, "the calls were not counted"
+
+
+def test_every_file_is_on_the_disk_before_the_manifest_that_vouches_for_it(tmp_path, monkeypatch):
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    build(tmp_path / "toy", fingerprint(1), lambda work: (work / "plain.bin").write_bytes(b"x") and {})
+    names = [Path(path).name for path in synced]
+    last = names.index(".manifest.json.tmp")
+    assert names[last - 2 : last] == ["plain.bin", "toy.partial"]
+
+
+def saved(folder: Path, version: int) -> None:
+    """Three entries, one of which only the first version has, another only the second."""
+    finish_replacing(folder)
+    earlier = [path.name for path in folder.iterdir() if path.name[0] != "."]
+    with replacing(folder, earlier, last="seal") as new:
+        for name in ("both", f"only-{version}", "seal"):
+            (new / name).mkdir()
+            (new / name / "file").write_text(str(version))
+
+
+def contents(folder: Path) -> dict[str, str]:
+    return {path.parent.name: path.read_text() for path in folder.glob("[!.]*/file")}
+
+
+@pytest.mark.parametrize("reader", ["the next save", "a load"])
+def test_a_save_killed_at_every_point_leaves_the_old_entries_or_the_new_ones(tmp_path, reader):
+    old = {"both": "1", "only-1": "1", "seal": "1"}
+    new = {"both": "2", "only-2": "2", "seal": "2"}
+    points, finished = 0, 0
+    while True:
+        points += 1
+        folder = tmp_path / str(points)
+        folder.mkdir()
+        saved(folder, 1)
+        code = killed_at(points, lambda folder=folder: saved(folder, 2))
+        before = contents(folder)
+        finish_replacing(folder)  # what a load does first
+        after = contents(folder)
+        assert after in (old, new)
+        finished += before != after
+        if reader == "the next save":
+            saved(folder, 2)
+            assert contents(folder) == new
+            assert not list(folder.glob(".*"))
+        if code == 0:
+            break
+    assert points > 15
+    assert finished >= 4, "no kill fell between two moves"
+
+
+def test_a_save_that_fails_while_moving_is_finished_by_whoever_comes_next(tmp_path, monkeypatch):
+    saved(tmp_path, 1)
+    moved = []
+
+    def failing(source: Path, target: Path) -> None:
+        moved.append(source)
+        if len(moved) == 6:  # after the plan, three old entries and a new one
+            raise OSError("the server of this mount went away")
+        os.rename(source, target)
+
+    with monkeypatch.context() as broken:
+        broken.setattr(os, "replace", failing)
+        with pytest.raises(OSError, match="went away"):
+            saved(tmp_path, 2)
+    assert contents(tmp_path) == {"both": "2"}  # no seal, so no reader takes it for whole
+    finish_replacing(tmp_path)
+    assert contents(tmp_path) == {"both": "2", "only-2": "2", "seal": "2"}
+    assert not list(tmp_path.glob(".*"))
+
+
+def test_two_processes_do_not_save_into_one_folder_at_once(tmp_path, monkeypatch):
+    monkeypatch.setattr("pulse_hf.artifacts.swapping._PATIENCE_S", 0.1)
+    with replacing(tmp_path, [], last="seal") as new:
+        (new / "seal").write_text("first")
+        code = in_child(lambda: saved(tmp_path, 2))
+        assert code == 1
+    assert (tmp_path / "seal").read_text() == "first"
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:

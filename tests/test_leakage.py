@@ -23,6 +23,7 @@ from pulse_hf.reasoning import thoughts as thoughts_stage
 from pulse_hf.reasoning.rationales import RationaleSettings, rationales
 from pulse_hf.reasoning.thoughts import ThoughtSettings, thought_inputs, thoughts
 from pulse_hf.reasoning.titles import BASELINES
+from pulse_hf.retrieval import candidates as candidates_stage
 from pulse_hf.retrieval import similar_users
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates, load_candidates
 from pulse_hf.schema import Decision, Item, Sequence
@@ -327,12 +328,78 @@ def test_a_target_that_always_stands_first_is_caught(copied):
     assert failed(audit(copied)) == {"candidate sets are sound"}
 
 
+def with_one(row, item):
+    """The set with another item in the place of a negative."""
+    items, place = list(row["item_ids"]), (row["target_index"] + 1) % len(row["item_ids"])
+    items[place] = item
+    return {**row, "item_ids": items}
+
+
+def test_test_sets_without_the_hard_negatives_are_caught(copied, monkeypatch):
+    honest = candidates_stage.draw_candidates
+
+    def easier(*given, **named):
+        sets = honest(*given, **named)
+        tribe = {one.decision_id: one.item_ids[one.target_index][:2] for one in sets}
+        others = {own: [item for item in CATALOGUE if not item.startswith(own)] for own in ("t0", "t1")}
+
+        def eased(one):
+            negatives = iter(others[tribe[one.decision_id]])
+            items = [item if n == one.target_index else next(negatives) for n, item in enumerate(one.item_ids)]
+            return replace(one, item_ids=tuple(items))
+
+        return [eased(one) if one.split == "test" else one for one in sets]
+
+    with monkeypatch.context() as planted:
+        planted.setattr(candidates_stage, "draw_candidates", easier)
+        drawn(copied)
+    (check,) = [check for check in audit(copied)["checks"] if not check["passed"]]
+    assert check["name"] == "candidate sets are sound"
+    assert "has another set than its seed draws" in check["detail"]
+
+
+@pytest.mark.parametrize("planted_in", ["the row", "the tree"])
+def test_a_positive_rationale_among_the_stored_reasons_is_caught(copied_whole, monkeypatch, planted_in):
+    targets = {f"{one.user_id}#{len(one) - 1}": one.item_ids[-1] for one in people()}
+    row, grow = thoughts_stage._thought_row, thoughts_stage.think
+
+    def told_row(decision, *given):
+        made = row(decision, *given)
+        return {**made, "reason": f"They want {targets[made['decision_id']]}."} if decision.split == "test" else made
+
+    def told_tree(inputs, *given):
+        trees = grow(inputs, *given)
+        for one, tree in zip(inputs, trees, strict=True):
+            if one.decision.split == "test":
+                text = f"They want {targets[one.decision.decision_id]}."
+                tree.nodes[tree.leaf] = replace(tree.nodes[tree.leaf], text=text, raw=text)
+        return trees
+
+    with monkeypatch.context() as planted:
+        name, leak = ("_thought_row", told_row) if planted_in == "the row" else ("think", told_tree)
+        planted.setattr(thoughts_stage, name, leak)
+        thought(copied_whole)
+    tuned(copied_whole)
+    assert failed(audit(copied_whole, users=4)) == {"thoughts made again ignore their targets"}
+
+
+def test_a_neighbour_of_himself_is_caught(copied):
+    def own(row):
+        return {**row, "user_ids": [row["user_id"], *row["user_ids"][1:]]}
+
+    rewritten(copied, "sequential", "sequential/neighbours.parquet", own, "neighbours")
+    (check,) = [check for check in audit(copied)["checks"] if check["name"] == "neighbours lend training items only"]
+    assert "the user is a neighbour of himself" in check["detail"]
+
+
 @pytest.mark.parametrize(
     ("change", "told"),
     [
         (lambda row: {**row, "target_index": (row["target_index"] + 1) % 5}, "does not hold its target"),
         (lambda row: {**row, "item_ids": [row["item_ids"][row["target_index"]]] * 5}, "repeats an item"),
         (lambda row: {**row, "split": "train"}, "is no train decision"),
+        (lambda row: with_one(row, "nowhere"), "holds an item outside the catalogue"),
+        (lambda row: with_one(row, people()[int(row["user_id"][1:])].item_ids[0]), "has a negative from the history"),
     ],
 )
 def test_unsound_candidate_sets_are_caught(copied, change, told):

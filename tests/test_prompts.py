@@ -89,6 +89,7 @@ def test_behaviour_text_tells_recent_first_masks_and_holds_the_target_only_when_
     history = SEQUENCE.before(3)
     text = behaviour_text(history, ITEMS, target=None, max_events=2, review_words=5)
     assert text == "C Kettle: three. B Kettle: two"
+    assert behaviour_text(history, ITEMS, target=None, max_events=0, review_words=5) == ""
     assert behaviour_text(history, ITEMS, target="E", max_events=1, review_words=5).startswith("E Kettle. ")
     assert "Kettle" not in behaviour_text(history, ITEMS, target="E", max_events=3, review_words=5, with_titles=False)
     assert without_words("The Norvik pan is fine", ["Norvik Pan"]) == "The is fine"

@@ -342,6 +342,7 @@ def test_settings_that_cannot_work_are_refused():
         ("validation_share", 0.0),
         ("batch_size", 1),
         ("trained_layers", 0),
+        ("max_events", 0),
     ]
     for name, value in [*wrong, ("precision", "fp8")]:
         with pytest.raises(ValueError, match=name):

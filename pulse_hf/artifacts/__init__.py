@@ -33,6 +33,7 @@ from pulse_hf.artifacts.files import (
     write_text,
 )
 from pulse_hf.artifacts.processes import dealt, num_processes, process, tell_all, wait_for_all
+from pulse_hf.artifacts.swapping import finish_replacing, replacing
 from pulse_hf.artifacts.unfinished import Checkpoints, Shards, seal, sealed, whole_batch
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "build",
     "content_sha256",
     "dealt",
+    "finish_replacing",
     "num_processes",
     "package_versions",
     "parents_of",
@@ -53,6 +55,7 @@ __all__ = [
     "read_manifest",
     "read_table",
     "read_tensors",
+    "replacing",
     "seal",
     "sealed",
     "settings_of",

@@ -21,13 +21,21 @@ from typing import Any
 
 from filelock import FileLock, Timeout
 
-from pulse_hf.artifacts.files import ArtifactError, fsync, read_json, room_for, sha256_of_file, write_json
+from pulse_hf.artifacts.files import (
+    ArtifactError,
+    fsync,
+    fsync_files,
+    read_json,
+    room_for,
+    sha256_of_file,
+    write_json,
+)
 from pulse_hf.artifacts.processes import process, tell_all, wait_for_all
 
 logger = logging.getLogger(__name__)
 
 MANIFEST = "manifest.json"
-FORMAT_VERSION = 2
+FORMAT_VERSION = 3  # 3: users to train on and users to judge by are drawn apart
 _BEGUN = ".fingerprint.json"
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "sentence-transformers", "pyarrow")
 
@@ -95,7 +103,7 @@ def build(
     with _telling() as begun, _locked(folder):  # a refused lock is told to the others, too
         _recover(folder)
         if (folder / MANIFEST).exists():
-            differences = _differences(read_manifest(folder)["fingerprint"], fingerprint.flat())
+            differences = _stale(folder) or _differences(read_manifest(folder)["fingerprint"], fingerprint.flat())
             if not differences:
                 begun(False)
                 return False
@@ -181,18 +189,18 @@ def _recover(folder: Path) -> None:
 
 
 def _open_work(work: Path, fingerprint: Fingerprint, *, force: bool) -> None:
-    begun = work / _BEGUN
+    begun, asked = work / _BEGUN, {**fingerprint.flat(), "format_version": str(FORMAT_VERSION)}
     if work.exists():
         known = read_json(begun) if begun.exists() else {}
         versions = known.pop("versions", {})
-        differences = _differences(known, fingerprint.flat())
+        differences = _differences(known, asked)
         # Only what can be gone on with is worth a refusal; anything else half-made is made again without a word.
         if differences and known and not force and any(_kept(work)):
             raise ArtifactError(_refusal(work, differences))
         if differences or not _same_libraries(work, versions, force=force):
             shutil.rmtree(work)
     work.mkdir(parents=True, exist_ok=True)
-    write_json(begun, {**fingerprint.flat(), "versions": package_versions()})
+    write_json(begun, {**asked, "versions": package_versions()})
 
 
 def _same_libraries(work: Path, begun_with: Mapping[str, str], *, force: bool) -> bool:
@@ -222,8 +230,7 @@ def _kept(work: Path) -> Iterator[Path]:
 
 def _finish(work: Path, fingerprint: Fingerprint, counts: Mapping[str, Any], *, seconds: float) -> None:
     files = {name: sha256_of_file(work / name) for name in _files(work)}
-    for path in sorted({(work / name).parent for name in files}):
-        fsync(path)
+    fsync_files(work, files)  # before the manifest that vouches for them
     content = hashlib.sha256(json.dumps(files, sort_keys=True).encode()).hexdigest()
     manifest = {
         "format_version": FORMAT_VERSION,
@@ -255,6 +262,12 @@ def _differences(known: Mapping[str, str], asked: Mapping[str, str]) -> list[str
         for key in keys
         if known.get(key) != asked.get(key)
     ]
+
+
+def _stale(folder: Path) -> list[str]:
+    """Why a finished artefact cannot be gone on from, whatever made it."""
+    found = read_json(folder / MANIFEST).get("format_version")
+    return [] if found == FORMAT_VERSION else [f"format_version: was {found}, this version writes {FORMAT_VERSION}"]
 
 
 def _refusal(folder: Path, differences: list[str]) -> str:

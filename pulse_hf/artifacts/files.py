@@ -193,3 +193,19 @@ def fsync(path: Path) -> None:
         os.fsync(descriptor)
     finally:
         os.close(descriptor)
+
+
+def fsync_files(folder: Path, names: Iterable[str] | None = None) -> None:
+    """Bring files of a folder to the disk, and the entries of the folders that they lie in.
+
+    Args:
+        folder: Where they are.
+        names: Their paths inside; all files by default.
+    """
+    paths = (
+        [path for path in folder.rglob("*") if path.is_file()] if names is None else [folder / one for one in names]
+    )
+    for path in paths:
+        fsync(path)
+    for parent in sorted({parent for path in paths for parent in path.parents if parent.is_relative_to(folder)}):
+        fsync(parent)

@@ -214,13 +214,18 @@ def training_decisions(sequences: Iterable[Sequence], per_user: int) -> list[Dec
     return [decision for sequence in sequences for decision in decisions([sequence], "train")[-per_user:]]
 
 
-def sample_decisions(decisions: list[Decision], n: int | None, seed: int) -> list[Decision]:
+def sample_decisions(
+    decisions: list[Decision], n: int | None, seed: int, *, purpose: str = "judging"
+) -> list[Decision]:
     """A sample of whole users, the same in every process; a larger sample contains a smaller one.
 
     Args:
         decisions: What to sample from.
         n: Users are taken until there are at least ``n`` decisions; ``None`` takes all.
         seed: Seed of the sample.
+        purpose: ``"judging"`` or ``"training"``; samples of unlike purposes have nothing to do with each other.
+            Otherwise the language model would be tuned on just those users on whose validation decisions it is stopped
+            and weighed, and have met few of those whom it is tested on.
 
     Returns:
         The decisions of the sampled users, in the order they came. With one decision per user exactly
@@ -236,9 +241,10 @@ def sample_decisions(decisions: list[Decision], n: int | None, seed: int) -> lis
     per_user: dict[str, int] = {}
     for decision in decisions:
         per_user[decision.user_id] = per_user.get(decision.user_id, 0) + 1
+    drawn = ("sample",) if purpose == "judging" else ("sample", purpose)
     taken: set[str] = set()
     total = 0
-    for user_id in sorted(per_user, key=lambda user_id: (stable_hash("sample", seed, user_id), user_id)):
+    for user_id in sorted(per_user, key=lambda user_id: (stable_hash(*drawn, seed, user_id), user_id)):
         if total >= n:
             break
         taken.add(user_id)
@@ -249,7 +255,7 @@ def sample_decisions(decisions: list[Decision], n: int | None, seed: int) -> lis
 def some_decisions(
     decisions: list[Decision], per_user: int | None, max_users: int | None, seed: int
 ) -> list[Decision]:
-    """The latest decisions of some users, in the order they came.
+    """The latest decisions of some users to train on, in the order they came.
 
     Args:
         decisions: What to choose from.
@@ -266,6 +272,6 @@ def some_decisions(
     for decision in decisions:
         places.setdefault(decision.user_id, []).append(decision.position)
     one_each = list({decision.user_id: decision for decision in decisions}.values())
-    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed)}
+    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed, purpose="training")}
     kept = {user_id: set(sorted(places[user_id])[-per_user if per_user else None :]) for user_id in users}
     return [decision for decision in decisions if decision.position in kept.get(decision.user_id, ())]

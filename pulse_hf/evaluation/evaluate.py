@@ -247,7 +247,7 @@ def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int)
     pairs = zip(study.target_items(decisions), study.histories(decisions), strict=True)
     repeats = sum(item in history.item_ids for item, history in pairs)
     return {
-        "split": _SPLITS[read_manifest(run / "sequences")["counts"].get("split", {}).get("by", "leave-one-out")],
+        "split": _SPLITS[_split(read_manifest(run / "sequences"))],
         "negatives": max(len(row) for row in study.candidates(decisions)) - 1,
         "sampling": settings.get("settings.sampling", "uniform"),
         "seed": seed,
@@ -257,6 +257,12 @@ def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int)
         "synthetic": (run / "world" / "truth.json").exists(),
         "repeats": repeats / len(decisions),
     }
+
+
+def _split(sequences: Mapping[str, Any]) -> str:
+    """How a run's sequences were split; of pulled ones it is among the settings that made them."""
+    made = settings_of(sequences["fingerprint"]).get("split", "leave-one-out")
+    return str(sequences["counts"].get("split", {}).get("by", made))
 
 
 def _cost(run: Path, book: ScoreBook, known: Mapping[str, System], name: str) -> dict[str, Any]:

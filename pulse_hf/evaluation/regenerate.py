@@ -16,7 +16,7 @@ from pulse_hf.schema import Decision, Sequence
 # Sums of equal numbers in another order; a target that is seen moves agreements by far more.
 _AGREEMENT_SLACK = 1e-4
 
-__all__ = ["Regrown", "thoughts_again"]
+__all__ = ["Regrown", "thoughts_again", "thoughts_stored"]
 
 
 @dataclass(frozen=True)
@@ -71,4 +71,23 @@ def thoughts_again(
             tree.leaf,
         )
         for one, tree in zip(inputs, trees, strict=True)
+    }
+
+
+def thoughts_stored(ground: Ground, decisions: Series[Decision]) -> dict[str, Regrown]:
+    """The same of what the stage kept, by decision id."""
+    wanted = {one.decision_id for one in decisions}
+    nodes: dict[str, list[dict[str, Any]]] = {key: [] for key in wanted}
+    for row in ground.rows("thoughts/trees.parquet"):
+        if row["decision_id"] in wanted:
+            nodes[row["decision_id"]].append(row)
+    leaves = {row["decision_id"]: row["leaf"] for row in ground.rows("thoughts/thoughts.parquet")}
+    return {
+        key: Regrown(
+            tuple(ground.stored_lent[key]),
+            tuple(node["raw"] for node in rows),
+            tuple(node["agreement"] for node in rows),
+            leaves[key],
+        )
+        for key, rows in ((key, sorted(rows, key=lambda row: int(row["node"]))) for key, rows in nodes.items())
     }

@@ -83,6 +83,10 @@ class Ground:
         """Whether a stage has finished; a run of baselines alone has no thoughts."""
         return (self.run / folder / MANIFEST).exists()
 
+    def pulled(self, folder: str) -> bool:
+        """Whether an artefact came from the Hub: what it was made from is not here."""
+        return "pulled_from" in self.settings(folder)
+
     def rows(self, path: str) -> list[dict[str, Any]]:
         """One table of the run."""
         return list(read_table(self.run / path).to_pylist())
@@ -265,12 +269,17 @@ def _thinking(ground: Ground, split: Split) -> list[Decision]:
     )
 
 
-def _training_candidates(ground: Ground, sequences: Series[Sequence]) -> list[str]:
+def redrawn(ground: Ground, sequences: Series[Sequence], splits: Series[Split] = SPLITS) -> list[CandidateSet]:
+    """The candidate sets that the run's settings and seed draw for some sequences."""
     values = ground.settings("candidates")
     seed = values.pop("seed")
     settings = CandidateSettings(**values)
-    training = [one for one in chosen_decisions(sequences, settings, seed=seed) if one.split == "train"]
-    sets = draw_candidates(sequences, list(ground.items), training, settings, seed=seed)
+    chosen = [one for one in chosen_decisions(sequences, settings, seed=seed) if one.split in splits]
+    return draw_candidates(sequences, list(ground.items), chosen, settings, seed=seed)
+
+
+def _training_candidates(ground: Ground, sequences: Series[Sequence]) -> list[str]:
+    sets = redrawn(ground, sequences, ("train",))
     return sorted("\x1f".join((one.decision_id, one.split, str(one.target_index), *one.item_ids)) for one in sets)
 
 
@@ -303,7 +312,8 @@ def _soft_prompts(ground: Ground, by_user: Mapping[str, Sequence], system: str) 
         train = split == "train"
         sets = [one for one in ground.sets if one.split == split]
         if train:  # the rows that the scorers learn from
-            sets = [one for one in sets if one.decision_id in ground.thoughts]
+            negatives = ground.settings("recommender").get("training_negatives")
+            sets = [one.with_negatives(negatives) for one in sets if one.decision_id in ground.thoughts]
         read = soft_examples(sets, by_user, ground.items, ground.thoughts, shape, fits)
         texts[system if train else f"{system}/{split}"] = [one.told(candidates=train) for one in read]
     return texts

@@ -11,6 +11,7 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
+from shutil import copytree
 from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, sha256_of_file, write_json
@@ -21,6 +22,8 @@ CARD = "README.md"
 # In a folder but of no concern to its content.
 EVAL_RESULTS = ".eval_results"  # the Hub's own name for a folder of figures
 UNSEALED = (CARD, CHECKSUMS, ".gitattributes")
+# Folders of a recommender whose mere presence says which weights are loaded.
+_DECIDING = ("merged", "base")
 
 _SUFFIXES = (".safetensors", ".json", ".jsonl", ".parquet", ".md", ".png", ".txt", ".jinja", ".yaml", ".yml")
 _NAMES = ("requirements.txt", ".gitattributes")
@@ -109,7 +112,8 @@ def list_files(folder: Path, *, code: bool = False) -> list[PublishedFile]:
 def _left_out(name: str) -> bool:
     """Locks, caches and half-made files, which are no part of anything."""
     parts = PurePosixPath(name).parts
-    return "__pycache__" in parts or (parts[-1].startswith(".") and parts[-1] not in _NAMES) or parts[0] == ".cache"
+    hidden = parts[-1].startswith(".") and parts[-1] not in _NAMES
+    return hidden or "__pycache__" in parts or parts[0] in (".cache", ".saving")
 
 
 def _problem(path: Path, name: str, *, code: bool) -> str:
@@ -122,9 +126,18 @@ def _problem(path: Path, name: str, *, code: bool) -> str:
     with path.open("rb") as stream:
         start = stream.read(8)
     expected = _STARTS.get(path.suffix)
-    if start.startswith(_FORBIDDEN_STARTS) or (expected and not start.startswith(expected)):
-        return "its bytes are not what its name says"
-    return ""
+    if path.suffix == ".safetensors":  # begins with a length, which may look like anything
+        wrong = not _begins_as_safetensors(path)
+    else:
+        wrong = start.startswith(_FORBIDDEN_STARTS) or bool(expected and not start.startswith(expected))
+    return "its bytes are not what its name says" if wrong else ""
+
+
+def _begins_as_safetensors(path: Path) -> bool:
+    """The length of a JSON header that fits into the file, then its first bracket."""
+    with path.open("rb") as stream:
+        start = stream.read(9)
+    return start[8:] == b"{" and 0 < int.from_bytes(start[:8], "little") <= path.stat().st_size - 8
 
 
 def seal_folder(folder: Path, kind: str, about: Mapping[str, Any] | None = None) -> None:
@@ -203,14 +216,42 @@ def damaged_files(folder: Path, files: Iterable[PublishedFile]) -> list[str]:
     ]
 
 
+def copy_sealed(folder: Path, target: Path) -> None:
+    """Copy a sealed folder into one that may hold an earlier version; what only that one had is taken away.
+
+    Args:
+        folder: A complete folder.
+        target: Where to; files that no seal names stay.
+
+    Raises:
+        ArtifactError: The seal of the earlier version cannot be read.
+    """
+    new = {one.path for one in read_seal(folder).files}
+    old = {one.path for one in read_seal(target).files} if (target / CHECKSUMS).is_file() else set()
+    for path in (target / name for name in sorted(old - new)):
+        path.unlink(missing_ok=True)
+        for parent in path.relative_to(target).parents[:-1]:
+            if (target / parent).is_dir() and not any((target / parent).iterdir()):
+                (target / parent).rmdir()
+    copytree(folder, target, dirs_exist_ok=True)
+
+
 def check_folder(folder: Path) -> Seal:
     """Read a sealed folder's record and check every data file against it.
 
     Raises:
-        ArtifactError: It is not sealed, or files are missing or damaged; they are named.
+        ArtifactError: It is not sealed, files are missing or damaged, or there are weights that belong to another
+            version; they are named.
     """
     seal = read_seal(folder)
     wrong = damaged_files(folder, seal.data)
     if wrong:
         raise ArtifactError(f"{folder}: missing or damaged: {', '.join(wrong)}. Fetch or save it again.")
+    sealed = {one.path.split("/")[0] for one in seal.files}
+    strange = [name for name in _DECIDING if (folder / name).exists() and name not in sealed]
+    if strange:
+        raise ArtifactError(
+            f"{folder} has {' and '.join(strange)}/, which its {CHECKSUMS} does not name: of another version? Delete "
+            "it, or fetch into a new folder."
+        )
     return seal

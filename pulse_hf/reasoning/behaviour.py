@@ -35,7 +35,8 @@ def behaviour_text(
     Returns:
         One line of text.
     """
-    recent = list(zip(history.item_ids, history.reviews, strict=True))[-max_events:]
+    events = list(zip(history.item_ids, history.reviews, strict=True))
+    recent = events[-max_events:] if max_events else []
     told = [(items[item_id].title, " ".join(review.split()[:review_words])) for item_id, review in reversed(recent)]
     told = told if target is None else [(items[target].title, ""), *told]
     parts = (": ".join(part for part in (title if with_titles else "", words) if part) for title, words in told)

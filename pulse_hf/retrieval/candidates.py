@@ -145,16 +145,18 @@ def chosen_decisions(
     return [
         *_of_users(data.decisions(sequences, "test"), settings.max_test_users, test_seed),
         *_of_users(data.decisions(sequences, "validation"), settings.max_validation_users, seed),
-        *_of_users(training, settings.max_train_users, seed),
+        *_of_users(training, settings.max_train_users, seed, purpose="training"),
     ]
 
 
-def _of_users(decisions: list[Decision], max_users: int | None, seed: int) -> list[Decision]:
+def _of_users(
+    decisions: list[Decision], max_users: int | None, seed: int, *, purpose: str = "judging"
+) -> list[Decision]:
     """All decisions of at most ``max_users`` users."""
     from pulse_hf.data.sequences import sample_decisions
 
     one_each = list({decision.user_id: decision for decision in decisions}.values())
-    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed)}
+    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed, purpose=purpose)}
     return [decision for decision in decisions if decision.user_id in users]
 
 

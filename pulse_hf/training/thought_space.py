@@ -119,6 +119,8 @@ class ThoughtSpaceSettings:
             raise ValueError("trained_layers=0 and projection_dim=0 leave nothing to train: set one of them.")
         if self.batch_size < 2:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 2: negatives come from the batch.")
+        if self.max_events < 1:
+            raise ValueError(f"max_events is {self.max_events}, expected at least 1: a history is told by its events.")
         if self.all_titles and not self.titles:
             raise ValueError("all_titles asks for titles of more choices: it needs titles=true.")
 

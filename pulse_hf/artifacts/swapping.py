@@ -1,0 +1,111 @@
+"""How entries of a folder are replaced: all of them or none, whatever stops it.
+
+A folder that people save into may be a mount or a link, and the new content may have been loaded from it. So the new
+entries are written into ``.saving/new`` inside; once they are whole a plan is written, and from then on the old ones
+are moved away and the new ones in. Whoever opens the folder after a kill carries out the plan that lies there.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from pulse_hf.artifacts.files import ArtifactError, fsync, fsync_files, read_json, room_for, write_json
+from pulse_hf.artifacts.unfinished import whole_batch
+
+_WORK, _PLAN = ".saving", "plan.json"
+_PATIENCE_S = 10.0
+
+__all__ = ["finish_replacing", "replacing"]
+
+
+@contextmanager
+def replacing(folder: Path, earlier: Iterable[str], *, last: str) -> Iterator[Path]:
+    """A folder to write new entries into, which take the earlier ones' places when the block ends well.
+
+    Args:
+        folder: Whose entries; made if it is not there.
+        earlier: Names of the entries that go, whether new ones of that name come or not.
+        last: The entry by which a reader tells that the others are whole.
+
+    Raises:
+        ArtifactError: Another process saves into the folder.
+        DiskFullError: There is no room; the folder is as it was.
+
+    Example:
+        >>> import tempfile
+        >>> folder = Path(tempfile.mkdtemp())
+        >>> _ = (folder / "old.txt").write_text("1")
+        >>> with replacing(folder, ["old.txt"], last="seal") as new:
+        ...     _ = (new / "new.txt").write_text("2"), (new / "seal").write_text("3")
+        >>> sorted(path.name for path in folder.iterdir())
+        ['new.txt', 'seal']
+    """
+    work = folder / _WORK
+    with _alone(folder):
+        _clear(work)
+        new = work / "new"
+        new.mkdir()
+        (work / "old").mkdir()
+        try:
+            with room_for(folder / last):
+                yield new
+                fsync_files(new)
+                names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == last, name))
+                with whole_batch():
+                    write_json(work / _PLAN, {"earlier": sorted(set(earlier)), "new": names})
+                    _carry_out(folder)
+        finally:
+            if not (work / _PLAN).exists():  # nothing was changed, or everything
+                shutil.rmtree(work, ignore_errors=True)
+
+
+def finish_replacing(folder: Path) -> None:
+    """Carry out what a killed process had planned; nothing else is touched."""
+    if (folder / _WORK / _PLAN).exists():
+        with _alone(folder):
+            if (folder / _WORK / _PLAN).exists():
+                _carry_out(folder)
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """One process at a time; the lock of a dead one is free."""
+    (folder / _WORK).mkdir(parents=True, exist_ok=True)
+    held = FileLock(folder / _WORK / ".lock")
+    try:
+        held.acquire(timeout=_PATIENCE_S)
+    except Timeout as error:
+        raise ArtifactError(f"{folder} is being saved by another process; wait for it, or save elsewhere") from error
+    try:
+        yield
+    finally:
+        held.release()
+
+
+def _clear(work: Path) -> None:
+    """Take away what a process left that was killed while it wrote."""
+    for name in ("new", "old"):
+        if (work / name).exists():
+            shutil.rmtree(work / name)
+
+
+def _carry_out(folder: Path) -> None:
+    """Move the old entries out and the new ones in; every step may have been done before."""
+    work = folder / _WORK
+    new, old, plan = work / "new", work / "old", read_json(work / _PLAN)
+    for name in plan["earlier"]:
+        moved_in = name in plan["new"] and not (new / name).exists()
+        if not moved_in and (folder / name).exists():
+            os.replace(folder / name, old / name)
+    for name in plan["new"]:
+        if (new / name).exists():
+            os.replace(new / name, folder / name)
+    fsync(folder)
+    (work / _PLAN).unlink()
+    shutil.rmtree(work, ignore_errors=True)
