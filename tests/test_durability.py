@@ -37,11 +37,13 @@ from pulse_hf.artifacts import (
     whole_batch,
     write_json,
     write_table,
+    write_tensors,
 )
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.evaluation.systems import ScoreBook
 from pulse_hf.models.sasrec import PulseSASRecModel
+from pulse_hf.training import thought_space_fit
 from pulse_hf.training.candidate_trainer import newest_checkpoint
 from pulse_hf.training.sasrec import fit_sasrec
 from pulse_hf.training.scorer_fit import make_processor, train_scorer
@@ -260,7 +262,11 @@ def test_a_full_disk_is_told_whoever_wrote(tmp_path: Path) -> None:
         (work / "log.arrow").write_bytes(bytes(1_000_000))
         return {}
 
-    for make in (tensors, spool):
+    def state(work: Path) -> dict[str, Any]:
+        torch.save({"many": many}, work / "optimizer.pt")  # as a trainer's checkpoint does
+        return {}
+
+    for make in (tensors, spool, state):
 
         def run(make: Any = make) -> None:
             only(100_000)
@@ -451,6 +457,107 @@ def test_a_killed_thought_space_goes_on_bit_by_bit(encoder_folder: str, tmp_path
         checkpoints = Checkpoints(work, "fit")
         assert fit(again, pairs[8:], pairs[:8], settings, seed=1, checkpoints=checkpoints) == report
         assert same(again.trained(), space.trained())
+
+
+class StoppedError(Exception):
+    """What a signal raises here."""
+
+
+def stopped(number: int, _: Any) -> None:
+    raise StoppedError
+
+
+def signalling(monkeypatch: pytest.MonkeyPatch, owner: Any, name: str, step: int) -> list[int]:
+    """Send this process a signal within the n-th call of a function; the calls are counted."""
+    honest, calls = getattr(owner, name), [0]
+
+    def call(*args: Any, **more: Any) -> Any:
+        calls[0] += 1
+        if calls[0] == step:
+            os.kill(os.getpid(), signal.SIGTERM)
+        return honest(*args, **more)
+
+    monkeypatch.setattr(owner, name, call)
+    return calls
+
+
+@pytest.mark.parametrize("step", [1, 4, 6, 9])
+def test_a_signal_to_a_thought_space_is_kept_at_the_end_of_the_step(
+    encoder_folder: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    pairs = some_pairs(24)
+    settings = replace(SETTINGS, epochs=4, patience=4, batch_size=4, num_negatives=3)
+    space = space_on(encoder_folder)
+    report = fit(space, pairs[8:], pairs[:8], settings, seed=1)
+    before = signal.signal(signal.SIGTERM, stopped)
+    with monkeypatch.context() as patched:
+        calls = signalling(patched, thought_space_fit, "info_nce_loss", step)
+        with pytest.raises(StoppedError):
+            fit(
+                space_on(encoder_folder),
+                pairs[8:],
+                pairs[:8],
+                settings,
+                seed=1,
+                checkpoints=Checkpoints(tmp_path, "fit"),
+            )
+    signal.signal(signal.SIGTERM, before)
+    assert calls == [step]
+    again = space_on(encoder_folder)
+    with monkeypatch.context() as patched:
+        calls = signalling(patched, thought_space_fit, "info_nce_loss", 0)
+        assert fit(again, pairs[8:], pairs[:8], settings, seed=1, checkpoints=Checkpoints(tmp_path, "fit")) == report
+    assert calls[0] == len(report.losses) - step, "no step is made twice"
+    assert same(again.trained(), space.trained())
+
+
+@pytest.mark.parametrize("step", [2, 6, 8])  # 6 is the last of an epoch
+def test_a_signal_to_a_scorer_is_kept_at_the_end_of_the_step(
+    base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
+) -> None:
+    from pulse_hf.training.candidate_trainer import CandidateTrainer
+
+    settings = settings_for(base_folder, epochs=2, patience=9, lora_dropout=0.1, batch_size=4)
+    train, validation = toy_examples(24, 1), toy_examples(12, 2)
+
+    def run(work: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+        processor = make_processor(settings)
+        fitted = train_scorer(train, validation, settings, processor, SHAPE, seed=5, folder=work / "pulse")
+        tensors = read_tensors(work / "pulse" / "adapter" / "adapter_model.safetensors")
+        return {**fitted, "seconds": 0}, {**tensors, **read_tensors(work / "pulse" / "score_head.safetensors")}
+
+    fitted, weights = run(tmp_path / "whole")
+    assert (fitted["batches"], len(fitted["validation_hr@1"])) == (12, 2)
+    before = signal.signal(signal.SIGTERM, stopped)
+    with monkeypatch.context() as patched:
+        calls = signalling(patched, CandidateTrainer, "training_step", step)
+        with pytest.raises(StoppedError):
+            run(tmp_path / "stopped")
+    signal.signal(signal.SIGTERM, before)
+    assert calls == [step]
+    with monkeypatch.context() as patched:
+        calls = signalling(patched, CandidateTrainer, "training_step", 0)
+        again, same_weights = run(tmp_path / "stopped")
+    assert calls == [12 - step], "no step is made twice"
+    assert again == fitted
+    assert same(same_weights, weights)
+
+
+def test_large_states_are_kept_less_often(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [0.0]
+    monkeypatch.setattr(unfinished.time, "monotonic", lambda: now[0])
+    checkpoints = Checkpoints(tmp_path, "fit", every_seconds=30)
+
+    def slowly(*_: Any) -> None:
+        now[0] += 2.0
+
+    with monkeypatch.context() as slow:
+        slow.setattr(unfinished, "write_tensors", lambda path, tensors: (write_tensors(path, tensors), slowly()))
+        checkpoints.save(1, {"x": torch.zeros(1)}, {})
+    now[0] += 99.0
+    assert not checkpoints.due()
+    now[0] += 1.0
+    assert checkpoints.due()
 
 
 @pytest.mark.parametrize("patience", [1, 9])

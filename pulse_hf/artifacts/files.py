@@ -182,6 +182,11 @@ def room_for(path: Path) -> Iterator[None]:
 
 
 def _system_error(error: Exception) -> int | None:
+    # Torch tells that a write failed and not why; there is hardly another reason.
+    if isinstance(error, RuntimeError) and re.search(
+        "PytorchStreamWriter|inline_container|iostream error", str(error)
+    ):
+        return errno.ENOSPC
     found = re.search(r"\(os error (\d+)\)", str(error)) if type(error).__name__ == "SafetensorError" else None
     return int(found[1]) if found else None
 

@@ -11,7 +11,7 @@ import shutil
 import signal
 import threading
 import time
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 logger = logging.getLogger(__name__)
 
+_WORK_PER_SAVE = 50  # ours: at most about 2 % of the time goes into keeping states
 _SECOND_WISH_S = 1.0  # a signal that comes sooner after the first is taken for the same one
 
 
@@ -141,7 +142,9 @@ class Checkpoints:
         work: A stage's work folder.
         name: Of the fit.
         keep: How many are kept.
-        every_seconds: How much work a kill may cost: :meth:`due` is true when this has passed since the last save.
+        every_seconds: How much work a kill may cost: :meth:`due` is true when this has passed since the last save, and
+            fifty times as long as that save took (but not above twenty times this), so that large states are kept less
+            often.
 
     Example:
         >>> import tempfile, torch
@@ -155,11 +158,12 @@ class Checkpoints:
     def __init__(self, work: Path, name: str, *, keep: int = 2, every_seconds: float = 30.0) -> None:
         self.folder = work / ".checkpoints" / name
         self.keep, self.every_seconds = keep, every_seconds
-        self._saved = time.monotonic()
+        self._saved, self._took = time.monotonic(), 0.0
 
     def due(self) -> bool:
         """Whether it is time to save: short fits are made again sooner than they are kept."""
-        return time.monotonic() - self._saved >= self.every_seconds
+        patience = min(_WORK_PER_SAVE * self._took, 20 * self.every_seconds)
+        return time.monotonic() - self._saved >= max(self.every_seconds, patience)
 
     def save(self, step: int, tensors: Mapping[str, Any], state: Mapping[str, Any]) -> None:
         """Keep one state.
@@ -169,6 +173,7 @@ class Checkpoints:
             tensors: Torch tensors by name.
             state: Plain JSON values.
         """
+        began = time.monotonic()
         target = self.folder / f"step-{step:08d}"
         temporary = self.folder / f".step-{step:08d}"
         shutil.rmtree(temporary, ignore_errors=True)
@@ -181,6 +186,7 @@ class Checkpoints:
         for path in self._all()[: -self.keep]:
             shutil.rmtree(path)
         self._saved = time.monotonic()
+        self._took = self._saved - began
 
     def newest(self) -> tuple[int, dict[str, Any], dict[str, Any]] | None:
         """Step, tensors and state of the newest whole checkpoint; torn ones are taken away with a warning."""
@@ -215,13 +221,16 @@ def sealed(folder: Path) -> bool:
 
 
 @contextmanager
-def whole_batch() -> Iterator[None]:
+def whole_batch() -> Iterator[Callable[[], bool]]:
     """Let the work inside finish before SIGINT or SIGTERM takes effect; a second signal takes effect at once.
 
     Outside the main thread signals cannot be held back, and nothing is done.
+
+    Yields:
+        A function that says whether a signal waits, for work that keeps itself only from time to time.
     """
     if threading.current_thread() is not threading.main_thread():
-        yield
+        yield lambda: False
         return
     arrived: list[tuple[int, float]] = []
     held = (signal.SIGINT, signal.SIGTERM)
@@ -242,7 +251,7 @@ def whole_batch() -> Iterator[None]:
 
     before = {number: signal.signal(number, hold) for number in held}
     try:
-        yield
+        yield lambda: bool(arrived)
     finally:
         restore()
     for number, _ in arrived[:1]:

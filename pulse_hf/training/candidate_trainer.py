@@ -27,6 +27,8 @@ from pulse_hf.artifacts import (
     seal,
     sealed,
     tell_all,
+    wait_for_all,
+    whole_batch,
     write_json,
     write_tensors,
 )
@@ -123,6 +125,7 @@ class KeepBest(TrainerCallback):
         self.losses: list[float] = []
         self.order = RepeatableOrder()
         self.saved = time.monotonic()
+        self.signalled: Callable[[], bool] = lambda: False
 
     @property
     def exhausted(self) -> bool:
@@ -160,13 +163,26 @@ class KeepBest(TrainerCallback):
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
     ) -> None:
-        """Ask for a checkpoint within a long epoch; the one at its end follows its evaluation."""
-        if not _ends_epoch(state) and tell_all(time.monotonic() - self.saved >= _WITHIN_EPOCH_S):
+        """Ask for a checkpoint within a long epoch, or before a signal takes effect.
+
+        The one at an epoch's end follows its evaluation.
+        """
+        stop, late = tell_all((self.signalled(), time.monotonic() - self.saved >= _WITHIN_EPOCH_S))
+        control.should_training_stop |= stop
+        if (stop or late) and not _ends_epoch(state):
             control.should_save = True
+
+    def on_epoch_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any
+    ) -> None:
+        """A signal within an epoch ends the loop, too, but not the epoch: nothing is evaluated."""
+        if not _ends_epoch(state):
+            control.should_evaluate = control.should_save = False
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         """Add to the trainer's checkpoint what it leaves out (head, best weights, curve), and seal it."""
         self.saved = time.monotonic()
+        wait_for_all()  # every process writes its random state into the folder
         if not state.is_world_process_zero:
             return
         folder = Path(str(args.output_dir)) / f"checkpoint-{state.global_step}"
@@ -318,7 +334,8 @@ def train_candidates(
         logger.info("going on from %s", checkpoint)
         keep.load(checkpoint)
     if not (validation and (len(keep.curve) >= config.num_train_epochs or (keep.curve and keep.exhausted))):
-        trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
+        with whole_batch() as keep.signalled:
+            trainer.train(resume_from_checkpoint=str(checkpoint) if checkpoint else None)
     keep.restore()
     model.eval()
     return {

@@ -3,16 +3,16 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass
-from typing import TYPE_CHECKING
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 from tqdm import tqdm
 
-from pulse_hf.artifacts import process
+from pulse_hf.artifacts import process, whole_batch
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.training.finite import require_finite
 from pulse_hf.training.losses import info_nce_loss
@@ -145,37 +145,22 @@ def fit(
         FitReport([], [validation_quality(space, validation)], 0),
         state.weights(),
     )
+    lengths = [space.states["history"].length(pair.training_history) for pair in pairs]
     for epoch in range(len(report.epochs), settings.epochs + 1):
         if epoch - 1 - report.best_epoch >= settings.patience:
             break
-        lengths = [space.states["history"].length(pair.training_history) for pair in pairs]
-        for rows in tqdm(list(length_batches(lengths, settings.batch_size, rng)), desc=f"epoch {epoch}", leave=False):
-            mine = own_rows(rows)
-            history, rationale = (
-                gathered(space.embed(side, [_training_text(pairs[row], side) for row in mine]), len(rows))
-                for side in SIDES
-            )
-            loss = info_nce_loss(
-                history,
-                rationale,
-                settings.temperature,
-                num_negatives=settings.num_negatives,
-                generator=generator,
-                same=groups[rows],
-                symmetric=settings.symmetric,
-            )
-            place = f"thought space, epoch {epoch}, step {len(report.losses) + 1}"
-            require_finite([("of the batch", loss)], "loss", place)
-            optimizer.zero_grad()
-            loss.backward()
-            sum_gradients(space.trained().values())
-            require_finite(((name, one.grad) for name, one in space.trained().items()), "gradient", place)
-            nn.utils.clip_grad_norm_(space.trained().values(), 1.0)
-            optimizer.step()
-            schedule.step()
-            report.losses.append(round(loss.item(), 6))
+        state.drawn_from = rng.bit_generator.state
+        batches = list(length_batches(lengths, settings.batch_size, rng))
+        for rows in tqdm(batches[state.done :], desc=f"epoch {epoch}", leave=False):
+            with whole_batch() as asked:
+                place = f"thought space, epoch {epoch}, step {len(report.losses) + 1}"
+                report.losses.append(state.step([pairs[row] for row in rows], groups[rows], settings, place))
+                state.done += 1
+                if checkpoints and process() == 0 and (asked() or checkpoints.due()):
+                    state.save(checkpoints, report, best)
         require_finite(space.trained().items(), "weight", f"thought space, epoch {epoch}")
         report.epochs.append(validation_quality(space, validation))
+        state.drawn_from, state.done = rng.bit_generator.state, 0
         if report.epochs[-1]["mrr"] > report.epochs[report.best_epoch]["mrr"]:
             report.best_epoch = epoch
             best = state.weights()
@@ -189,28 +174,66 @@ def fit(
 
 @dataclass
 class _State:
-    """All that changes while a space is trained."""
+    """All that changes while a space is trained.
+
+    Args:
+        space: What trains.
+        optimizer: Of its weights.
+        schedule: Of the optimizer's rates.
+        rng: Draws the batches of an epoch, all of them before its first step.
+        generator: Draws negatives.
+        drawn_from: State of ``rng`` that the epoch under way was drawn from.
+        done: Steps of that epoch that are done.
+    """
 
     space: TrainableSpace
     optimizer: torch.optim.Optimizer
     schedule: torch.optim.lr_scheduler.LambdaLR
     rng: np.random.Generator
     generator: torch.Generator
+    drawn_from: Mapping[str, Any] = field(default_factory=dict)
+    done: int = 0
+
+    def step(self, pairs: Sequence[Pair], groups: Tensor, settings: ThoughtSpaceSettings, place: str) -> float:
+        """One step on a batch; its loss, rounded as it is reported."""
+        history, rationale = (
+            gathered(self.space.embed(side, [_training_text(pair, side) for pair in own_rows(pairs)]), len(pairs))
+            for side in SIDES
+        )
+        loss = info_nce_loss(
+            history,
+            rationale,
+            settings.temperature,
+            num_negatives=settings.num_negatives,
+            generator=self.generator,
+            same=groups,
+            symmetric=settings.symmetric,
+        )
+        require_finite([("of the batch", loss)], "loss", place)
+        self.optimizer.zero_grad()
+        loss.backward()
+        sum_gradients(self.space.trained().values())
+        require_finite(((name, one.grad) for name, one in self.space.trained().items()), "gradient", place)
+        nn.utils.clip_grad_norm_(self.space.trained().values(), 1.0)
+        self.optimizer.step()
+        self.schedule.step()
+        return round(loss.item(), 6)
 
     def weights(self) -> dict[str, Tensor]:
         """A copy of the weights in training."""
         return {name: value.detach().clone() for name, value in self.space.trained().items()}
 
     def save(self, checkpoints: Checkpoints, report: FitReport, best: dict[str, Tensor]) -> None:
-        """Keep the state after an epoch."""
+        """Keep the state after a step or an epoch."""
         tensors = fit_state(self.weights(), best, self.optimizer, self.generator)
         beside = {
             "report": asdict(report),
-            "batches": self.rng.bit_generator.state,
+            "batches": self.drawn_from,
+            "done": self.done,
             "steps": self.schedule.last_epoch,
             "rates": [group["lr"] for group in self.optimizer.param_groups],
         }
-        checkpoints.save(len(report.epochs) - 1, tensors, beside)
+        checkpoints.save(len(report.losses) + len(report.epochs), tensors, beside)  # both grow, so the later is newer
 
     @torch.no_grad()
     def resumed(self, checkpoints: Checkpoints | None) -> tuple[FitReport, dict[str, Tensor]] | None:
@@ -222,7 +245,7 @@ class _State:
         weights, best = restore_fit(tensors, self.optimizer, beside["rates"], self.generator)
         for name, value in self.space.trained().items():
             value.copy_(weights[name])
-        self.rng.bit_generator.state = beside["batches"]
+        self.rng.bit_generator.state, self.done = beside["batches"], beside["done"]
         self.schedule.last_epoch = beside["steps"]
         return FitReport(**beside["report"]), best
 
