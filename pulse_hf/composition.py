@@ -8,7 +8,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, read_tensors, settings_of
+from pulse_hf.artifacts import (
+    ArtifactError,
+    content_sha256,
+    parents_of,
+    read_manifest,
+    read_tensors,
+    settings_of,
+    verify,
+)
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.models.embedded import MINILM_ID
 from pulse_hf.reasoning.prompts import prompt_hashes
@@ -121,8 +129,9 @@ def parts_of_run(
 
 
 def _check_parents(run: Path) -> None:
-    """Refuse stages that were not made from each other: an index would point at an item of another catalogue."""
-    for name in ("sequential", "thought_space", "thoughts", "recommender"):
+    """Refuse stages that are damaged or not made from each other: an index would point at another catalogue's item."""
+    for name in ("sequences", "rationales", "sequential", "thought_space", "thoughts", "recommender"):
+        verify(run / name)
         for parent, recorded in parents_of(run / name).items():
             if (run / parent).is_dir() and recorded != content_sha256(run / parent):
                 raise ArtifactError(

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from loopback_hub import run_client
+from small_road import small_settings
 from test_artifacts import ROW
 from test_modeling_scorer import base_folder, saved
 from test_scorer_training import SHAPE, settings_for, toy_examples
@@ -23,6 +24,7 @@ from transformers import AutoTokenizer
 
 from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError, building, read_json, read_manifest, seal, write_json
+from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.models import text_encoder
 from pulse_hf.models.embedded import resolve_model
@@ -278,6 +280,35 @@ def test_M22_stages_of_another_catalogue_are_refused(small_run: Path, tmp_path: 
     write_json(tmp_path / "sequences" / "manifest.json", manifest | {"sha256": "0" * 64})
     with pytest.raises(ArtifactError, match=rf"sequential was made from sequences of .* is {'0' * 64}\. Run the"):
         PulseRecommender.from_run(tmp_path)
+
+
+@pytest.mark.parametrize(
+    "file",
+    [
+        "sequential/sasrec/model.safetensors",
+        "sequential/item_vectors.safetensors",
+        "thought_space/model/model.safetensors",
+        "recommender/pulse/score_head.safetensors",
+        "sequences/items.parquet",
+    ],
+)
+@pytest.mark.parametrize("harm", ["a flipped bit", "cut"])
+def test_M1_M2_a_run_damaged_since_is_neither_served_nor_gone_on_from(  # noqa: N802
+    small_run: Path, tmp_path: Path, file: str, harm: str
+) -> None:
+    stage = file.split("/")[0]
+    for folder in small_run.iterdir():
+        if folder.is_dir() and folder.name != stage:
+            (tmp_path / folder.name).symlink_to(folder)
+    shutil.copytree(small_run / stage, tmp_path / stage)
+    data = bytearray((tmp_path / file).read_bytes())
+    data[-9] ^= 1
+    (tmp_path / file).write_bytes(bytes(data[:-40]) if harm == "cut" else bytes(data))
+    with pytest.raises(ArtifactError, match=rf"{stage} is damaged:\n  {file.partition('/')[2]}: sha256 differs"):
+        PulseRecommender.from_run(tmp_path)
+    settings = replace(small_settings().evaluate, systems=("popularity",))
+    with pytest.raises(ArtifactError, match=rf"{stage} is damaged"):
+        evaluate(tmp_path, settings, seed=0)
 
 
 @pytest.mark.parametrize("label", [-100, None, 5])

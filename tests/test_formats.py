@@ -265,6 +265,13 @@ def test_parquet_times_and_numbers(tmp_path: Path) -> None:
     )
     with pytest.raises(ValueError, match=r"n\.parquet: row 2: field 'user_id': found None"):
         read(tmp_path / "n.parquet", FULL)
+    fine = [START * 1000, START * 1000 + 300]  # ties, if milliseconds were dropped
+    pq.write_table(
+        pa.table({**columns, "timestamp": pa.array(fine, pa.timestamp("ms")), "rating": [5, 4], "review": ["", ""]}),
+        tmp_path / "fine.parquet",
+    )
+    with pytest.raises(ValueError, match=r"fine\.parquet: column 'timestamp' .*no whole 's'.* timestamp_unit 'ms'"):
+        read(tmp_path / "fine.parquet", FULL)
     whole = (tmp_path / "log.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) - 9])
     with pytest.raises(ValueError, match=r"cut\.parquet: not a whole Parquet file"):

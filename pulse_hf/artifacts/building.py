@@ -300,6 +300,16 @@ def content_sha256(folder: Path) -> str:
     return str(read_manifest(folder)["sha256"])
 
 
+def parent_sha256(folder: Path) -> str:
+    """The same of an artefact that a stage is about to read, whose files are first compared with its manifest.
+
+    Raises:
+        ArtifactError: It is not finished, or was damaged since.
+    """
+    verify(folder)
+    return content_sha256(folder)
+
+
 def parents_of(folder: Path) -> dict[str, str]:
     """Name of each input of a finished artefact to the sha256 it had."""
     start = "parents."
@@ -330,7 +340,8 @@ def verify(folder: Path) -> None:
     wrong += [f"{name}: not in the manifest" for name in found.keys() - expected.keys()]
     wrong += [f"{name}: sha256 differs" for name in expected.keys() & found.keys() if expected[name] != found[name]]
     if wrong:
-        raise ArtifactError(f"{folder} is damaged:\n  " + "\n  ".join(sorted(wrong)))
+        named = "\n  ".join(sorted(wrong))
+        raise ArtifactError(f"{folder} is damaged:\n  {named}\nCopy it again, or remove it and run its stage anew.")
 
 
 def package_versions() -> dict[str, str]:

@@ -118,7 +118,7 @@ class _Reader:
         """Every row by itself."""
         if self.kind == "parquet":
             for first, batch in parquet_batches(self.path, self.declared):
-                yield from self._by_rows(_batch_rows(self.path, first, _plain_times(batch, self.form)))
+                yield from self._by_rows(_batch_rows(self.path, first, _plain_times(self.path, batch, self.form)))
         elif self.kind == "csv":
             rows = csv_rows(self.path, self._chunks(chunk_bytes), self.declared, delimiter_of(self.path))
             yield from self._by_rows(rows)
@@ -130,7 +130,7 @@ class _Reader:
         """Every chunk by Arrow where that is faultless, else by rows."""
         if self.kind == "parquet":
             for first, batch in parquet_batches(self.path, self.declared, self.declared, self._note_unused):
-                batch = _plain_times(batch, self.form)
+                batch = _plain_times(self.path, batch, self.form)
                 repairs: Counter[str] = Counter()
                 fast = from_batch(batch, self.form, repairs)
                 yield from self._either(fast, _batch_rows(self.path, first, batch), repairs)
@@ -220,15 +220,25 @@ def _values(row: Row, where: str, form: Format, repaired: Counter[str]) -> tuple
     return user_id, item_id, when, rating, *words
 
 
-def _plain_times(batch: pa.RecordBatch, form: Format) -> pa.RecordBatch:
-    """Times of Parquet as integers of the declared unit."""
+def _plain_times(path: Path, batch: pa.RecordBatch, form: Format) -> pa.RecordBatch:
+    """Times of Parquet as integers of the declared unit.
+
+    Raises:
+        ValueError: They are finer than that: events would tie that do not.
+    """
     import pyarrow as pa
 
     place = batch.schema.get_field_index(form.columns.when)
     if place < 0 or form.timestamp_unit == ISO or not pa.types.is_timestamp(batch.schema.field(place).type):
         return batch
-    zone = batch.schema.field(place).type.tz
-    ticks = batch.column(place).cast(pa.timestamp(form.timestamp_unit, zone), safe=False).cast(pa.int64())
+    kind, unit = batch.schema.field(place).type, form.timestamp_unit
+    try:
+        ticks = batch.column(place).cast(pa.timestamp(unit, kind.tz)).cast(pa.int64())
+    except pa.ArrowInvalid as error:
+        raise ValueError(
+            f"{path}: column {form.columns.when!r} ({kind}) holds times that are no whole {unit!r}, and events would "
+            "tie that do not; declare timestamp_unit 'ms' or 'us', or round them in the file"
+        ) from error
     return batch.set_column(place, form.columns.when, ticks)
 
 

@@ -15,8 +15,8 @@ from pulse_hf.artifacts import (
     ArtifactError,
     Fingerprint,
     build,
-    content_sha256,
     package_versions,
+    parent_sha256,
     read_manifest,
     settings_of,
     sha256_of_file,
@@ -134,7 +134,7 @@ def evaluate(run: Path, settings: EvaluateSettings, *, seed: int, force: bool = 
 
 
 def _parents(run: Path) -> dict[str, str]:
-    parents = {name: content_sha256(run / folder) for name, folder in STAGES.items() if (run / folder).exists()}
+    parents = {name: parent_sha256(run / folder) for name, folder in STAGES.items() if (run / folder).exists()}
     truth = run / "world" / "truth.json"
     return parents | ({"world/truth.json": sha256_of_file(truth)} if truth.exists() else {})
 

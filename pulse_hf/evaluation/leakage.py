@@ -274,7 +274,7 @@ def _thoughts(ground: Ground, worlds: _Worlds, users: int, seed: int) -> tuple[l
     engine = ground.settings("thoughts")["engine"]
     if engine != "server" and not ground.pulled("thoughts"):  # what a server writes twice may differ
         stored = thoughts_stored(ground, chosen)
-        others = [key for key, thought in before.items() if not thought.same(stored[key])]
+        others = [key for key, thought in before.items() if not thought.stored_as(stored[key])]
         # A model's texts hang on the last digits, which hang on who shares its batch: rarely, but a word may differ.
         if len(others) > (0 if engine == "extractive" else len(before) // 4):
             problems += [f"{key}: another thought was stored than its history gives" for key in others]

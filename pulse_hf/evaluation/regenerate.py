@@ -15,6 +15,7 @@ from pulse_hf.schema import Decision, Sequence
 
 # Sums of equal numbers in another order; a target that is seen moves agreements by far more.
 _AGREEMENT_SLACK = 1e-4
+_STORED_SLACK = 1e-2  # agreements in bfloat16, of a batch with other neighbours and padding: up to 1e-3 was seen
 
 __all__ = ["Regrown", "thoughts_again", "thoughts_stored"]
 
@@ -36,11 +37,18 @@ class Regrown:
     leaf: int
 
     def same(self, other: Regrown) -> bool:
-        """Whether the other one is the same thought."""
-        if (self.lent, self.texts, self.leaf) != (other.lent, other.texts, other.leaf):
+        """Whether the other one, made in the same batch, is the same thought."""
+        return self.leaf == other.leaf and self._alike(other, _AGREEMENT_SLACK)
+
+    def stored_as(self, other: Regrown) -> bool:
+        """Whether the other one, made in another batch and kept, is the same; of near leaves either may be chosen."""
+        return self._alike(other, _STORED_SLACK)
+
+    def _alike(self, other: Regrown, slack: float) -> bool:
+        if (self.lent, self.texts) != (other.lent, other.texts):
             return False
         pairs = zip(self.agreements, other.agreements, strict=True)
-        return all(a == b or (a is not None and b is not None and abs(a - b) < _AGREEMENT_SLACK) for a, b in pairs)
+        return all(a == b or (a is not None and b is not None and abs(a - b) < slack) for a, b in pairs)
 
 
 def thoughts_again(

@@ -108,7 +108,7 @@ def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool
         stage=FOLDER,
         settings=asdict(settings),
         seed=seed,
-        parents={name: artifacts.content_sha256(run / name) for name in ("sequences", "candidates")},
+        parents={name: artifacts.parent_sha256(run / name) for name in ("sequences", "candidates")},
         model=_identity(settings),
         prompts={} if settings.engine == "recorded" else prompt_hashes(TEMPLATE),
     )

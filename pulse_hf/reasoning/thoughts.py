@@ -129,7 +129,7 @@ def thoughts(run: Path, settings: ThoughtSettings, *, seed: int, force: bool = F
         stage=FOLDER,
         settings=asdict(settings),
         seed=seed,
-        parents={name: artifacts.content_sha256(run / name) for name in PARENTS},
+        parents={name: artifacts.parent_sha256(run / name) for name in PARENTS},
         model=engine_identity(settings.engine, settings.model),
         prompts=prompt_hashes("reason", "refine"),
     )

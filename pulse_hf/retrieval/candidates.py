@@ -88,7 +88,7 @@ def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool
         stage=FOLDER,
         settings=facts,
         seed=seed,
-        parents={"sequences": artifacts.content_sha256(run / "sequences")},
+        parents={"sequences": artifacts.parent_sha256(run / "sequences")},
     )
 
     def make(work: Path) -> dict[str, object]:

@@ -94,7 +94,7 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
         stage=FOLDER,
         settings=json.loads(json.dumps(asdict(settings))) | budgets,
         seed=seed,
-        parents={name: artifacts.content_sha256(run / name) for name in parents},
+        parents={name: artifacts.parent_sha256(run / name) for name in parents},
         model=resolve_model(space.encoder)[1],
     )
 

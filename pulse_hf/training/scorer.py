@@ -19,7 +19,7 @@ from typing import Any
 from pulse_hf.artifacts import (
     Fingerprint,
     build,
-    content_sha256,
+    parent_sha256,
     process,
     read_json,
     read_table,
@@ -145,7 +145,7 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
         stage="recommender",
         settings=asdict(settings),
         seed=seed,
-        parents={name: content_sha256(run / name) for name in (*PARENTS, *voting)},
+        parents={name: parent_sha256(run / name) for name in (*PARENTS, *voting)},
         model=identity,
         prompts=prompt_hashes("score", "candidate"),
     )

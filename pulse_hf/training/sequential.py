@@ -124,7 +124,7 @@ def sequential(run: Path, settings: SequentialSettings, *, seed: int, force: boo
         stage=FOLDER,
         settings=asdict(settings),
         seed=seed,
-        parents={"sequences": artifacts.content_sha256(run / "sequences")},
+        parents={"sequences": artifacts.parent_sha256(run / "sequences")},
         model=resolve_model(settings.encoder)[1],
     )
 

@@ -142,7 +142,7 @@ def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int,
         ValueError: Too few pairs, a rationale of a target that must not train, or a loss that is not finite.
     """
     location, identity = resolve_model(settings.encoder)
-    parents = {name: artifacts.content_sha256(run / name) for name in ("sequences", "rationales")}
+    parents = {name: artifacts.parent_sha256(run / name) for name in ("sequences", "rationales")}
     fingerprint = artifacts.Fingerprint("thought-space", asdict(settings), seed, parents, model=identity)
 
     def make(work: Path) -> dict[str, Any]:
