@@ -1,5 +1,6 @@
 """Baselines on a shop of two tribes, where every answer can be worked out by hand."""
 
+from dataclasses import replace
 from functools import partial
 
 import numpy as np
@@ -16,6 +17,7 @@ from pulse_hf.evaluation.baselines import (
     repeat,
     title_similarity,
 )
+from pulse_hf.evaluation.baselines.fusion import fit_stacker
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.systems import ScoreBook, System, _stacked, systems
 from pulse_hf.metrics import rank_metrics
@@ -213,6 +215,29 @@ def test_fusion_is_fitted_on_validation_alone_and_applied_to_test(study, tmp_pat
         {name: score(study, test) for name, score in scorers.items()}, gates, study.targets(test), l2=0.1
     )
     assert on_test.stacker.weights != pytest.approx(expected.stacker.weights)
+
+
+def test_the_pull_that_was_chosen_is_the_one_that_is_fitted_with():
+    generator = np.random.default_rng(0)
+    rows = {name: list(generator.normal(size=(60, 5))) for name in ("noise", "more noise")}
+    gates = [np.full(5, 0.5)] * 60
+    targets = generator.integers(5, size=60).tolist()
+    fitted = calibration.fit_fusion(rows, gates, targets, l2=0.01)
+    assert fitted.l2 > 0.01, "noise asks for the stronger pulls"
+    read = rows if fitted.centres is None else calibration.by_popularity(rows, gates, fitted.centres)
+    right = fit_stacker(read, targets, l2=fitted.l2)
+    assert fitted.stacker.weights == pytest.approx(right.weights)
+    assert fitted.stacker.weights != pytest.approx(fit_stacker(read, targets, l2=0.01).weights)
+
+
+def test_a_target_is_cold_up_to_five_training_events(study):
+    decisions = study.split("test")
+    items = study.target_items(decisions)
+    copied = replace(study)
+    copied.__dict__["training_counts"] = {item: 4 + place % 3 for place, item in enumerate(dict.fromkeys(items))}
+    counts = [copied.training_counts[item] for item in items]
+    assert {4, 5, 6} == set(counts)
+    assert copied.cold(decisions).tolist() == [count <= 5 for count in counts]
 
 
 def rare_and_popular(seed, decisions=800, candidates=8):

@@ -125,6 +125,8 @@ def test_the_gate_trusts_sasrec_on_popular_items_only(run):
     found = gated.sides(study, decisions, {"sasrec": ones, "encoder-tuned": ones}, constants)
     for known, text in zip(found["sasrec"], found["encoder-tuned"], strict=True):
         np.testing.assert_allclose(known + text, 1.0)  # both standardise to 1, and the shares add up
+    for known, share in zip(found["sasrec"], calibration.events_shares(study, decisions), strict=True):
+        np.testing.assert_allclose(known, share)  # SASRec where there are events, the text elsewhere
 
 
 def test_bm25_prefers_the_candidate_that_shares_a_rare_word(run):

@@ -1,6 +1,7 @@
 """The controls of a reason: which node of a tree each of them gives, by hand."""
 
 from pulse_hf.evaluation import reasons
+from pulse_hf.reasoning.examples import Thought
 from pulse_hf.schema import Decision
 
 
@@ -34,6 +35,15 @@ def test_random_leaves_are_leaves_and_depend_on_the_seed_alone():
     drawn = [texts(reasons.random_leaves(GROWN, DECISIONS, seed))["u#3"] for seed in range(20)]
     assert set(drawn) == {"calm and quiet", "a gift for a friend"}
     assert drawn == [texts(reasons.random_leaves(GROWN, DECISIONS, seed))["u#3"] for seed in range(20)]
+
+
+def test_another_users_reason_is_nobodys_own_and_each_is_used_once():
+    decisions = [Decision(f"u{number}", 3, "test") for number in range(7)]
+    thoughts = {one.decision_id: Thought(f"reason of {one.user_id}", 0.5) for one in decisions}
+    swapped = reasons.another_users(decisions, thoughts, seed=0)
+    assert swapped.keys() == thoughts.keys()
+    assert all(swapped[key] != thoughts[key] for key in thoughts)
+    assert sorted(texts(swapped).values()) == sorted(texts(thoughts).values())
 
 
 def test_the_untuned_encoder_takes_the_leaf_nearest_to_the_behaviour():

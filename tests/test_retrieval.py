@@ -114,6 +114,9 @@ def test_votes_are_weighted_by_similarity():
     lenders = {"a": user("a", ["x"]), "b": user("b", ["y", "y"]), "c": user("c", ["y"]), "d": user("d", ["z"])}
     lent = lend_items(["a", "b", "c", "d"], [0.7, 0.4, 0.4, -0.9], lenders, history=[], before=None, max_items=2)
     assert lent == ["y", "x"]
+    lenders = {"a": user("a", ["x"]), "b": user("b", ["x"]), "c": user("c", ["y"])}
+    lent = lend_items(["a", "c", "b"], [0.4, 0.1, -0.9], lenders, history=[], before=None, max_items=2)
+    assert lent == ["x", "y"]  # who is unlike does not vote against
 
 
 # -- candidates ------------------------------------------------------------------------------------

@@ -11,7 +11,7 @@ import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import LengthGroupedSampler
-from trl import SFTTrainer
+from trl import SFTConfig, SFTTrainer
 
 from pulse_hf.artifacts import Fingerprint, build, read_json, read_manifest, read_tensors, write_table
 from pulse_hf.models.scorer.adapter import load_scorer, read_record
@@ -21,9 +21,9 @@ from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, ScorerExample, 
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.schema import CandidateSet, Item, Sequence
 from pulse_hf.training import candidate_trainer
-from pulse_hf.training.candidate_trainer import KeepBest
+from pulse_hf.training.candidate_trainer import KeepBest, _parameter_groups
 from pulse_hf.training.scorer import RecommenderSettings, read_sets, recommender
-from pulse_hf.training.scorer_fit import make_processor, train_scorer
+from pulse_hf.training.scorer_fit import adapted_scorer, make_processor, train_scorer
 
 WORDS = [f"w{number}" for number in range(12)]
 SHAPE = PromptShape()
@@ -66,6 +66,20 @@ def settings_for(base_folder: Path, **changes) -> RecommenderSettings:
         max_length=128,
     )
     return replace(settings, **changes)
+
+
+def test_adapter_and_head_learn_at_their_own_rates_and_the_head_does_not_decay(base_folder, tmp_path):
+    settings = settings_for(base_folder, learning_rate=1e-4, head_learning_rate=1e-2, lora_alpha=7, epochs=1)
+    model, _ = adapted_scorer(settings, make_processor(settings), 0)
+    config = SFTConfig(output_dir=str(tmp_path), learning_rate=1e-4, weight_decay=0.3, report_to="none", bf16=False)
+    adapter, head = _parameter_groups(model, config, settings.head_learning_rate)
+    assert (adapter["lr"], adapter["weight_decay"]) == (1e-4, 0.3)
+    assert (head["lr"], head["weight_decay"]) == (1e-2, 0.0)
+    names = {id(value): name for name, value in model.named_parameters()}
+    assert all("lora_" in names[id(one)] for one in adapter["params"])
+    assert head["params"]
+    assert not any("lora_" in names[id(one)] for one in head["params"])
+    assert model.peft_config["default"].lora_alpha == 7
 
 
 def toy_examples(number: int, seed: int) -> list[ScorerExample]:

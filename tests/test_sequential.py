@@ -126,6 +126,21 @@ def test_sampled_negatives_are_uniform_over_the_other_items():
     assert ((counts[counts > 0] - 1000).abs() < 120).all()
 
 
+def test_no_negative_is_the_item_that_it_stands_beside(monkeypatch):
+    seen, forward = [], PulseSASRecModel.forward
+
+    def noted(self, item_indices, labels=None, negatives=None, excluded=None):
+        seen.append((labels, negatives))
+        return forward(self, item_indices, labels, negatives, excluded)
+
+    monkeypatch.setattr(PulseSASRecModel, "forward", noted)
+    fit_sasrec(ring(40), [], 25, replace(SMALL, epochs=1, loss="gbce", num_negatives=20), seed=0)
+    for labels, negatives in seen:
+        targets = labels[labels != 0]
+        assert negatives.shape == (len(targets), 20)
+        assert not (negatives == targets[:, None]).any()
+
+
 def test_an_item_without_training_events_is_its_text_and_is_not_pushed_away():
     # Item 26 is new and reads like item 5: where 5 is the answer, 26 must come near.
     texts = torch.randn(26, 8, generator=torch.Generator().manual_seed(0))

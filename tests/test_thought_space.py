@@ -454,6 +454,35 @@ def test_the_best_epoch_is_what_remains(encoder_folder, monkeypatch):
         assert not torch.equal(value, snapshots[4][name]) or name.endswith("key.bias")
 
 
+def test_the_loss_is_asked_for_as_the_settings_say(encoder_folder, monkeypatch):
+    asked, honest = [], thought_space_fit.info_nce_loss
+
+    def noted(history, rationale, temperature, **how):
+        asked.append({**how, "temperature": temperature, "rows": len(history)})
+        return honest(history, rationale, temperature, **how)
+
+    monkeypatch.setattr(thought_space_fit, "info_nce_loss", noted)
+    pairs = some_pairs(24)
+    changes = {"epochs": 1, "batch_size": 16, "num_negatives": 3, "temperature": 0.07, "symmetric": True}
+    fit(space_on(encoder_folder), pairs[8:], pairs[:8], replace(SETTINGS, **changes), seed=1)
+    for one in asked:
+        assert (one["temperature"], one["num_negatives"], one["symmetric"]) == (0.07, 3, True)
+        assert len(one["same"]) == one["rows"]  # who shares an id is no negative
+    told = [row for one in asked for row in one["same"].tolist()]
+    assert sorted(told) == sorted(groups_of(pairs[8:]).tolist())
+
+
+def test_projections_and_encoders_learn_at_their_own_rates_and_vectors_do_not_decay(encoder_folder):
+    space = space_on(encoder_folder)
+    rates = {"encoder_learning_rate": 1e-5, "projection_learning_rate": 1e-3, "weight_decay": 0.1}
+    optimizer = thought_space_fit._optimizer(space, replace(SETTINGS, **rates))
+    told = {id(one): group for group in optimizer.param_groups for one in group["params"]}
+    assert len(told) == len(space.trained())
+    for name, value in space.trained().items():
+        assert told[id(value)]["lr"] == (1e-3 if "_projection." in name else 1e-5), name
+        assert told[id(value)]["weight_decay"] == (0.1 if value.dim() > 1 else 0.0), name
+
+
 def test_a_loss_that_is_not_finite_names_the_step(encoder_folder, monkeypatch):
     monkeypatch.setattr(
         thought_space_fit, "info_nce_loss", lambda *_, **__: torch.tensor(float("nan"), requires_grad=True)

@@ -1,9 +1,12 @@
 """Weights of text and votes: what they recover, and that a useless column gets none."""
 
+from types import SimpleNamespace
+
 import pytest
 import torch
+from torch import nn
 
-from pulse_hf.training.vote_weights import fit_vote_weights
+from pulse_hf.training.vote_weights import fit_vote_weights, weigh_votes
 
 
 def decisions(number=4000, candidates=6, seed=0):
@@ -38,3 +41,18 @@ def test_fewer_decisions_are_pulled_towards_nothing():
     columns, labels = decisions(30)
     strong, weak = (fit_vote_weights(columns[..., :1], labels, l2=l2)[0] for l2 in (1.0, 0.0))
     assert 0 < strong < weak
+
+
+def test_a_text_scorer_takes_votes_beside_its_own_logit():
+    scorer = SimpleNamespace(
+        score=nn.Linear(4, 1, bias=False),
+        likelihood_score=nn.Linear(1, 1, bias=False),
+        feature_score=None,
+        config=SimpleNamespace(num_candidate_features=0),
+    )
+    hidden, likelihood, votes = torch.randn(5, 4), torch.randn(5, 1), torch.randn(5, 2)
+    before = scorer.score(hidden) + scorer.likelihood_score(likelihood)
+    weigh_votes(scorer, [0.5, 0.7, 0.4])
+    after = scorer.score(hidden) + scorer.likelihood_score(likelihood) + scorer.feature_score(votes)
+    torch.testing.assert_close(after, 0.5 * before + votes @ torch.tensor([[0.7], [0.4]]))
+    assert scorer.config.num_candidate_features == 2
