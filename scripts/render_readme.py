@@ -99,13 +99,14 @@ def reasons(variants: dict[str, Any], published: dict[str, float], part: str) ->
 
 def costs(systems: dict[str, Any]) -> list[str]:
     """What each row took: all the stages it rests on and its own scoring, as the run measured them."""
-    lines = [
-        "",
-        *header("what it took", "HR@1", "minutes", "million tokens of a language model", "MB of fitted models"),
-    ]
+    known = any("seconds_per_user" in row["cost"] for row in systems.values())  # not in older reports
+    served = ["ms per further user"] if known else []
+    names = ("HR@1", "minutes", *served, "million tokens of a language model", "MB of fitted models")
+    lines = ["", *header("what it took", *names)]
     for name, row in sorted(systems.items(), key=lambda pair: pair[1]["cost"]["seconds"]):
         cost = row["cost"]
-        told = f"{cost['seconds'] / 60:.1f} | {cost['tokens'] / 1e6:.2f} | {cost['bytes'] / 1e6:.0f}"
+        further = f"{1000 * cost['seconds_per_user']:.1f} | " if known else ""
+        told = f"{cost['seconds'] / 60:.1f} | {further}{cost['tokens'] / 1e6:.2f} | {cost['bytes'] / 1e6:.0f}"
         lines.append(f"| {name} | {row['hr@1']['value']:.3f} | {told} |")
     return lines
 

@@ -103,6 +103,16 @@ def test_every_row_pays_for_the_scorer_it_is_joined_from(run):
         assert _spent(run, "recommender", names)[1] == counts[own]["seconds"]
 
 
+def test_every_row_pays_for_its_own_fits_among_the_learned_baselines(run):
+    manifest = read_manifest(run / "baselines")
+    seconds = {name: fit["seconds"] for name, fit in manifest["counts"]["fits"].items()}
+    assert all(value > 0 for value in seconds.values())
+    assert sum(seconds.values()) <= manifest["seconds"]
+    assert _spent(run, "baselines", ("sasrec-bce",)) == (0, seconds["sasrec-bce"])
+    both = seconds["encoder-tuned"] + seconds["sasrec-bce"]
+    assert _spent(run, "baselines", ("fusion", "sasrec", "encoder-tuned", "sasrec-bce"))[1] == pytest.approx(both)
+
+
 def test_scores_are_the_cosine_of_titles_and_no_order_changes_them(run):
     study = load_study(run)
     decisions = study.split("test")[:20]

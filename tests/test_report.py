@@ -200,7 +200,7 @@ def test_the_stage_writes_a_report_with_the_fixed_keys(run):
     assert list(report["systems"]) == sorted(SIMPLE.systems)
     for row in report["systems"].values():
         assert set(row) == {*METRICS, "slices", "cost"}
-        assert set(row["cost"]) == {"tokens", "seconds", "bytes"}
+        assert set(row["cost"]) == {"tokens", "seconds", "seconds_per_user", "bytes"}
     assert report["audit"]["passed"]
     assert set(report["stages"]) == {"prepare", "candidates"}
     assert all(set(stage) == {"seconds", "rows"} for stage in report["stages"].values())

@@ -266,15 +266,24 @@ def _split(sequences: Mapping[str, Any]) -> str:
 
 
 def _cost(run: Path, book: ScoreBook, known: Mapping[str, System], name: str) -> dict[str, Any]:
-    """Tokens and seconds of the stages it rests on and of its own scoring; bytes of the models it loads."""
+    """Tokens and seconds of the stages it rests on and of its own scoring; bytes of the models it loads.
+
+    ``seconds_per_user`` is what one more decision takes once all is fitted: its scoring and, where there is a reason,
+    its share of the stage that writes them.
+    """
     system = known[name]
     spent = [_spent(run, stage, (name, *system.parts)) for stage in system.stages]
     scored = [system, *(known[part] for part in system.parts)]
-    seconds = sum(seconds for _, seconds in spent) + sum(book.beside(one, "test")["seconds"] for one in scored)
+    scoring = sum(book.beside(one, "test")["seconds"] for one in scored)
+    per_user = scoring / max(1, len(book.study.split("test")))
+    if "thoughts" in system.stages:
+        manifest = read_manifest(run / STAGES["thoughts"])
+        per_user += manifest["seconds"] / max(1, _rows(manifest["counts"]))
     files = [path for model in system.models for path in [run / model, *(run / model).rglob("*")] if path.is_file()]
     return {
         "tokens": sum(tokens for tokens, _ in spent),
-        "seconds": round(seconds, 3),
+        "seconds": round(sum(seconds for _, seconds in spent) + scoring, 3),
+        "seconds_per_user": round(per_user, 6),
         "bytes": sum(path.stat().st_size for path in files),
     }
 
@@ -292,9 +301,10 @@ def _spent(run: Path, stage: str, names: Sequence[str]) -> tuple[int, float]:
     if stage == "recommender":  # several scorers are tuned in one stage; each system pays for its own
         own = counts["systems"][next((name for name in names if name in counts["systems"]), "pulse")]
         return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
-    own = counts["fits"].get(names[0], {}) if stage == "baselines" else {}
-    if "tokens_per_epoch" in own:
-        return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
+    if stage == "baselines":  # likewise
+        fits = [counts["fits"][name] for name in names if name in counts["fits"]]
+        tokens = (fit.get("tokens_per_epoch", 0) * max(1, len(fit.get("validation_hr@1", ()))) for fit in fits)
+        return sum(tokens), sum(fit["seconds"] for fit in fits)
     usage = counts.get("written_by_this_process", {})
     return sum(int(usage.get(kind, 0)) for kind in ("prompt_tokens", "generated_tokens")), manifest["seconds"]
 

@@ -127,4 +127,5 @@ def _mean(measured: Sequence[Mapping[str, NDArray[np.float64]]]) -> dict[str, ND
 
 def _mean_cost(reports: Sequence[Mapping[str, Any]], name: str) -> dict[str, float]:
     costs = [report["systems"][name]["cost"] for report in reports]
-    return {key: round(float(np.mean([one[key] for one in costs])), 3) for key in costs[0]}
+    told = [key for key in costs[0] if all(key in one for one in costs)]  # older reports tell less
+    return {key: round(float(np.mean([one[key] for one in costs])), 6) for key in told}

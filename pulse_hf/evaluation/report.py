@@ -313,15 +313,17 @@ def _audit(report: Mapping[str, Any]) -> str:
     return "## Leak audit\n\n" + _table(["", "check", "detail"], rows)
 
 
+def _cost(cost: Mapping[str, float]) -> list[str]:
+    further = f"{1000 * cost['seconds_per_user']:,.1f}" if "seconds_per_user" in cost else "–"  # older reports
+    return [f"{cost['tokens']:,}", f"{cost['seconds']:,.1f}", further, f"{cost['bytes']:,}"]
+
+
 def _costs(report: Mapping[str, Any]) -> str:
-    rows = [
-        [name, f"{row['cost']['tokens']:,}", f"{row['cost']['seconds']:,.1f}", f"{row['cost']['bytes']:,}"]
-        for name, row in _ranked(report["systems"])
-    ]
+    rows = [[name, *_cost(row["cost"])] for name, row in _ranked(report["systems"])]
     stages = [[name, f"{row['seconds']:,.1f}", f"{row['rows']:,}"] for name, row in sorted(report["stages"].items())]
     return (
         "## Cost\n\n"
-        + _table(["system", "SLM tokens", "seconds", "bytes of its models"], rows)
+        + _table(["system", "SLM tokens", "seconds", "ms per further user", "bytes of its models"], rows)
         + "\n\n"
         + _table(["stage", "seconds", "rows"], stages)
     )
