@@ -134,7 +134,7 @@ def endpoints(source: Source) -> list[Callable[..., Any]]:
         """
         rationales = answers_of(source).rationales
         if rationales is None:
-            raise RefusedError("No rationale dataset is shown here.")
+            raise RefusedError(source.no_rationales)
         found = rationales.page(query, page)
         rows = [{"title": title, "reason": text} for title, text in found.rows]
         return {"page": found.page, "pages": found.pages, "found": found.found, "rows": rows}

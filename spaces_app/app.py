@@ -8,13 +8,14 @@ from __future__ import annotations
 
 import logging
 import os
+from collections.abc import Mapping
 from typing import Any
 
 os.environ.setdefault("GRADIO_ANALYTICS_ENABLED", "False")
 os.environ.setdefault("HF_HUB_DISABLE_TELEMETRY", "1")
 
 import gradio as gr
-from limits import BURST, PER_SECOND, Limits, Rate
+from limits import BURST, PER_SECOND, WAITING, Limits, Rate, share
 from page import CSS, MAX_SESSIONS, THEME, build
 from source import Source, from_environment
 from starlette.middleware import Middleware
@@ -22,15 +23,19 @@ from starlette.middleware import Middleware
 WAIT_S = 60.0
 
 
-def launch(source: Source, rate: Rate | None = None, **options: Any) -> gr.Blocks:
+def launch(
+    source: Source, rate: Rate | None = None, waiting: Mapping[str, int] = WAITING, **options: Any
+) -> gr.Blocks:
     """Serve the page of a source.
 
     Args:
         source: Started or ready.
         rate: Requests per client; the default fits people and small programs.
+        waiting: Requests of one client that may wait at a time, by lane of the queue.
         options: Passed on to ``gradio.Blocks.launch``.
     """
     page = build(source)
+    share(page._queue, waiting)
     limits = Middleware(Limits, healthy=lambda: source.ready, rate=rate or Rate(BURST, PER_SECOND))
     page.launch(
         **{

@@ -1,4 +1,4 @@
-"""Limits of the web server around the page: body size, nesting, rate, closed doors, security headers, health."""
+"""Limits around the page: body size, nesting, rate, share of the queue, closed doors, security headers, health."""
 
 from __future__ import annotations
 
@@ -6,13 +6,18 @@ import json
 import os
 import time
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
+
+from starlette.exceptions import HTTPException
 
 MAX_BODY_BYTES = 64 * 1024
 MAX_NESTING = 40
-BURST = 60
+BURST = 20
 PER_SECOND = 3.0
+QUEUE = 32
+# Requests of one client that may wait at a time, by lane of the queue: nobody fills it alone.
+WAITING = {"model": 4, "light": 8}
 KEPT_CLIENTS = 10_000
 
 # Doors of the web framework that this page never uses: no file is read, taken or fetched here.
@@ -120,6 +125,30 @@ class Limits:
             await _say(send, 422, f"The request is nested too deeply; at most {MAX_NESTING} levels are taken.")
         else:
             await self.app(scope, _once(body, receive), send)
+
+
+def share(queue: Any, waiting: Mapping[str, int]) -> None:
+    """Let no client wait with more requests at a time than its share of a queue.
+
+    Args:
+        queue: A page's, before it is served.
+        waiting: Requests of one client by lane, the queue's ``concurrency_id``; other lanes are not bounded.
+    """
+    push = queue.push
+
+    async def pushed(body: Any, request: Any, username: str | None) -> Any:
+        # Nothing is awaited between this count and the place in the queue: what comes at once is counted as well.
+        work = queue.blocks.fns.get(body.fn_index)
+        lane = "" if work is None else str(work.concurrency_id)
+        if lane in waiting and lane in queue.event_queue_per_concurrency_id:
+            client = _client(request.scope)
+            queued = queue.event_queue_per_concurrency_id[lane].queue
+            own = sum(_client(event.request.scope) == client for event in queued)
+            if own >= waiting[lane]:
+                raise HTTPException(429, f"{own} of your requests are waiting already; please try again after them.")
+        return await push(body=body, request=request, username=username)
+
+    queue.push = pushed
 
 
 def _once(body: bytes, receive: Receive) -> Receive:

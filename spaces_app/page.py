@@ -12,6 +12,7 @@ from answers import Answers, moves
 from api import answers_of, endpoints, guarded
 from gradio.components import Component
 from inputs import MAX_REASON_CHARS, MAX_TITLE_CHARS, MAX_WORDS_CHARS, one_text
+from limits import QUEUE
 from markup import inert
 from panels import agreement_panel, empty, map_panel, notice, ranking_panel, rationales_panel, tree_panel
 from source import Source
@@ -65,6 +66,7 @@ SESSION_S = 3600
 FOUND = 6
 SAID_CHARS = 90
 START = "Pick a person or an example, or type what someone liked."
+EXPIRED = "This visit has expired: its history was kept for an hour, or made room for newer visits. Please begin anew."
 Change = Callable[..., Visit]
 TITLE = "PULSE: recommendation that knows why"
 
@@ -104,14 +106,14 @@ def build(source: Source) -> gr.Blocks:
         parts = [header, waiting, timer, tabs, people, shown]
         for start in (page.load, timer.tick):
             start(look, None, parts, show_progress="hidden", api_visibility="private", **LIGHT)
-    return page.queue(max_size=32, default_concurrency_limit=1, api_open=False)
+    return page.queue(max_size=QUEUE, default_concurrency_limit=1, api_open=False)
 
 
 # -- the tab that recommends -------------------------------------------------------------------------
 
 
 def _recommend_tab(source: Source) -> gr.Dropdown:
-    visit = gr.State(Visit(), time_to_live=SESSION_S)
+    visit = gr.State(None, time_to_live=SESSION_S)
     with gr.Row(elem_id="pulse-columns"):
         with gr.Column(scale=4, min_width=320, elem_id="pulse-history"):
             gr.HTML('<h2 class="pulse-h2">History</h2>', js_on_load=None)
@@ -131,6 +133,9 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
                 label="What did they say about it? (optional)", max_length=MAX_WORDS_CHARS, lines=1, max_lines=4,
                 placeholder="Reasons are drawn from these words.", elem_id="pulse-words",
             )  # fmt: skip
+            # A visit is None before it begins and after it has expired; which of them it is, the page knows by this
+            # box. The style sheet hides it: what the framework hides, it shows as soon as it is set.
+            begun = gr.Textbox("", elem_id="pulse-begun")
             add = gr.Button("Add to the history", elem_id="pulse-add")
             kept = gr.CheckboxGroup([], label="Choices", visible=False, elem_id="pulse-kept",
                 info="Untick one to drop it and see the ranking move.",
@@ -153,19 +158,34 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
                 with gr.Tab("Map"):
                     space = gr.HTML(empty(START), js_on_load=None, elem_id="pulse-space", min_height=120)
 
-    outputs = [visit, kept, reason, agreement, ranking, tree, space]
+    outputs = [visit, begun, kept, reason, agreement, ranking, tree, space, people]
 
-    def on(triggers: list[Any], change: Change, *inputs: Component, cleared: tuple[Component, ...] = ()) -> None:
+    def on(
+        triggers: list[Any],
+        change: Change,
+        *inputs: Component,
+        cleared: tuple[Component, ...] = (),
+        anew: bool = False,
+    ) -> None:
+        """Change the visit when something is touched; ``anew`` where nothing of the former history stays."""
+
         def run(progress: gr.Progress = gr.Progress(), *values: Any) -> list[Any]:  # noqa: B008
             answers = answers_of(source)
-            now = change(answers, *values)
+            now, seen, *given = values
+            if now is None and seen and not anew:
+                gr.Warning(EXPIRED)
+                return [*_show(answers, Visit()), gr.update(value=None), *(gr.skip() for _ in cleared)]
+            now = change(answers, now or Visit(), *given)
             progress(0.3, desc="Thinking about why")
             shown = _show(answers, answered(answers, now))
-            return [*shown, *(gr.update(value=None if part is found else "") for part in cleared)]
+            person = gr.update(value=None) if anew and people not in inputs else gr.skip()
+            return [*shown, person, *(gr.update(value=None if part is found else "") for part in cleared)]
 
         for trigger in triggers:
             trigger(
-                guarded(run), [visit, *inputs], [*outputs, *cleared],
+                guarded(run), [visit, begun, *inputs], [*outputs, *cleared],
+                # What comes is judged by `inputs` and `visit`: the framework forgets the choices it showed, too.
+                preprocess=False,
                 show_progress="full", show_progress_on=[ranking], api_visibility="private", **MODEL,
             )  # fmt: skip
 
@@ -176,10 +196,10 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
         label = "In the catalogue" if titles else "Not in the catalogue; it is added as typed"
         return gr.Radio(titles, value=None, label=label, visible=bool(text))
 
-    on([people.input], of_person, people)
+    on([people.input], of_person, people, anew=True)
     for number, button in enumerate(examples):
-        on([button.click], lambda answers, now, number=number: of_example(answers, now, number))
-    on([clear.click], lambda answers, now: Visit())
+        on([button.click], lambda answers, now, number=number: of_example(answers, now, number), anew=True)
+    on([clear.click], lambda answers, now: Visit(), anew=True)
     on([add.click, title.submit, words.submit], with_title, title, found, words, cleared=(title, found, words))
     on([kept.input], keeping, kept)
     on([by_own.click, reason.submit], steered, reason)
@@ -191,7 +211,7 @@ def _recommend_tab(source: Source) -> gr.Dropdown:
 
 
 def _show(answers: Answers, visit: Visit) -> list[Any]:
-    """Everything the page shows of a visit."""
+    """Everything the page shows of a visit, and whether it has begun."""
     labels = [_label(answers.title(event.item), event.review) for event in visit.events]
     choices = [(label, str(place)) for place, label in enumerate(labels)]
     boxes = gr.CheckboxGroup(
@@ -203,9 +223,10 @@ def _show(answers: Answers, visit: Visit) -> list[Any]:
     answer = visit.answer
     if answer is None:
         nothing = empty("Every choice is dropped; tick one to go on." if choices else START)
-        return [visit, boxes, "", "", nothing, nothing, nothing]
+        return [visit, "yes" if choices else "", boxes, "", "", nothing, nothing, nothing]
     return [
         visit,
+        "yes",
         boxes,
         answer.reason,
         agreement_panel(answer),
@@ -263,7 +284,7 @@ def _first_rationales(source: Source) -> str:
     if source.answers is None:
         return ""
     if source.answers.rationales is None:
-        return empty("No rationale dataset is shown here; its owner can name one in PULSE_DATASET_ID.")
+        return empty(inert(source.no_rationales))
     return rationales_panel(source.answers.rationales.page(), source.answers.rationales.source)
 
 

@@ -85,10 +85,10 @@ def _direction(change: int | None) -> str:
 def _badge(change: int | None) -> str:
     if change is None:
         return '<span class="badge">new</span>'
-    if change == 0:
-        return '<span class="badge" aria-label="stayed">=</span>'
     word, arrow = ("rose", "▲") if change > 0 else ("fell", "▼")
-    return f'<span class="badge" aria-label="{word} {abs(change)} places">{arrow} {abs(change)}</span>'
+    count = abs(change)
+    seen, told = (f"{arrow} {count}", f"{word} {count} place{'s' * (count > 1)}") if change else ("=", "stayed")
+    return f'<span class="badge"><span aria-hidden="true">{seen}</span><span class="pulse-unseen">{told}</span></span>'
 
 
 def _summary(moved: Sequence[Move]) -> str:

@@ -1,4 +1,4 @@
-"""Pictures made here: the tree of thoughts as SVG, the Thought Space map as SVG with marks that tell on hover."""
+"""Pictures made here: the tree of thoughts as SVG and as a list to be read aloud, the map with marks that tell."""
 
 from __future__ import annotations
 
@@ -18,6 +18,10 @@ LINE, CHAR, PAD, HEAD, GAP = 19.0, 7.8, 14.0, 26.0, 14.0  # SVG units; CHAR is t
 NARROW = 330.0
 INDENT = 18.0
 MAX_LINES = 9
+_KINDS = {
+    "history": "This history", "thought": "A thought", "chosen": "The chosen thought", "own": "Your reason",
+    "neighbour": "A stored reason",
+}  # fmt: skip
 
 
 # -- the tree --------------------------------------------------------------------------------------
@@ -37,18 +41,23 @@ class _Card:
 
 
 def tree_picture(tree: Tree) -> str:
-    """The tree with its chosen branch, drawn for wide screens and for phones; the page shows one of them."""
+    """The tree with its chosen branch, drawn for wide screens and for phones; the page shows one of them.
+
+    Pictures are silent to a screen reader, so that the same is told by a list that is not seen.
+    """
     if not tree.nodes:
         return ""
     nodes, left_out = _drawn(tree)
     branch = _branch(tree)
-    told = "The drafted reason and its refinements; the chosen branch is marked."
-    wide = _svg(_columns(nodes), branch, tree.leaf, told) if max(n.depth for n in nodes) <= 2 else ""
-    narrow = _svg(_outline(nodes, NARROW), branch, tree.leaf, told)
+    wide = _svg(_columns(nodes), branch, tree.leaf) if max(n.depth for n in nodes) <= 2 else ""
+    narrow = _svg(_outline(nodes, NARROW), branch, tree.leaf)
     more = f'<p class="pulse-note">{left_out} more reasons are not drawn.</p>' if left_out else ""
     if not wide:
-        wide = _svg(_outline(nodes, 2 * NARROW), branch, tree.leaf, told)
-    return f'<div class="pulse-tree"><div class="wide">{wide}</div><div class="narrow">{narrow}</div>{more}</div>'
+        wide = _svg(_outline(nodes, 2 * NARROW), branch, tree.leaf)
+    return (
+        f'<div class="pulse-tree"><div class="pulse-unseen">{_list(nodes, NO_NODE, tree.leaf)}</div>'
+        f'<div class="wide">{wide}</div><div class="narrow">{narrow}</div>{more}</div>'
+    )
 
 
 def _drawn(tree: Tree) -> tuple[list[Node], int]:
@@ -74,6 +83,15 @@ def _branch(tree: Tree) -> set[int]:
 
 def _children(nodes: Sequence[Node], number: int) -> list[Node]:
     return [node for node in nodes if node.parent == number]
+
+
+def _list(nodes: Sequence[Node], parent: int, leaf: int) -> str:
+    """The children of a node as a list, theirs inside it."""
+    rows = [
+        f"<li>{_kind(node, leaf)}: {inert(_words(node))} {_agreement(node)}{_list(nodes, node.number, leaf)}</li>"
+        for node in _children(nodes, parent)
+    ]
+    return f"<ul>{''.join(rows)}</ul>" if rows else ""
 
 
 def _columns(nodes: Sequence[Node]) -> list[_Card]:
@@ -121,7 +139,7 @@ def _outline(nodes: Sequence[Node], width: float) -> list[_Card]:
     return cards
 
 
-def _svg(cards: list[_Card], branch: set[int], leaf: int, told: str) -> str:
+def _svg(cards: list[_Card], branch: set[int], leaf: int) -> str:
     by_number = {card.node.number: card for card in cards}
     width = max(card.x + card.width for card in cards) + 4
     height = max(card.y + card.height for card in cards) + 4
@@ -129,7 +147,7 @@ def _svg(cards: list[_Card], branch: set[int], leaf: int, told: str) -> str:
     edges.sort(key=lambda edge: "chosen" in edge)  # the chosen branch is drawn on top
     drawn = "".join(edges) + "".join(_card(card, branch, leaf) for card in cards)
     return (
-        f'<svg class="pulse-svg" role="img" aria-label="{told}" width="{width:.0f}" height="{height:.0f}" '
+        f'<svg class="pulse-svg" aria-hidden="true" width="{width:.0f}" height="{height:.0f}" '
         f'viewBox="-2 -2 {width:.0f} {height:.0f}">{drawn}</svg>'
     )
 
@@ -151,9 +169,7 @@ def _card(card: _Card, branch: set[int], leaf: int) -> str:
     node = card.node
     css = "card" + (" leaf" if node.number == leaf else " chosen" if node.number in branch else "")
     css += "" if node.status == "ok" else " failed"
-    kind = "Draft" if node.depth == 0 else f"Refinement {node.number}"
-    kind += " · chosen" if node.number == leaf else ""
-    agreement = "" if node.agreement is None else f"agrees {signed(node.agreement)}"
+    kind, agreement = _kind(node, leaf), _agreement(node)
     left, top = card.x + PAD, card.y + HEAD - 4
     lines = "".join(
         f'<text x="{left:.1f}" y="{top + LINE * (row + 1):.1f}">{inert(line)}</text>'
@@ -165,6 +181,15 @@ def _card(card: _Card, branch: set[int], leaf: int) -> str:
         f'<text class="value" x="{card.x + card.width - PAD:.1f}" y="{top:.1f}" text-anchor="end">{agreement}</text>'
         f"{lines}</g>"
     )
+
+
+def _kind(node: Node, leaf: int) -> str:
+    kind = "Draft" if node.depth == 0 else f"Refinement {node.number}"
+    return f"{kind} · chosen" if node.number == leaf else kind
+
+
+def _agreement(node: Node) -> str:
+    return "" if node.agreement is None else f"agrees {signed(node.agreement)}"
 
 
 def _words(node: Node) -> str:
@@ -225,18 +250,20 @@ def map_picture(background: NDArray[np.float64], marks: Sequence[Mark]) -> str:
     """Stored reasons as a cloud, marks above it; each mark opens on hover, focus or touch."""
     # One path of round dots: thousands of points, one element.
     dots = "".join(f"M{1000 * x:.0f} {640 * (1 - y):.0f}h0" for x, y in background)
+    drawn = "".join(_mark(mark, number) for number, mark in enumerate(marks))
     return (
         '<div class="pulse-map"><svg viewBox="-12 -12 1024 664" preserveAspectRatio="none" aria-hidden="true">'
-        f'<path class="cloud" d="{dots}"/></svg>{"".join(_mark(mark) for mark in marks)}</div>'
+        f'<path class="cloud" d="{dots}"/></svg>{drawn}</div>'
     )
 
 
-def _mark(mark: Mark) -> str:
+def _mark(mark: Mark, number: int) -> str:
     x, y = (float(value) for value in mark.place)
     side = ("right" if x > 0.5 else "left") + (" under" if y > 0.5 else " over")
     left, top = (12 + 1000 * x) / 10.24, (12 + 640 * (1 - y)) / 6.64
     heading, words = inert(mark.heading), inert(mark.words)
     return (
-        f'<span class="mark {mark.kind} {side}" tabindex="0" style="left:{left:.2f}%;top:{top:.2f}%">'
-        f'<span class="tip" role="tooltip"><b>{heading}</b>{words}</span></span>'
+        f'<span class="mark {mark.kind} {side}" tabindex="0" role="img" aria-label="{_KINDS[mark.kind]}" '
+        f'aria-describedby="pulse-tip-{number}" style="left:{left:.2f}%;top:{top:.2f}%">'
+        f'<span class="tip" role="tooltip" id="pulse-tip-{number}"><b>{heading}</b> {words}</span></span>'
     )

@@ -23,6 +23,11 @@ TITLE_COLUMNS = ("title", "item_title", "item_id")
 MAX_ROWS = 200_000
 
 
+def shown_name(place: str) -> str:
+    """A repo id as it is, a folder by its last name: where it lies is nobody's business."""
+    return Path(place).name if Path(place).is_absolute() else place
+
+
 @dataclass(frozen=True)
 class RationalePage:
     """Some rows of the dataset.
@@ -98,10 +103,10 @@ def rationales_of_run(run: Path, users: Mapping[str, Sequence], items: Mapping[s
 
 
 def rationales_of_dataset(repo_id: str, items: Mapping[str, Item]) -> RationaleTable:
-    """The rationales of a dataset repo or folder; only data is read, no code of the repo runs.
+    """The usable rationales of a dataset repo or folder; only data is read, no code of the repo runs.
 
     Raises:
-        RefusedError: The dataset has no column of reasons.
+        RefusedError: The dataset has no column of reasons, or no reason in it.
     """
     import pyarrow as pa
     from datasets import load_dataset
@@ -114,6 +119,13 @@ def rationales_of_dataset(repo_id: str, items: Mapping[str, Item]) -> RationaleT
     rows = loaded.select(range(min(len(loaded), MAX_ROWS))).to_dict()
     names = [str(one or "") for one in rows[title]] if title else [""] * len(rows[text])
     known = [items[name].title if name in items else name for name in names]
-    reasons = [str(one or "") for one in rows[text]]
+    reasons = [str(one or "").strip() for one in rows[text]]
+    # A column of that name may mean anything in other people's datasets; in ours some row is "ok".
+    statuses = rows["status"] if "ok" in rows.get("status", ()) else ["ok"] * len(reasons)
+    usable = [bool(reason) and status == "ok" for reason, status in zip(reasons, statuses, strict=True)]
+    if not any(usable):
+        raise RefusedError("The dataset holds no usable reason.")
     table = pa.table({"title": pa.array(known, pa.string()), "text": pa.array(reasons, pa.string())})
-    return RationaleTable(table, repo_id)
+    left_out = usable.count(False)
+    note = f" ({left_out:,} without a usable reason left out)" if left_out else ""
+    return RationaleTable(table.filter(pa.array(usable)), shown_name(repo_id) + note)

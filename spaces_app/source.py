@@ -5,6 +5,7 @@ It is opened in the background, so that the page is there at once and can say ho
 
 from __future__ import annotations
 
+import importlib.util
 import logging
 import os
 import subprocess
@@ -17,7 +18,8 @@ from pathlib import Path
 from typing import Literal
 
 from answers import Answers
-from rationale_table import RationaleTable, rationales_of_dataset, rationales_of_run
+from inputs import RefusedError
+from rationale_table import RationaleTable, rationales_of_dataset, rationales_of_run, shown_name
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.hub.transfer import NoAccessError
@@ -31,6 +33,10 @@ RETRY_S = 60.0
 POLL_S = 1.0
 NEEDED = [stage for stage in ROAD if stage.word not in ("baselines", "evaluate")]
 FOLDER_OF = {"prepare": "sequences", "thought-space": "thought_space"}
+MAKING = ("accelerate", "datasets", "matplotlib", "scipy", "sklearn", "trl")  # of the extra `train`
+LOST = {"ConnectionError", "TimeoutError", "HfHubHTTPError", "LocalEntryNotFoundError", "TransportError"}
+ABSENT = {"FileNotFoundError", "GatedRepoError", "RepositoryNotFoundError"}
+NO_RATIONALES = "No rationale dataset is shown here; its owner can name one in PULSE_DATASET_ID."
 
 State = Literal["loading", "making", "ready", "failed"]
 
@@ -52,6 +58,10 @@ class Status:
     fraction: float | None = None
 
 
+class NotMadeError(RuntimeError):
+    """The embedded demo cannot be made here; the message is a sentence for people."""
+
+
 class Source:
     """The recommender behind the page, opened in the background.
 
@@ -66,6 +76,7 @@ class Source:
         self.run = Path(run or DEFAULT_RUN)
         self.may_make = not repo_id and run is None
         self.answers: Answers | None = None
+        self.no_rationales = NO_RATIONALES  # the sentence where there are none
         self.status = Status("loading", "Opening the recommender", "The model is being read; this takes seconds.")
 
     @classmethod
@@ -119,10 +130,7 @@ class Source:
         self.status = Status("ready", "Ready", answers.subject)
 
     def _name(self) -> str:
-        """The repo id, or a folder's last name: where it lies is nobody's business."""
-        if not self.repo_id:
-            return self.run.name
-        return Path(self.repo_id).name if Path(self.repo_id).is_absolute() else self.repo_id
+        return shown_name(self.repo_id) if self.repo_id else self.run.name
 
     def _loaded(self) -> Answers:
         rationales: RationaleTable | None = None
@@ -135,8 +143,9 @@ class Source:
         if rationales is None and self.dataset_id:
             try:
                 rationales = rationales_of_dataset(self.dataset_id, recommender.parts.items)
-            except Exception:  # the rationales are an extra; the recommender works without them
+            except Exception as problem:  # the rationales are an extra; the recommender works without them
                 logger.exception("the rationale dataset could not be opened")
+                self.no_rationales = _unread(problem, shown_name(self.dataset_id))
         synthetic = not self.repo_id and (self.run / "world" / "manifest.json").exists()
         name = "The embedded demo, a synthetic shop" if synthetic else self._name()
         subject = f"{name} · {len(recommender.parts.items):,} items"
@@ -145,7 +154,17 @@ class Source:
         return Answers(recommender, rationales, subject, aligned=aligned)
 
     def _make(self) -> None:
-        """Make the embedded demo up to its recommender; a run that was cut off goes on where it was."""
+        """Make the embedded demo up to its recommender; a run that was cut off goes on where it was.
+
+        Raises:
+            NotMadeError: Something to make it with is not installed, or it failed.
+        """
+        missing = [name for name in MAKING if importlib.util.find_spec(name) is None]
+        if missing:
+            raise NotMadeError(
+                f"The embedded demo is made by training, and {missing[0]} is not installed here: "
+                "pip install 'pulse-hf[train,demo]', or name a published recommender in PULSE_REPO_ID."
+            )
         words = [stage.word for stage in NEEDED]
         command = [sys.executable, "-c", "from pulse_hf.cli.main import main; main()", "run", "--preset", "demo"]
         process = subprocess.Popen([*command, "--run", str(self.run), "--until", words[-1]])
@@ -161,7 +180,9 @@ class Source:
             )
             time.sleep(POLL_S)
         if process.returncode:
-            raise ArtifactError(f"the embedded demo ended with exit code {process.returncode}")
+            raise NotMadeError(
+                f"The embedded demo could not be made (exit code {process.returncode}); this Space's log says why."
+            )
         self.status = Status("loading", "Opening the recommender", "The model is being read; this takes seconds.", 1.0)
 
 
@@ -181,16 +202,34 @@ def _sentence(problem: Exception, name: str) -> str:
     """What to tell people: what is wrong in kind and what the owner can do; details are in the log."""
     kinds = {kind.__name__ for kind in type(problem).__mro__}
     again = "It is tried again every minute."
+    if isinstance(problem, NotMadeError):
+        return f"{problem} {again}"
     if isinstance(problem, NoAccessError):
         checks = "Its owner can check PULSE_REPO_ID and, if it is private, HF_TOKEN."
         return f"There is no readable repo {name}. {checks} {again}"
-    if kinds & {"ConnectionError", "TimeoutError", "HfHubHTTPError", "LocalEntryNotFoundError", "TransportError"}:
+    if kinds & LOST:
         return f"The Hub did not answer while {name} was opened. {again}"
     if isinstance(problem, ArtifactError | FileNotFoundError):
         return (
             f"{name} is not a whole recommender: a file is missing or damaged. Its owner can publish it anew. {again}"
         )
     return f"{name} could not be read; the log of this Space says why. {again}"
+
+
+def _unread(problem: Exception, name: str) -> str:
+    """What to tell people of a rationale dataset that was named and is not shown."""
+    kinds = {kind.__name__ for kind in type(problem).__mro__}
+    if isinstance(problem, RefusedError):
+        why = str(problem)
+    elif isinstance(problem, ModuleNotFoundError):
+        why = "Reading datasets needs an extra here: pip install 'pulse-hf[train]'."
+    elif kinds & ABSENT:
+        why = "There is no dataset of that name with files that can be read; its owner can check PULSE_DATASET_ID."
+    elif kinds & LOST:
+        why = "The Hub did not answer."
+    else:
+        why = "Its files are damaged, or it holds no table of rationales."
+    return f"The rationale dataset {name} could not be read. {why}"
 
 
 def from_environment() -> Source:

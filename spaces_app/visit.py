@@ -59,10 +59,11 @@ def with_title(_: Answers, now: Visit, typed: object, chosen: object, said: obje
 
 def keeping(_: Answers, now: Visit, ticked: object) -> Visit:
     """Only the ticked choices count."""
-    known = {str(place) for place in range(len(now.events))}
-    if not isinstance(ticked, list) or not {*ticked} <= known:
+    known = {str(place): place for place in range(len(now.events))}
+    places = {str(place) for place in ticked} if isinstance(ticked, list) else {""}
+    if not places <= known.keys():
         raise RefusedError("The history has changed meanwhile; please try again.")
-    return replace(now, kept=tuple(sorted(int(place) for place in ticked)))
+    return replace(now, kept=tuple(sorted(known[place] for place in places)))
 
 
 def steered(_: Answers, now: Visit, text: object) -> Visit:

@@ -327,10 +327,12 @@ TAGS = {
     "rect",
     "g",
     "text",
+    "ul",
 }
 ATTRIBUTES = {
     "class", "style", "role", "start", "tabindex", "viewbox", "preserveaspectratio", "width", "height", "x", "y", "d",
-    "rx", "text-anchor", "aria-hidden", "aria-label", "aria-valuenow", "aria-valuemin", "aria-valuemax",
+    "rx", "id", "text-anchor", "aria-hidden", "aria-label", "aria-describedby",
+    "aria-valuenow", "aria-valuemin", "aria-valuemax",
 }  # fmt: skip
 
 

@@ -60,11 +60,11 @@ def free_port():
 
 @contextmanager
 def space_of(run, *, many=False, path=""):
-    """The Space as a process of its own, and its URL; ``many`` lifts the rate of requests per client."""
+    """The Space as a process of its own, and its URL; ``many`` lifts what one client may ask."""
     port = free_port()
     code = "from app import launch, main\nmain()"
     if many:
-        code = "from app import *\nsource = from_environment()\nsource.start()\nlaunch(source, Rate(1e9, 1e9))"
+        code = "from app import *\nsource = from_environment()\nsource.start()\nlaunch(source, Rate(1e9, 1e9), {})"
     path = os.pathsep.join([str(ROOT / "spaces_app"), str(ROOT), *([path] if path else [])])
     env = {**os.environ, "PULSE_RUN": str(run), "GRADIO_SERVER_PORT": str(port), "PYTHONPATH": path}
     with tempfile.TemporaryFile() as log:
@@ -256,8 +256,11 @@ def test_every_promise_is_kept_when_clicked_through(space, width, theme):
         page.changed(lambda: page.click("#pulse-kept label:last-of-type"))
         assert page.ranked() == first
 
+        assert "U00012" in page.find("#pulse-people input").get_attribute("value")
         page.changed(lambda: page.click("#pulse-clear"))
         assert "Pick a person" in page.find("#pulse-ranking").text
+        page.until(lambda: page.find("#pulse-people input").get_attribute("value") == "", "nobody picked")
+        assert not page.find("#pulse-begun").is_displayed()
         page.click("#pulse-add")
         page.until(lambda: "Give a title first" in page.find(".toast-body").text, "an error as a sentence")
         page.shot("7-error")
