@@ -130,7 +130,7 @@ def parts_of_run(
 
 def _check_parents(run: Path) -> None:
     """Refuse stages that are damaged or not made from each other: an index would point at another catalogue's item."""
-    for name in ("sequences", "rationales", "sequential", "thought_space", "thoughts", "recommender"):
+    for name in ("sequences", "sequential", "thought_space", "thoughts", "recommender", "rationales"):
         verify(run / name)
         for parent, recorded in parents_of(run / name).items():
             if (run / parent).is_dir() and recorded != content_sha256(run / parent):

@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
 from tempfile import TemporaryDirectory
 
 from pulse_hf.artifacts import verify
+from pulse_hf.hub.cards import with_kept_metadata
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.model_cards import ModelCards, is_synthetic
 from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
+from pulse_hf.hub.repos import RepoType, card_of, head_of, require_writable
 from pulse_hf.hub.shipped import PACKAGE, shipped
-from pulse_hf.hub.transfer import Pushed, RepoType, card_of, head_of, push_folder
+from pulse_hf.hub.transfer import Pushed, push_folder
 
 MODELS = ("recommender", "thought-space", "sequential", "sentence-transformer")
 APPS = ("metric", "space")
@@ -35,6 +37,8 @@ class Publication:
         include_reviews: Keep reviews in datasets.
         merge: Merge the recommender's adapter.
         dry_run: Only say what would be sent.
+        head: The commit that the push is to follow; the repo's newest by default.
+        before: The repo's card at that commit, whose owner may have added to it.
     """
 
     repo_id: str
@@ -47,10 +51,12 @@ class Publication:
     include_reviews: bool = False
     merge: bool = False
     dry_run: bool = False
+    head: str | None = None
+    before: str = ""
 
     def cards(self, run: Path) -> ModelCards:
         """The cards of a run's models, as published this way."""
-        return ModelCards(run, self.repo_id, self.license, self.dataset)
+        return ModelCards(run, self.repo_id, self.license, self.dataset, self.before)
 
     @property
     def name(self) -> str:
@@ -67,9 +73,10 @@ def publish(word: str, run: Path, how: Publication) -> Pushed:
         how: Where to and how.
 
     Raises:
-        ValueError: There is nothing of that name to publish.
+        ValueError: There is nothing of that name to publish, or the repo is not one that it may go to.
         ArtifactError: The artefact is missing, damaged, or may not leave this machine.
-        ConnectionError: The Hub could not be reached or refused.
+        NoAccessError: The token may not write there.
+        ConnectionError: The Hub could not be reached.
     """
     makers: dict[str, Callable[[Path, Path, Publication], None]] = {
         "recommender": _recommender,
@@ -81,49 +88,52 @@ def publish(word: str, run: Path, how: Publication) -> Pushed:
     }
     if word not in PUBLISHED:
         raise ValueError(f"{word!r} cannot be published; expected one of {', '.join(PUBLISHED)}")
+    kind: RepoType = "dataset" if word in WORDS else "space" if word in APPS else "model"
+    if not how.dry_run:
+        how = _following(how, kind)
     with TemporaryDirectory() as name:
         folder = Path(name) / "repo"
         folder.mkdir()
+        under = ""
         if word in WORDS:
-            return _push_dataset(word, run, folder, how)
-        makers[word](run, folder, how)
-        kind: RepoType = "space" if word in APPS else "model"
+            under = _dataset(word, run, folder, how)
+        else:
+            makers[word](run, folder, how)
         return push_folder(
             folder,
             how.repo_id,
             repo_type=kind,
+            under=under,
+            parent=how.head,
             private=how.private,
             token=how.token,
             revision=how.revision,
-            message=f"Push {word}",
-            code=True,
+            message=f"Push {under or word}",
+            code=word not in WORDS,
             dry_run=how.dry_run,
         )
 
 
-def _push_dataset(word: str, run: Path, folder: Path, how: Publication) -> Pushed:
+def _following(how: Publication, kind: RepoType) -> Publication:
+    """With what is in the repo now: whoever pushes meanwhile makes the push be refused.
+
+    Asked before anything is made, which may take minutes, and told in vain.
+    """
+    require_writable(how.repo_id, kind, private=how.private, token=how.token)
+    head = head_of(how.repo_id, kind, revision=how.revision, token=how.token)
+    before = card_of(how.repo_id, kind, revision=head, token=how.token) if head else ""
+    return replace(how, head=head, before=before)
+
+
+def _dataset(word: str, run: Path, folder: Path, how: Publication) -> str:
     from pulse_hf.hub.dataset_card import dataset_card
 
     verify(run / word)
     config = how.config or run.resolve().name
     made = export_dataset(run, word, folder, config=config, include_reviews=how.include_reviews)
-    # The card adds to the one of this very commit: whoever pushes meanwhile makes the push be refused.
-    head = None if how.dry_run else head_of(how.repo_id, "dataset", revision=how.revision, token=how.token)
-    before = card_of(how.repo_id, "dataset", revision=head, token=how.token) if head else ""
-    card = dataset_card(made, how.repo_id, before=before, license_id=how.license, synthetic=is_synthetic(run))
+    card = dataset_card(made, how.repo_id, before=how.before, license_id=how.license, synthetic=is_synthetic(run))
     (folder / "README.md").write_text(card, encoding="utf-8")
-    return push_folder(
-        folder,
-        how.repo_id,
-        repo_type="dataset",
-        under=made.under,
-        parent=head,
-        private=how.private,
-        token=how.token,
-        revision=how.revision,
-        message=f"Push {made.under}",
-        dry_run=how.dry_run,
-    )
+    return made.under
 
 
 def _recommender(run: Path, folder: Path, how: Publication) -> None:
@@ -169,6 +179,7 @@ def _metric(run: Path, folder: Path, how: Publication) -> None:
     """``evaluate.load("owner/name")`` looks for ``name.py``."""
     copytree(shipped("hub_cards") / "metric", folder, dirs_exist_ok=True, ignore=ignore_patterns("__pycache__"))
     (folder / "metric.py").rename(folder / f"{how.name}.py")
+    _finish_app(folder, "metric", how)
 
 
 def _space(run: Path, folder: Path, how: Publication) -> None:
@@ -176,3 +187,11 @@ def _space(run: Path, folder: Path, how: Publication) -> None:
     rubbish = ignore_patterns("__pycache__", "*.pyc", "py.typed", "shipped")
     copytree(shipped("spaces_app"), folder, dirs_exist_ok=True, ignore=rubbish)
     copytree(PACKAGE, folder / "pulse_hf", ignore=rubbish)
+    _finish_app(folder, "space", how)
+
+
+def _finish_app(folder: Path, word: str, how: Publication) -> None:
+    """The card with the repo's name and what its owner set, and a seal: a later push takes away what is gone."""
+    card = (folder / "README.md").read_text(encoding="utf-8").replace("OWNER/NAME", how.repo_id)
+    (folder / "README.md").write_text(with_kept_metadata(card, how.before), encoding="utf-8")
+    seal_folder(folder, word)

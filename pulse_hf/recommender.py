@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter, OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass
-from functools import cached_property
+from functools import cached_property, wraps
 from pathlib import Path
-from typing import TYPE_CHECKING
+from threading import RLock
+from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import Parts, parts_of_run
@@ -16,7 +17,7 @@ from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder, require_cached
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
-from pulse_hf.retrieval.names import Event, Names
+from pulse_hf.retrieval.names import Event, Names, Title
 from pulse_hf.saving import load_parts, named_models, save_parts, save_published
 from pulse_hf.schema import Decision, Item, Sequence
 
@@ -31,8 +32,13 @@ if TYPE_CHECKING:
     from pulse_hf.reasoning.tree_of_thought import Tree
     from pulse_hf.retrieval.similar_users import UserPool
 
+__all__ = ["NUM_RETRIEVED", "Event", "PulseRecommender", "Recommendation", "Title"]
+
 NUM_RETRIEVED = 100
 KEPT_THOUGHTS = 512
+
+_Args = ParamSpec("_Args")
+_Answer = TypeVar("_Answer")
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,6 +51,7 @@ class Recommendation:
         score: The scorer's raw logit; comparable within one call.
         rationale: The reason the ranking stands on, the same for all items of a call.
         agreement: How well the reason agrees with the behaviour, in [-1, 1]; ``None`` without a reason.
+        cold_start: Whether the history holds no item of the catalogue: it is empty, or all titles in it are unknown.
     """
 
     item_id: str
@@ -52,10 +59,27 @@ class Recommendation:
     score: float
     rationale: str
     agreement: float | None
+    cold_start: bool = False
+
+
+def _one_at_a_time(
+    method: Callable[Concatenate[PulseRecommender, _Args], _Answer],
+) -> Callable[Concatenate[PulseRecommender, _Args], _Answer]:
+    """What is read for one answer is forgotten before another: a second thread waits."""
+
+    @wraps(method)
+    def waiting(self: PulseRecommender, *args: _Args.args, **kwargs: _Args.kwargs) -> _Answer:
+        with self._turn:
+            return method(self, *args, **kwargs)
+
+    return waiting
 
 
 class PulseRecommender:
     """Recommend with reasons (paper §4.2): similar users, tree of thought, candidate scorer.
+
+    Safe to be asked by several threads; it answers one at a time. (Two recommenders of the same ``parts`` know nothing
+    of each other: share one.)
 
     Args:
         parts: What it is composed of.
@@ -70,11 +94,13 @@ class PulseRecommender:
         self.run: Path | None = None
         self._names = Names(parts.items, parts.item_vectors, parts.record["encoder"])
         self._trees: OrderedDict[Sequence, Tree] = OrderedDict()
+        self._turn = RLock()
         thoughts = dict(parts.record["thoughts"])
         self._settings = ThoughtSettings(**{**thoughts, "budget": PromptBudget(**thoughts["budget"])})
 
     # -- using it --------------------------------------------------------------------------------
 
+    @_one_at_a_time
     def recommend(
         self,
         history: Series[str | Event],
@@ -85,10 +111,11 @@ class PulseRecommender:
         """Rank items for a history.
 
         Args:
-            history: Oldest first: item ids, titles (known or not), or :class:`Event` with words.
-            k: How many items at most.
-            candidates: Item ids or titles to rank; by default the best of the catalogue by SASRec,
-                without the history's items.
+            history: Oldest first: item ids, titles (known or not), or :class:`Event` with words. A text that is the id
+                of one item and the title of another means the former; :class:`Title` means the latter.
+            k: How many items at most; more than the catalogue holds gives all that the history does not hold.
+            candidates: Item ids or titles to rank; by default the best of the catalogue by SASRec (100, or
+                ``k`` if that is more), without the history's items.
             rationale: A reason to rank by instead of a generated one.
 
         Returns:
@@ -100,17 +127,22 @@ class PulseRecommender:
         if k < 1:
             raise ValueError(f"k is {k}; expected at least 1")
         past, items = self._names.read(history)
-        chosen = self._retrieve(past, items) if candidates is None else self._names.found(candidates, items)
+        if candidates is None:
+            chosen = self._retrieve(past, items, max(NUM_RETRIEVED, k))
+        else:
+            chosen = self._names.found(candidates, items)
         if not chosen and candidates is None:  # the history holds the whole catalogue
             return []
         thought = self._thought(past, items, rationale)
         scores = self._score(past, items, chosen, thought)
         ranked = sorted(zip(chosen, scores, strict=True), key=lambda pair: -pair[1])[:k]
+        cold = not any(one in self.parts.items for one in past.item_ids)
         return [
-            Recommendation(one, items[one].title, score, thought.reason or "", thought.agreement)
+            Recommendation(one, items[one].title, score, thought.reason or "", thought.agreement, cold)
             for one, score in ranked
         ]
 
+    @_one_at_a_time
     def score(
         self, history: Series[str | Event], candidates: Series[str], rationale: str | None = None
     ) -> list[float]:
@@ -118,11 +150,13 @@ class PulseRecommender:
         past, items = self._names.read(history)
         return self._score(past, items, self._names.found(candidates, items), self._thought(past, items, rationale))
 
+    @_one_at_a_time
     def explain(self, history: Series[str | Event]) -> Tree:
         """The whole tree of thoughts of a history, with likelihoods, agreements and the chosen leaf."""
         past, items = self._names.read(history)
         return self._tree(past, items)
 
+    @_one_at_a_time
     def embed(
         self, history: Series[str | Event], reasons: Series[str]
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
@@ -163,17 +197,19 @@ class PulseRecommender:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _retrieve(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
+    def _retrieve(self, past: Sequence, items: Mapping[str, Item], count: int) -> list[str]:
         """The catalogue's best by SASRec; by popularity where nothing is known of the person."""
-        known = set(past.item_ids)
         indices = self._names.stand_ins(past.item_ids, items)
-        if indices:
-            order = self.parts.sequential.scores([indices])[0, 1:].argsort(descending=True, stable=True).tolist()
-            best = [self._names.ids[place] for place in order]
-        else:
-            counts = Counter(item_id for row in self.parts.pool.item_ids for item_id in row)
-            best = sorted(self._names.ids, key=lambda item_id: -counts[item_id])
-        return [item_id for item_id in best if item_id not in known][:NUM_RETRIEVED]
+        scores = self.parts.sequential.scores([indices])[0, 1:].cpu().numpy() if indices else self._popularity
+        return self._names.best(scores, count, without=past.item_ids)
+
+    @cached_property
+    def _popularity(self) -> NDArray[np.int64]:
+        """How often each item of the catalogue was chosen by the pool, counted once."""
+        import numpy as np
+
+        counts = Counter(item_id for row in self.parts.pool.item_ids for item_id in row)
+        return np.array([counts[item_id] for item_id in self._names.ids], dtype=np.int64)
 
     @cached_property
     def _pool(self) -> UserPool:
@@ -251,11 +287,13 @@ class PulseRecommender:
             raise ValueError("there are no candidates to score; give at least one item id or title")
         parts = self.parts
         parts.shared.forget(beyond=KEPT_THOUGHTS)
+        parts.processor.forget(beyond=KEPT_THOUGHTS + len(parts.items))
         example = scorer_example(past, items, chosen, thought, parts.shape, parts.processor.prompt_fits, parts.shared)
         return score_sets(parts.scorer, parts.processor, [example])[0]
 
     # -- keeping it ------------------------------------------------------------------------------
 
+    @_one_at_a_time
     def save_pretrained(self, folder: str | Path, *, merge: bool = False) -> None:
         """Write everything into one folder that :meth:`from_pretrained` restores; no user of the run is in it.
 
@@ -308,7 +346,8 @@ class PulseRecommender:
         with TemporaryDirectory() as name:
             folder = Path(name) / "recommender"
             cards = ModelCards(reported, repo_id, license_id, dataset) if reported is not None else None
-            save_published(self.parts, folder, cards, merge=merge)
+            with self._turn:
+                save_published(self.parts, folder, cards, merge=merge)
             return push_folder(
                 folder,
                 repo_id,
@@ -343,8 +382,8 @@ class PulseRecommender:
             token: Access token of the repo; the one logged in with by default. Models that it only names (a base of
                 more than 128 MiB) are loaded with the latter, from the default cache.
             cache_dir: Cache folder of the repo.
-            local_files_only: Use what is cached; a repo or language model that is not there is an error.
-                (``HF_HUB_OFFLINE=1`` never asks for anything.)
+            local_files_only: Use what is cached; a repo, a language model or an encoder of titles that is not there is
+                an error. (``HF_HUB_OFFLINE=1`` never asks for anything.)
             generator: Writes the reasons, instead of the language model it was made with.
             device: Of the language models that score and write, ``"cuda"`` or ``"cpu"``; by default a GPU if there is
                 one.
@@ -353,7 +392,7 @@ class PulseRecommender:
 
         Raises:
             ArtifactError: It is none, is damaged, or was made with other prompts or another base model.
-            ConnectionError: The Hub could not be reached or refused.
+            ConnectionError: The Hub could not be reached or refused; with ``local_files_only``, a model is not here.
         """
         folder = Path(source)
         if not folder.is_dir():

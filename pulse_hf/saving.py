@@ -207,7 +207,7 @@ def require_public(parts: Parts) -> None:
 
 
 def named_models(folder: Path, *, writes: bool = True) -> list[str]:
-    """The language models that a saved recommender only names: its base, and the one that writes reasons.
+    """The models that a saved recommender only names: its base, the one that writes reasons, the encoder of titles.
 
     Args:
         folder: Written by :func:`save_parts`.
@@ -220,7 +220,7 @@ def named_models(folder: Path, *, writes: bool = True) -> list[str]:
     named = [] if (folder / MERGED).is_dir() else [base]
     if writes and thoughts["engine"] in ("transformers", "vllm"):
         named.append(base if thoughts["model"] == record["base_model"] else thoughts["model"])
-    return list(dict.fromkeys(named))
+    return list(dict.fromkeys([*named, record["encoder"]]))
 
 
 def load_parts(
@@ -271,11 +271,12 @@ def load_parts(
 
 
 def _write_votes(path: Path, shared: SharedReasons) -> None:
-    """What votes for which item; whose rationale it was is left out."""
+    """What votes for which item; whose rationale it was is left out, and so is the run's order of people."""
     import torch
 
-    indices = torch.from_numpy(shared.item_indices).int()
-    write_tensors(path, {"vectors": torch.from_numpy(shared.vectors), "item_indices": indices})
+    order = content_order(shared.vectors, shared.item_indices[:, None].tolist())
+    indices = torch.from_numpy(shared.item_indices[order]).int()
+    write_tensors(path, {"vectors": torch.from_numpy(shared.vectors[order]), "item_indices": indices})
 
 
 def _write_vectors(path: Path, vectors: NDArray[np.float32]) -> None:

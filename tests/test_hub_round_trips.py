@@ -7,13 +7,17 @@ import subprocess
 import sys
 import time
 from ast import literal_eval
+from dataclasses import astuple
 from pathlib import Path
 
 import pytest
 from loopback_hub import LoopbackHub, run_client
 
 from pulse_hf.artifacts import read_table
-from pulse_hf.hub.cards import render
+from pulse_hf.data.sequences import load_items
+from pulse_hf.hub.cards import metadata_of, render
+from pulse_hf.hub.model_cards import ModelCards
+from pulse_hf.hub.privacy import pseudonyms
 from pulse_hf.recommender import PulseRecommender
 
 HISTORY = ["a cork tray", "a bamboo kettle that is not in the catalogue"]
@@ -54,10 +58,7 @@ def shop(hub, alice, small_run):
 @pytest.fixture(scope="module")
 def ranked(small_run):
     recommender = PulseRecommender.from_run(small_run)
-    return [
-        (one.item_id, one.title, one.score, one.rationale, one.agreement)
-        for one in recommender.recommend(HISTORY, k=4)
-    ]
+    return [astuple(one) for one in recommender.recommend(HISTORY, k=4)]
 
 
 def last_line(text: str) -> str:
@@ -132,6 +133,25 @@ def test_cards_are_valid_and_hold_no_number_that_the_report_does_not(hub, shop, 
     assert [one for one in found if one.replace(",", "") not in known] == []
 
 
+def test_what_a_models_owner_set_stays_and_its_example_is_of_the_kind_it_was_trained_on(small_run):
+    first, second = load_items(small_run)[:2]
+    plain = ModelCards(small_run, "alice/space").thought_space()
+    assert metadata_of(plain)["license"] == "apache-2.0"
+    owners = plain.replace("license: apache-2.0", "license: mit\nextra_gated_prompt: Be kind.\nlicense_name: x")
+    owners = owners.replace("language: en", "language: de").replace("\n---\n", "\nmodel-index: []\n---\n", 1)
+    for export in (False, True):
+        card = ModelCards(small_run, "alice/space", before=owners).thought_space(as_sentence_transformer=export)
+        added = {"license": "mit", "language": "de", "extra_gated_prompt": "Be kind.", "license_name": "x"}
+        library = {"library_name": "sentence-transformers" if export else "transformers"}
+        assert metadata_of(card) == metadata_of(plain) | added | library
+        assert "Licence: mit." in card
+        assert f'"{second.title}: so quiet, and made to last. {first.title}"' in card
+        assert "the latest first, each with the person's own words after a colon" in card
+    stated = ModelCards(small_run, "alice/space", "cc0-1.0", before=owners).thought_space()
+    assert metadata_of(stated)["license"] == "cc0-1.0"
+    assert "license_name" not in metadata_of(stated)
+
+
 def numbers_of(value):
     if isinstance(value, bool) or value is None or isinstance(value, str):
         return []
@@ -190,9 +210,10 @@ def test_datasets_load_stream_and_feed_the_road_again(hub, alice, small_run, tmp
     for word in ("sequences", "rationales", "candidates", "thoughts"):
         pulse(reader, "pull", "alice/reasons", "--config", f"tiny-shop/{word}", "--run", run)
     mine = read_table(run / "sequences" / "sequences.parquet").to_pydict()
-    assert mine["item_ids"] == sequences["item_ids"]
-    assert mine["timestamps"] == sequences["timestamps"]
-    assert mine["cut"] == sequences["cut"]
+    names = pseudonyms(small_run)
+    for column in ("item_ids", "timestamps", "cut"):
+        theirs = zip(map(names.get, sequences["user_id"]), sequences[column], strict=True)
+        assert dict(zip(mine["user_id"], mine[column], strict=True)) == dict(theirs)
     assert {review for reviews in mine["reviews"] for review in reviews} == {""}
     pulse(reader, "thought-space", "--run", run, "--preset", "demo", "--set", "thought_space.epochs=1")
     assert (run / "thought_space" / "model" / "model.safetensors").exists()
@@ -314,7 +335,7 @@ def test_mistakes_at_the_command_line_are_sentences(hub, alice, small_run, tmp_p
     for arguments, code, message in (
         (("push", "everything", "alice/x", "--run", small_run), 2, "cannot be published"),
         (("push", "recommender", "alice/x", "--run", tmp_path), 6, "manifest.json"),
-        (("pull", "alice/nothing"), 5, "does not exist, or is private"),
+        (("pull", "alice/nothing"), 2, "does not exist, or is private"),
         (("pull", "alice/shop", "--config", "a/b"), 2, "a dataset needs both"),
     ):
         command = [sys.executable, "-m", "pulse_hf.cli.main", *map(str, arguments)]

@@ -238,16 +238,20 @@ def test_a_recommender_is_saved_through_a_link_and_names_what_it_does_not_hold(r
     recommender.save_pretrained(tmp_path / "shop")
     check_folder(tmp_path / "elsewhere")
     assert not list((tmp_path / "elsewhere").glob(".saving*"))  # nor what a killed save left
-    assert set(named_models(tmp_path / "shop")) == {str(tmp_path / "shop" / "base")}
+    assert named_models(tmp_path / "shop") == [str(tmp_path / "shop" / "base"), MINILM_ID]
     monkeypatch.setattr("pulse_hf.saving.MAX_INCLUDED_BASE_BYTES", 0)
     recommender.save_pretrained(tmp_path / "shop")
-    assert named_models(tmp_path / "shop") == [NANO_ID]
+    assert named_models(tmp_path / "shop") == [NANO_ID, MINILM_ID]
     record = read_json(tmp_path / "shop" / "pulse.json")
     write_json(tmp_path / "shop" / "pulse.json", record | {"thoughts": record["thoughts"] | {"model": "owner/writer"}})
-    assert named_models(tmp_path / "shop") == [NANO_ID, "owner/writer"]
-    assert named_models(tmp_path / "shop", writes=False) == [NANO_ID]
+    assert named_models(tmp_path / "shop") == [NANO_ID, "owner/writer", MINILM_ID]
+    assert named_models(tmp_path / "shop", writes=False) == [NANO_ID, MINILM_ID]
     seal_folder(tmp_path / "shop", "recommender")
     with pytest.raises(ConnectionError, match="owner/writer is not in the cache"):
+        PulseRecommender.from_pretrained(tmp_path / "shop", local_files_only=True)
+    write_json(tmp_path / "shop" / "pulse.json", record | {"encoder": "owner/encoder"})
+    seal_folder(tmp_path / "shop", "recommender")
+    with pytest.raises(ConnectionError, match="owner/encoder is not in the cache"):
         PulseRecommender.from_pretrained(tmp_path / "shop", local_files_only=True)
 
 

@@ -64,6 +64,16 @@ def test_a_persons_own_rationales_do_not_vote():
     assert voting().evidence(EAST, list("abc"), user_id="somebody new", **WIDTH) != pytest.approx(expected)
 
 
+def test_a_persons_own_rationales_are_left_out_of_the_votes_on_that_persons_decisions():
+    own, other = (
+        voting().votes("east", history(user, "north"), ITEMS, list("abc"), **WIDTH) for user in ("u", "somebody new")
+    )
+    reason = voting().evidence(EAST, list("abc"), user_id="u", **WIDTH)
+    behaviour = voting().evidence(NORTH, list("abc"), user_id="u", **WIDTH)
+    assert own == list(zip(reason, behaviour, strict=True))
+    assert own != other
+
+
 def test_nothing_is_known_without_a_query_and_of_new_items():
     assert voting().evidence(None, list("abc"), **WIDTH) == [0.0] * 3
     assert voting().evidence(EAST, ["new", "a"], **WIDTH)[0] == 0.0
@@ -88,6 +98,19 @@ def test_texts_are_encoded_once_and_together():
     shared.read(["east", "", "north", "east"], ["goes west"])
     shared.read(["north"], ["goes west", ""])
     assert space.read == [["east", "north"], ["goes west"]]
+
+
+def test_what_is_forgotten_while_it_votes_is_an_error_and_never_no_evidence():
+    class Interrupted(Space):
+        def encode_histories(self, texts):
+            shared.forget(beyond=0)  # as another thread would
+            return super().encode_histories(texts)
+
+    shared = voting(space=Interrupted())
+    with pytest.raises(RuntimeError, match="one thread"):
+        shared.votes("east", history("new", "north", "west"), ITEMS, ["b", "a"], **WIDTH)
+    assert shared.votes(None, history("new", "north", "west"), ITEMS, ["b"], **WIDTH)[0][0] == 0.0
+    assert shared.votes("east", history("new"), ITEMS, ["b"], **WIDTH)[0][1] == 0.0  # who has told nothing yet
 
 
 def test_a_vector_without_an_item_is_refused():

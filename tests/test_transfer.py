@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from loopback_hub import DropAfter, DropBefore, FlipByte, Meanwhile, Status, Truncate, run_client
 
-from pulse_hf.artifacts import ArtifactError, DiskFullError, write_tensors
+from pulse_hf.artifacts import ArtifactError, DiskFullError, read_tensors, write_tensors
 from pulse_hf.hub.files import CHECKSUMS, check_folder, list_files, read_seal, seal_folder
 from pulse_hf.hub.transfer import _plain_errors, pull, push_folder
 
@@ -269,6 +269,8 @@ def test_code_and_pickles_are_never_fetched(hub, folder, tmp_path):
         ("weights.bin", b"\0"),
         ("model.pkl", b"\x80\x04"),
         ("weights.safetensors", b"PK\x03\x04zip"),
+        ("pickled.safetensors", b"\x80\x04\x95\x00\x00\x00\x00\x00{}"),
+        ("empty.safetensors", b""),
         ("table.parquet", b"not parquet"),
         ("picture.png", b"GIF89a"),
         ("training_args.json", b"\x80\x05pickle"),
@@ -283,6 +285,15 @@ def test_what_may_not_leave_is_named_and_stays(tmp_path, name, content):
         list_files(tmp_path)
     assert name in str(error.value)
     assert "fine" not in str(error.value)
+
+
+@pytest.mark.parametrize("length", [0x0280, 0x0380, 0x0480, 0x0580])
+def test_tensors_whose_header_has_the_length_of_a_pickles_first_bytes_are_no_pickle(tmp_path, length):
+    header = b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+    content = length.to_bytes(8, "little") + header.ljust(length) + b"\0" * 4
+    (tmp_path / "model.safetensors").write_bytes(content)
+    assert read_tensors(tmp_path / "model.safetensors")["a"].tolist() == [0.0]
+    assert [one.path for one in list_files(tmp_path)] == ["model.safetensors"]
 
 
 @pytest.mark.parametrize("name", ["noslash", "a/b/c", "bad name/x", "../x", ""])

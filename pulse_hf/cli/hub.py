@@ -28,12 +28,14 @@ def push(
         str | None, typer.Option("--license", help="Licence by the Hub's name, for example apache-2.0.")
     ] = None,
     dataset: Annotated[str | None, typer.Option(help="Repo of the published data, named in a model's card.")] = None,
-    private: Annotated[bool, typer.Option("--private", help="A new repo is private.")] = False,
+    private: Annotated[
+        bool, typer.Option("--private", help="A new repo is private; a public one is refused.")
+    ] = False,
     include_reviews: Annotated[
         bool, typer.Option("--include-reviews", help="Keep people's reviews, and texts that quote them, in datasets.")
     ] = False,
     merge: Annotated[bool, typer.Option("--merge", help="Merge the recommender's adapter into its base.")] = False,
-    revision: Annotated[str | None, typer.Option(help="Branch.")] = None,
+    revision: Annotated[str | None, typer.Option(help="Branch; made from main if absent.")] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and sizes, send nothing.")] = False,
 ) -> None:
     """Publish an artefact of a run in one commit (the token is the one of: hf auth login)."""
@@ -82,10 +84,9 @@ def pull(
     force: Annotated[bool, typer.Option("--force", help="Replace another version that is there.")] = False,
 ) -> None:
     """Fetch a published model or dataset and check every file against its sha256."""
-    from shutil import copytree
-
+    from pulse_hf.hub.files import copy_sealed
     from pulse_hf.hub.pulled_datasets import place_dataset
-    from pulse_hf.hub.transfer import NoAccessError
+    from pulse_hf.hub.refusals import NoAccessError
     from pulse_hf.hub.transfer import pull as fetch
 
     if (config is None) != (run is None):
@@ -106,7 +107,7 @@ def pull(
         return
     if to.exists() and any(to.iterdir()) and not force:
         raise ValueError(f"{to} is not empty; name a new folder or give --force")
-    copytree(folder, to, dirs_exist_ok=True)
+    copy_sealed(folder, to)
     typer.echo(to)
 
 

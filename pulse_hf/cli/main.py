@@ -155,7 +155,8 @@ def recommend(
     run: Annotated[Path, typer.Option("--run", help="A finished run, or a folder saved by PulseRecommender.")],
     user: Annotated[str | None, typer.Option(help="A user id of the run.")] = None,
     history: Annotated[
-        list[str] | None, typer.Option(help="An item id or a title, oldest first; may be repeated.")
+        list[str] | None,
+        typer.Option(help="A title, or an item id where no title is that; oldest first, may be repeated."),
     ] = None,
     k: Annotated[int, typer.Option("-k", help="How many items.")] = 10,
     rationale: Annotated[str | None, typer.Option(help="Your own reason instead of a generated one.")] = None,
@@ -190,10 +191,11 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Entry point: a user's mistake is one clear line, a bug is a traceback.
 
-    Exit codes: 0 done, 1 bug, 2 bad input or setting, 4 disk full, 5 no answer from a server, 6 an artefact or number
-    that cannot be trusted, 130 and 143 stopped by a signal.
+    Exit codes: 0 done, 1 bug, 2 bad input, setting or token, 3 somebody else changed the repo meanwhile, 4 disk full,
+    5 no answer from a server, 6 an artefact or number that cannot be trusted, 130 and 143 stopped by a signal.
     """
     from pulse_hf.artifacts import ArtifactError, DiskFullError, process
+    from pulse_hf.hub.refusals import OvertakenError
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -209,18 +211,15 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()
-    except DiskFullError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(4)
     except (ArtifactError, FloatingPointError) as error:
         typer.echo(f"error: {error}", err=True)
-        sys.exit(6)
+        sys.exit(4 if isinstance(error, DiskFullError) else 3 if isinstance(error, OvertakenError) else 6)
+    except (ValueError, FileNotFoundError) as error:  # before the next: a refusal by the Hub is of both kinds
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
     except ConnectionError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(5)
-    except (ValueError, FileNotFoundError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
     except ModuleNotFoundError as error:
         extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
         if extra is None:

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 import typer
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
+from pulse_hf.retrieval.names import Title
 
 if TYPE_CHECKING:
     from pulse_hf.recommender import Event, PulseRecommender, Recommendation
@@ -57,7 +58,7 @@ def show_recommendations(folder: Path, *, user: str | None, history: list[str], 
     if user is not None:
         _print_user(recommender, user, k, rationale)
     else:
-        _print_ranked(recommender.recommend(list(history), k=k, rationale=rationale))
+        _print_ranked(recommender.recommend([Title(one) for one in history], k=k, rationale=rationale))
 
 
 def _open(folder: Path) -> PulseRecommender:
@@ -88,6 +89,8 @@ def _print_ranked(ranked: list[Recommendation]) -> None:
     if not ranked:
         typer.echo("nothing left to recommend")
         return
+    if ranked[0].cold_start:
+        typer.echo("nothing of this history is in the catalogue")
     agreement = "" if ranked[0].agreement is None else f" (agreement {ranked[0].agreement:.2f})"
     typer.echo(f"because: {plain(ranked[0].rationale) or 'no reason could be written'}{agreement}")
     for place, one in enumerate(ranked, start=1):

@@ -23,6 +23,8 @@ CITATION = """@article{biswas2025why,
   year = {2025}
 }"""
 _METRICS = {"hr@1": "HR@1", "ndcg@10": "NDCG@10", "mrr": "MRR"}
+# What an earlier push said of what it pushed; a licence is decided before.
+_OF_ONE_PUSH = {"license", "base_model", "model-index"}
 
 
 def plain(text: str) -> str:
@@ -53,6 +55,56 @@ def render(template: str, **fields: Any) -> str:
     except jinja2.UndefinedError as error:
         raise ArtifactError(f"card {template}: {error}; nothing is published without it") from error
     return re.sub(r"\n{3,}", "\n\n", text)
+
+
+def metadata_of(card: str) -> dict[str, Any]:
+    """The YAML at the head of a card; nothing if there is none.
+
+    Raises:
+        ArtifactError: It cannot be read.
+    """
+    import yaml
+
+    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    try:
+        found = yaml.safe_load(match.group(1)) if match else {}
+    except yaml.YAMLError as error:
+        raise ArtifactError(
+            f"the repo's README.md has metadata that is no YAML ({error}); correct it there"
+        ) from error
+    return found if isinstance(found, dict) else {}
+
+
+def with_kept_metadata(card: str, before: str) -> str:
+    r"""A card with what the repo's owner set in the one before and this one leaves open.
+
+    The terms of a gate and the size of a dataset, for example; a licence's name and link only with that licence.
+
+    Args:
+        card: The new card.
+        before: The repo's card as it is, ``""`` if there is none.
+
+    Raises:
+        ArtifactError: The metadata of the one before cannot be read.
+
+    Example:
+        >>> before = "---\nlicense: mit\nextra_gated_prompt: Be kind.\n---\n# Mine\n"
+        >>> print(with_kept_metadata("---\nlicense: mit\n---\n# New", before))
+        ---
+        license: mit
+        extra_gated_prompt: Be kind.
+        ---
+        # New
+    """
+    import yaml
+
+    old, new = metadata_of(before), metadata_of(card)
+    left = {*new, *_OF_ONE_PUSH}
+    if old.get("license") != new.get("license"):
+        left |= {"license_name", "license_link"}
+    kept = {key: value for key, value in old.items() if key not in left}
+    added = yaml.safe_dump(kept, sort_keys=False, allow_unicode=True) if kept else ""
+    return card.replace("\n---\n", f"\n{added}---\n", 1)
 
 
 def _number(value: float | None, *, sign: bool = False) -> str:
@@ -180,6 +232,7 @@ def model_metadata(
     results: list[EvalResult] | None = None,
     name: str = "",
     synthetic: bool = False,
+    language: Any = "en",
 ) -> str:
     """The YAML of a model card."""
     from huggingface_hub import ModelCardData
@@ -189,7 +242,7 @@ def model_metadata(
         pipeline_tag=pipeline,
         tags=["recommender-systems", *tags, *(("synthetic-data",) if synthetic else ())],
         license=license_id,
-        language="en",
+        language=language,
         base_model=base_model,
         datasets=list(datasets) or None,
         eval_results=results,

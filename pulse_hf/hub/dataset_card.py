@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from typing import Any
 
-from pulse_hf.artifacts import ArtifactError
-from pulse_hf.hub.cards import plain, render
+from pulse_hf.hub.cards import metadata_of, plain, render, with_kept_metadata
 from pulse_hf.hub.rationale_datasets import Exported
 
 _PURPOSE = {
-    "rationales": "Why people chose training items, written with the choice in sight.",
+    "rationales": "Why people chose training items, written with the choice in sight. `status` is `ok`, or says why "
+    "no reason could be read from what the model wrote (`text` is empty then): keep the rows whose `status` is `ok`.",
     "thoughts": "Reasons drafted before a choice is known (`reason`), how well each agrees with the person's "
-    "behaviour in Thought Space (`agreement`), and the tree each was chosen from (`parent` is the node it refines).",
+    "behaviour in Thought Space (`agreement`), and the tree each was chosen from (`leaf` is the chosen node, `parent` "
+    "the node that a node refines, -1 none). `status` is `ok`, or says why no reason could be read (`text` is empty "
+    "then): keep the nodes whose `status` is `ok` and the thoughts with a `reason`. A tree one of whose nodes quotes "
+    "a review is left out whole; its thought stays if it quotes none itself.",
     "sequences": "Who chose what in which order, and the catalogue; `split` says whose target an event is.",
     "candidates": "The frozen sets that every system ranks: one target, the other items drawn with a stored seed.",
 }
@@ -23,7 +26,7 @@ _ANY_SECTION = re.compile(r"<!-- pulse:(\S+) -->.*?<!-- /pulse:\1 -->", re.DOTAL
 
 
 def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str | None, synthetic: bool) -> str:
-    """The card of a repo after an artefact was put into it.
+    """The card of a repo after an artefact was put into it; metadata that its owner added are kept.
 
     Args:
         made: The artefact.
@@ -38,7 +41,7 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
     """
     import yaml
 
-    old = _metadata(before)
+    old = metadata_of(before)
     parts = {name: match for name, match in _sections(before).items() if name != made.under}
     parts[made.under] = _part(made, synthetic)
     # The datasets library names no configuration where there is one alone.
@@ -55,15 +58,15 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
     stated = license_id or of_old or ("apache-2.0" if kinds == [_SYNTHETIC] and not untold else None)
     data = {
         **({"license": stated} if stated else {}),
-        "language": ["en"],
+        "language": old.get("language") or ["en"],
         "tags": sorted(
             {*old.get("tags", ()), "recommender-systems", "rationales", *(["synthetic-data"] * (_SYNTHETIC in kinds))}
         ),
-        "pretty_name": plain(repo_id.split("/")[1]),
+        "pretty_name": old.get("pretty_name") or plain(repo_id.split("/")[1]),
         "configs": [configs[name] for name in sorted(configs)],
         "dataset_info": [infos[name] for name in sorted(infos)],
     }
-    return render(
+    card = render(
         "dataset",
         metadata=yaml.safe_dump(data, sort_keys=False, allow_unicode=True).strip(),
         name=plain(repo_id.split("/")[1]),
@@ -76,6 +79,7 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
         reviews=made.reviews or "**People's reviews are included**" in before,
         license=stated,
     )
+    return with_kept_metadata(card, before)
 
 
 def _kinds(parts: Iterable[str]) -> list[str]:
@@ -124,19 +128,6 @@ def _info(made: Exported, table: str) -> dict[str, Any]:
         "features": Features.from_arrow_schema(made.features[table])._to_yaml_list(),
         "splits": [{"name": split, "num_examples": count} for split, count in made.rows[table].items()],
     }
-
-
-def _metadata(card: str) -> Mapping[str, Any]:
-    import yaml
-
-    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
-    try:
-        found = yaml.safe_load(match.group(1)) if match else {}
-    except yaml.YAMLError as error:
-        raise ArtifactError(
-            f"the repo's README.md has metadata that is no YAML ({error}); correct it there"
-        ) from error
-    return found if isinstance(found, dict) else {}
 
 
 def _listed(value: Any) -> list[Any]:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -13,10 +13,13 @@ from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, settings
 from pulse_hf.data.sequences import load_items
 from pulse_hf.hub import cards
 from pulse_hf.hub.privacy import without_folders
-from pulse_hf.hub.transfer import is_repo_id
-from pulse_hf.schema import Item
+from pulse_hf.hub.repos import is_repo_id
+from pulse_hf.reasoning.behaviour import behaviour_text
+from pulse_hf.schema import Item, Sequence
 
 __all__ = ["ModelCards", "is_synthetic", "license_of"]
+
+_TOLD = ("max_events", "review_words")
 
 
 def is_synthetic(run: Path) -> bool:
@@ -38,12 +41,14 @@ class ModelCards:
         repo_id: Where the model is published.
         license_id: The Hub's name of a licence, for example ``"apache-2.0"``.
         dataset: Repo of the published data.
+        before: The repo's card as it is, ``""`` if there is none: what its owner set there is kept.
     """
 
     run: Path
     repo_id: str
     license_id: str | None = None
     dataset: str | None = None
+    before: str = ""
 
     @cached_property
     def report(self) -> dict[str, Any]:
@@ -62,7 +67,10 @@ class ModelCards:
 
     @property
     def _license(self) -> str | None:
-        return self.license_id or license_of(self.run)
+        old = cards.metadata_of(self.before)
+        # What was said of the embedded shop alone says nothing of real data.
+        of_shop = "synthetic-data" in (old.get("tags") or ()) and not is_synthetic(self.run)
+        return self.license_id or (None if of_shop else old.get("license")) or license_of(self.run)
 
     @property
     def _data_name(self) -> str:
@@ -92,9 +100,10 @@ class ModelCards:
             results=cards.eval_results(self.report, system, self._data_name, self.dataset) if system else None,
             name=name,
             synthetic=synthetic,
+            language=cards.metadata_of(self.before).get("language") or "en",
         )
         shown = {"name": cards.plain(name), "repo_id": self.repo_id, "synthetic": synthetic, "license": self._license}
-        return cards.render(template, metadata=metadata, **shown, **fields)
+        return cards.with_kept_metadata(cards.render(template, metadata=metadata, **shown, **fields), self.before)
 
     def recommender(
         self, record: Mapping[str, Any], *, pool: int, base_included: bool, merged: bool, plain_adapter: bool
@@ -138,18 +147,27 @@ class ModelCards:
     def thought_space(self, *, as_sentence_transformer: bool = False) -> str:
         """The card of the Thought Space, or of its export."""
         fit = read_json(self.run / "thought_space" / "metrics.json")["models"]["model"]
-        encoder = without_folders(settings_of(read_manifest(self.run / "thought_space")["fingerprint"])["encoder"])
+        settings = settings_of(read_manifest(self.run / "thought_space")["fingerprint"])
+        encoder, told = without_folders(settings["encoder"]), {key: settings[key] for key in _TOLD}
         return self._rendered(
             "sentence_transformer" if as_sentence_transformer else "thought_space",
             library="sentence-transformers" if as_sentence_transformer else "transformers",
             pipeline="sentence-similarity",
             tags=["rationales", "contrastive-learning"],
             base_model=encoder,
-            history=f"Bought: {cards.plain(self._items[0].title)}.",
+            history=self._told_history(**told),
+            **told,
             validation=cards.matching(fit["validation"]),
             pairs=fit["pairs"]["fitted"],
             encoder=encoder,
         )
+
+    def _told_history(self, max_events: int, review_words: int) -> str:
+        """A history as the Thought Space was trained to read it: items of the catalogue, chosen by nobody."""
+        items = {one.item_id: replace(one, title=cards.plain(one.title)) for one in self._items[:2]}
+        reviews = ("", "so quiet, and made to last")[-len(items) :]
+        history = Sequence("", tuple(items), (), (None,) * len(items), reviews)
+        return behaviour_text(history, items, target=None, max_events=max_events, review_words=review_words)
 
     def sequential(self) -> str:
         """The card of SASRec; with its figures if the run has a report."""

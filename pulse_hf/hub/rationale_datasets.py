@@ -1,6 +1,7 @@
 """Artefacts of a run as datasets of the Hub: Parquet by split, people under other names, reviews left out.
 
-What leads to a person (e-mail, telephone and order numbers, streets) is taken out of the texts and counted.
+What leads to a person (e-mail, telephone and order numbers, streets) is taken out of the texts and counted. Rows are
+in the order of the other names: that of the run is one of user ids, and whoever has these could read off who is who.
 
 A dataset repo holds one folder per artefact::
 
@@ -26,7 +27,7 @@ from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.privacy import Quotes, pseudonyms, redacted, without_folders
 from pulse_hf.reasoning.server_engine import split_address
-from pulse_hf.schema import Item, Sequence, table_schema
+from pulse_hf.schema import SPLITS, Item, Sequence, table_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -129,18 +130,24 @@ class _Source:
         self.quotes = Quotes({} if include_reviews else {user: one.reviews for user, one in self.sequences.items()})
 
     def decisions(self, table: str, file: str, made: Exported) -> list[dict[str, Any]]:
-        """The rows of a table that has one or more rows per decision, people renamed, quoting rows left out."""
-        rows = []
-        for row in read_table(self.run / made.word / file).to_pylist():
-            user = row["user_id"]
-            if any(self.quotes.found(user, row[name]) for name in _TEXTS if row.get(name)):
-                made.left_out[f"{table}: quotes a review"] += 1
-                continue
-            row |= {name: redacted(row[name], made.redacted) for name in _TEXTS if row.get(name)}
-            name = self.names[user]
+        """The rows of a table that has one or more rows per decision, people renamed and in the order of these names.
+
+        Decisions with a row that quotes are left out whole: a tree without one of its nodes is none.
+        """
+        rows = read_table(self.run / made.word / file).to_pylist()
+        quoting = {row["decision_id"] for row in rows if self._quotes(row)}
+        kept = [row for row in rows if row["decision_id"] not in quoting]
+        if quoting:
+            made.left_out[f"{table}: {'a node ' if table == 'trees' else ''}quotes a review"] += len(rows) - len(kept)
+        for row in kept:
+            name = self.names[row["user_id"]]
             row |= {"user_id": name, "decision_id": f"{name}#{row['position']}"}
-            rows.append(row | ({"model_id": without_folders(row["model_id"])} if "model_id" in row else {}))
-        return rows
+            row |= {name: redacted(row[name], made.redacted) for name in _TEXTS if row.get(name)}
+            row |= {"model_id": without_folders(row["model_id"])} if "model_id" in row else {}
+        return sorted(kept, key=lambda row: row["user_id"])
+
+    def _quotes(self, row: Mapping[str, Any]) -> bool:
+        return any(self.quotes.found(row["user_id"], row[name]) for name in _TEXTS if row.get(name))
 
 
 def _rationales(source: _Source, made: Exported) -> pa.Table:
@@ -198,7 +205,7 @@ def _events(source: _Source, made: Exported) -> pa.Table:
             "rating": one.ratings[position],
             "review": redacted(one.reviews[position], made.redacted) if source.include_reviews else "",
         }
-        for one in source.sequences.values()
+        for one in sorted(source.sequences.values(), key=lambda one: source.names[one.user_id])
         for position, item_id in enumerate(one.item_ids)
     ]
     return pa.Table.from_pylist(rows, schema=pa.schema(schema))
@@ -215,7 +222,8 @@ def _write(made: Exported, table: str, rows: pa.Table) -> None:
     import pyarrow.parquet as pq
 
     made.features[table] = rows.schema
-    splits = list(dict.fromkeys(rows["split"].to_pylist())) if "split" in rows.column_names else ["train"]
+    found = set(rows["split"].to_pylist()) if "split" in rows.column_names else {"train"}
+    splits = [split for split in (*SPLITS, HISTORY) if split in found]
     made.rows[table] = {}
     for split in splits:
         part = rows.filter(pc.equal(rows["split"], split)) if "split" in rows.column_names else rows

@@ -6,41 +6,27 @@ one is fetched once more. Files with code are never fetched, and nothing from a 
 
 from __future__ import annotations
 
-import errno
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, DiskFullError
+from pulse_hf.artifacts import ArtifactError
 from pulse_hf.hub.files import CHECKSUMS, PublishedFile, damaged_files, list_files, read_seal
-from pulse_hf.models.embedded import is_here, lost_on_the_way
+from pulse_hf.hub.refusals import NoAccessError, WrongRepoError, overtaken
+from pulse_hf.hub.refusals import plain_errors as _plain_errors
+from pulse_hf.hub.repos import RepoType, is_repo_id, refuse_public, require_repo_id
+from pulse_hf.models.embedded import is_here
 
 if TYPE_CHECKING:
     from huggingface_hub import HfApi
 
+__all__ = ["NoAccessError", "Pushed", "is_repo_id", "pull", "push_folder", "require_cached"]
+
 logger = logging.getLogger(__name__)
-
-
-class NoAccessError(ConnectionError):
-    """The Hub answered, but there is no such repo or revision for whoever asks."""
-
-
-_OVERTAKEN = "{}: somebody else changed it meanwhile; nothing was pushed. Run the same command again."
-# What the client library could not do on this machine is no silence of the Hub.
-_LOCAL: dict[int | None, type[ArtifactError]] = {
-    errno.ENOSPC: DiskFullError,
-    errno.EDQUOT: DiskFullError,
-    errno.EACCES: ArtifactError,
-    errno.EPERM: ArtifactError,
-    errno.EROFS: ArtifactError,
-}
-
-RepoType = Literal["model", "dataset", "space"]
 
 
 @dataclass(frozen=True)
@@ -65,33 +51,6 @@ class Pushed:
         return sum(one.size for one in self.changed)
 
 
-def is_repo_id(name: str) -> bool:
-    """Whether a text has the form ``owner/name``.
-
-    Example:
-        >>> is_repo_id("alice/my-shop"), is_repo_id("runs/demo/recommender"), is_repo_id("my shop")
-        (True, False, False)
-    """
-    from huggingface_hub.errors import HFValidationError
-    from huggingface_hub.utils import validate_repo_id
-
-    try:
-        validate_repo_id(name)
-    except HFValidationError:
-        return False
-    return name.count("/") == 1
-
-
-def require_repo_id(name: str) -> None:
-    """Refuse a name that is none of a repo.
-
-    Raises:
-        ValueError: It has not the form ``owner/name``.
-    """
-    if not is_repo_id(name):
-        raise ValueError(f"{name!r} is no repo of the Hub; expected owner/name, of letters, digits, '-', '_' and '.'")
-
-
 def push_folder(
     folder: Path,
     repo_id: str,
@@ -109,7 +68,8 @@ def push_folder(
     """Bring a repo to the state of a folder, in one commit or in none.
 
     Files that an earlier push put there (by the ``checksums.json`` in the repo) and that the folder no longer has are
-    taken away; all others of the repo stay. A folder that is there already makes no commit.
+    taken away; all others of the repo stay. A folder that is there already makes no commit. A repo and a branch that
+    are not there are made; they stay if the commit is refused.
 
     Args:
         folder: What to publish; all of it.
@@ -117,17 +77,19 @@ def push_folder(
         repo_type: ``"model"``, ``"dataset"`` or ``"space"``.
         under: Folder inside the repo that the files go to; the card goes to the repo's own top.
         parent: The commit that the folder was made to follow; the repo's newest by default.
-        private: Whether a new repo is private; the account's default if not said. Existing repos keep theirs.
+        private: Whether a new repo is private; the account's default if not said. One that is there stays what it is,
+            and a public one is refused where ``True`` is said.
         token: Access token; the one logged in with by default.
-        revision: Branch; ``main`` by default.
+        revision: Branch; ``main`` by default. A new one begins where ``main`` is.
         message: The commit's message.
         code: Whether source files may be among the files.
         dry_run: Only say what would be sent; a repo is neither made nor asked.
 
     Raises:
-        ValueError: ``repo_id`` is none.
+        ValueError: ``repo_id`` is none, the repo holds another kind of artefact, or is public and should be private.
         ArtifactError: A file may not be published, or somebody else changed the repo meanwhile.
-        ConnectionError: The Hub could not be reached or refused; the repo is as it was.
+        NoAccessError: The token may not write there, or the Hub refused what was sent.
+        ConnectionError: The Hub could not be reached; the repo is as it was.
     """
     from huggingface_hub import CommitOperationAdd, CommitOperationDelete, HfApi
 
@@ -136,14 +98,17 @@ def push_folder(
     if dry_run:
         return Pushed(repo_id, None, tuple(local.values()), ())
     api = HfApi(token=token)
-    with _plain_errors(repo_id, token):
+    kind = read_seal(folder).kind if (folder / CHECKSUMS).is_file() else "no artefact"
+    with _plain_errors(repo_id, token, writing=True):
+        if private:
+            refuse_public(api, repo_id, repo_type)
         sdk = "gradio" if repo_type == "space" else None
         api.create_repo(repo_id, repo_type=repo_type, private=private, exist_ok=True, space_sdk=sdk)
         head, remote = _state(api, repo_id, repo_type, revision)
         if parent is not None and head != parent:
-            raise ArtifactError(_OVERTAKEN.format(repo_id))
+            raise overtaken(repo_id)
         changed = {name: one for name, one in local.items() if not _same(folder / one.path, one, remote.get(name))}
-        gone = sorted(_of_earlier_push(api, repo_id, repo_type, head, under, remote) - local.keys())
+        gone = sorted(_of_earlier_push(api, repo_id, repo_type, head, under, remote, kind) - local.keys())
         if not changed and not gone:
             return Pushed(repo_id, None, (), ())
         operations: list[Any] = [
@@ -168,8 +133,15 @@ def _place(path: str, under: str) -> str:
 def _state(
     api: HfApi, repo_id: str, repo_type: RepoType, revision: str | None
 ) -> tuple[str | None, dict[str, Mapping[str, Any]]]:
-    """The head commit and, per file, its git blob id and, where there is one, its sha256."""
-    info: Any = api.repo_info(repo_id, repo_type=repo_type, revision=revision, files_metadata=True)
+    """The branch's head commit and, per file, its git blob id and, where there is one, its sha256."""
+    from huggingface_hub import errors
+
+    asked: dict[str, Any] = {"repo_type": repo_type, "revision": revision, "files_metadata": True}
+    try:
+        info: Any = api.repo_info(repo_id, **asked)
+    except errors.RevisionNotFoundError:
+        api.create_branch(repo_id, repo_type=repo_type, branch=str(revision), exist_ok=True)
+        info = api.repo_info(repo_id, **asked)
     files: dict[str, Mapping[str, Any]] = {
         one.rfilename: {"size": one.size, "blob": one.blob_id, "sha256": one.lfs.sha256 if one.lfs else None}
         for one in info.siblings or ()
@@ -191,9 +163,9 @@ def _git_blob(path: Path) -> str:
 
 
 def _of_earlier_push(
-    api: HfApi, repo_id: str, repo_type: RepoType, head: str | None, under: str, remote: Mapping[str, Any]
+    api: HfApi, repo_id: str, repo_type: RepoType, head: str | None, under: str, remote: Mapping[str, Any], kind: str
 ) -> set[str]:
-    """What an earlier push of the same folder put there."""
+    """What an earlier push of the same folder put there; one of another kind is refused."""
     name = _place(CHECKSUMS, under)
     if name not in remote:
         return set()
@@ -203,6 +175,11 @@ def _of_earlier_push(
     except ArtifactError as error:
         logger.warning("%s: nothing is taken away (%s)", repo_id, error)
         return set()
+    if seal.kind != kind:
+        raise WrongRepoError(
+            f"{repo_id} holds {seal.kind!r} (by its {name}); expected {kind!r}, which this push is: it would delete "
+            "what is there. Nothing was pushed; name another repo, or delete the files of that one first."
+        )
     return {_place(one.path, under) for one in seal.files} & remote.keys()
 
 
@@ -236,7 +213,8 @@ def pull(
     Raises:
         ValueError: ``repo_id`` is none.
         ArtifactError: The repo is none of ours, names unsafe files, does not fit on the disk, or stays damaged.
-        ConnectionError: The Hub could not be reached or refused.
+        NoAccessError: There is no such repo or revision for whoever asks.
+        ConnectionError: The Hub could not be reached.
     """
     from huggingface_hub import snapshot_download
 
@@ -295,75 +273,9 @@ def require_cached(model_id: str) -> None:
             hf_hub_download(name, "config.json", revision=revision or None, local_files_only=True)
 
 
-def head_of(repo_id: str, repo_type: RepoType, *, revision: str | None = None, token: str | None = None) -> str | None:
-    """The newest commit of a repo; ``None`` if there is no repo yet."""
-    from huggingface_hub import HfApi, errors
-
-    require_repo_id(repo_id)
-    try:
-        with _plain_errors(repo_id, token, passing=(errors.RepositoryNotFoundError,)):
-            info: Any = HfApi(token=token).repo_info(repo_id, repo_type=repo_type, revision=revision)
-    except errors.RepositoryNotFoundError:
-        return None
-    return str(info.sha)
-
-
-def card_of(repo_id: str, repo_type: RepoType, *, revision: str | None = None, token: str | None = None) -> str:
-    """The text of a repo's ``README.md``; ``""`` if there is no repo or no card yet."""
-    from huggingface_hub import errors, hf_hub_download
-
-    try:
-        with _plain_errors(repo_id, token, passing=(errors.EntryNotFoundError, errors.RepositoryNotFoundError)):
-            path = hf_hub_download(repo_id, "README.md", repo_type=repo_type, revision=revision, token=token)
-    except (errors.EntryNotFoundError, errors.RepositoryNotFoundError):
-        return ""
-    return Path(path).read_text(encoding="utf-8")
-
-
 def _check_room(repo_id: str, folder: Path, files: Iterable[PublishedFile]) -> None:
     needed, free = sum(one.size for one in files), shutil.disk_usage(folder).free
     if needed > free:
         raise ArtifactError(
             f"{repo_id}: its files take {needed:,} bytes, {free:,} are free here. Nothing was fetched."
         )
-
-
-@contextmanager
-def _plain_errors(repo_id: str, token: str | bool | None, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
-    """Errors of the client library as ours: one sentence, no token in it."""
-    try:
-        yield
-    except Exception as error:
-        from huggingface_hub import errors
-
-        if isinstance(error, (ArtifactError, *passing)):
-            raise
-        if not isinstance(error, OSError | ValueError | errors.HfHubHTTPError) and not lost_on_the_way(error):
-            raise
-        text = _without_tokens(" ".join(str(error).split()), token)
-        if getattr(getattr(error, "response", None), "status_code", None) == 412:
-            raise ArtifactError(_OVERTAKEN.format(repo_id)) from None
-        if isinstance(error, OSError) and error.errno in _LOCAL:
-            raise _LOCAL[error.errno](f"{repo_id}: {type(error).__name__}: {text}") from None
-        refusals = {
-            errors.GatedRepoError: "is gated: ask its owner for access, then log in",
-            errors.RepositoryNotFoundError: "does not exist, or is private and no token that may read it was given",
-            errors.RevisionNotFoundError: "has no such revision",
-        }
-        for kind, sentence in refusals.items():
-            if isinstance(error, kind):
-                raise NoAccessError(f"{repo_id} {sentence}. ({text})") from None
-        if isinstance(error, errors.LocalEntryNotFoundError):
-            raise ConnectionError(
-                f"{repo_id} is not in the cache, and the Hub is out of reach or was not to be asked. ({text})"
-            ) from None
-        raise ConnectionError(f"{repo_id}: {type(error).__name__}: {text}") from None
-
-
-def _without_tokens(text: str, token: str | bool | None) -> str:
-    from huggingface_hub import get_token
-
-    for secret in (token, get_token()):
-        if isinstance(secret, str) and secret:
-            text = text.replace(secret, "***")
-    return text

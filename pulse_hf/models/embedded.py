@@ -51,6 +51,7 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
         ValueError: The embedded weights are not the ones they should be, a folder has none, or the Hub does not give
             the model; the message says what to do.
         ArtifactError: Its configuration or list of weights cannot be an honest one's.
+        ConnectionError: It is not cached, and the Hub is out of reach.
     """
     if model_id == MINILM_ID and util.find_spec(_WHEEL) is not None:
         folder = Path(str(resources.files(_WHEEL))) / "model"
@@ -140,7 +141,9 @@ def _hub_commit(name: str, revision: str) -> str:
     try:
         folder = Path(snapshot_download(name, revision=revision, local_files_only=True))
     except LocalEntryNotFoundError as error:
-        raise ValueError(f"{name}@{revision} is neither a folder, nor cached, and the Hub is out of reach") from error
+        raise ConnectionError(
+            f"{name}@{revision} is neither a folder, nor cached, and the Hub is out of reach"
+        ) from error
     check_model_folder(folder)
     return folder.name
 

@@ -4,12 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import lru_cache
+from time import monotonic
 from typing import TYPE_CHECKING
+
+from pulse_hf.models.embedded import is_here
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from sentence_transformers import SentenceTransformer
+
+RETRY_S = 60.0  # a model of the Hub that could not be opened is not asked for in every request
+_refused: dict[str, tuple[float, Exception]] = {}
 
 
 def encode_texts(
@@ -29,11 +35,13 @@ def encode_texts(
         (n, dim) of unit length, in the order given.
 
     Raises:
-        ValueError: A vector is not finite.
+        ValueError: A vector is not finite, or the Hub does not give the encoder; for :data:`RETRY_S` seconds after
+            that it is not asked again.
+        ConnectionError: Likewise; the encoder is not cached, and the Hub is out of reach.
     """
     import numpy as np
 
-    model, limit = _opened(encoder)
+    model, limit = _opened_or_refused(encoder)
     model.max_seq_length = min(max_tokens, limit or max_tokens)
     distinct = list(dict.fromkeys(texts))
     vectors = model.encode(distinct, batch_size=batch_size, normalize_embeddings=True, show_progress_bar=False)
@@ -43,6 +51,19 @@ def encode_texts(
         )
     row = {text: index for index, text in enumerate(distinct)}
     return np.ascontiguousarray(vectors[[row[text] for text in texts]], dtype=np.float32)
+
+
+def _opened_or_refused(encoder: str) -> tuple[SentenceTransformer, int | None]:
+    if encoder in _refused:
+        until, told = _refused[encoder]
+        if monotonic() < until:
+            raise told.with_traceback(None)
+    try:
+        return _opened(encoder)
+    except Exception as error:
+        if not is_here(encoder):
+            _refused[encoder] = (monotonic() + RETRY_S, error)
+        raise
 
 
 @lru_cache(maxsize=1)  # while serving, every title outside the catalogue is encoded

@@ -7,11 +7,12 @@ the adapter and read back by whoever scores with it.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING
 
+from pulse_hf.data.item_text import cut_text
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, score_prompt
 from pulse_hf.schema import CandidateSet, Item, Sequence
 
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 
 # Steps in which an overlong reason loses words once a single event is left.
 _REASON_WORDS = (60, 40, 20, 10)
+# Characters of the reason and of a title tried after them: a script without spaces is not shortened by words.
+_CHARS = (160, 120, 80, 60, 40, 20, 10, 5)
 
 
 @dataclass(frozen=True, slots=True)
@@ -114,8 +117,8 @@ def scorer_example(
 ) -> ScorerExample:
     """The example of one history and its candidates.
 
-    While the prompt does not fit, the oldest event goes first, then words at the end of the reason;
-    never a candidate and never the instruction.
+    While the prompt does not fit, the oldest event goes first, then words at the end of the reason, then
+    characters at the end of reason and title; never a candidate and never the instruction.
 
     Args:
         history: Events the decision may see, oldest first.
@@ -127,7 +130,7 @@ def scorer_example(
         shared: The rationales that vote, where the shape asks for them.
 
     Raises:
-        ValueError: Not even one event and ten words of reason fit, or votes are asked for and missing.
+        ValueError: Not even five characters of one title and of the reason fit, or votes are asked for and missing.
     """
     prompt, num_events = _fitted_prompt(history, items, thought, shape, fits)
     features = _features(history, items, candidate_ids, thought, shape, shared)
@@ -177,15 +180,24 @@ def _fitted_prompt(
 ) -> tuple[str, int]:
     agreement = thought.agreement if shape.use_agreement else None
     words = thought.reason.split() if thought.reason and shape.use_reason else []
-    for events, count in shorter(min(shape.budget.score_events, len(history)), len(words)):
+    for events, reason, title_chars in _attempts(min(shape.budget.score_events, len(history)), words):
         budget = replace(shape.budget, score_events=events)
-        prompt = score_prompt(history, items, " ".join(words[:count]) or None, agreement, budget)
+        prompt = score_prompt(history, items, reason or None, agreement, budget, title_chars)
         if fits(prompt):
             return prompt, events
     raise ValueError(
         f"user {history.user_id}: the scorer's prompt exceeds its token budget even with one event; "
         "raise max_length or lower the budget's title_words"
     )
+
+
+def _attempts(num_events: int, words: list[str]) -> Iterator[tuple[int, str, int | None]]:
+    """Number of events, reason and characters of a title to try, in this order."""
+    for events, count in shorter(num_events, len(words)):
+        yield events, " ".join(words[:count]), None
+    whole = " ".join(words)
+    for chars in _CHARS:
+        yield min(num_events, 1), cut_text(whole, chars).rstrip(), chars
 
 
 def example_of_set(

@@ -3,8 +3,8 @@
 The templates lie in ``templates/`` beside this file and are package data; their sha256 is recorded in
 every generated row and decides whether an artefact is current. Data is put in by a single pass that
 never interprets it: a title holding ``{history}``, ``%s`` or a chat marker stays the text it is.
-Fields are cut by words and by event count *before* templating, oldest events first, so the
-instruction, the target and the candidates are never lost.
+Fields are cut by words, by characters and by event count *before* templating, oldest events first, so
+the instruction, the target and the candidates are never lost.
 """
 
 from __future__ import annotations
@@ -163,15 +163,24 @@ def score_prompt(
     reason: str | None,
     agreement: float | None,
     budget: PromptBudget,
+    title_chars: int | None = None,
 ) -> str:
     """What the scorer reads before each candidate: history, r* and s* (paper §4.2, Eq. 3).
 
     The history is titles and stars; the person's own words reach the scorer through the reason.
+
+    Args:
+        history: Events the decision may see, oldest first.
+        items: The catalogue.
+        reason: r*, or ``None`` where there is none.
+        agreement: s*, or ``None`` where it is not shown.
+        budget: How much of each field is shown.
+        title_chars: Characters of a title at most; ``None`` for as many as the budget's words have.
     """
     shown = history.before(len(history))
     start = max(0, len(shown) - budget.score_events)
     lines = [
-        _line(_title(items[item], budget), rating, "")
+        _line(_title(items[item], budget, title_chars), rating, "")
         for item, rating in zip(shown.item_ids[start:], shown.ratings[start:], strict=True)
     ]
     return (
@@ -190,8 +199,9 @@ def candidate_text(item: Item, max_words: int = 16) -> str:
     return fill("candidate", item=inert(item.title, max_words))
 
 
-def _title(item: Item, budget: PromptBudget) -> str:
-    return inert(item.title, budget.title_words)
+def _title(item: Item, budget: PromptBudget, max_chars: int | None = None) -> str:
+    text = inert(item.title, budget.title_words)
+    return text if max_chars is None else cut_text(text, max_chars).rstrip()
 
 
 def _events(

@@ -106,7 +106,10 @@ class SharedReasons:
                 known.update(zip(new, np.asarray(encode(new), dtype=np.float32), strict=True))
 
     def forget(self, *, beyond: int) -> None:
-        """Forget texts that were read once there are more than ``beyond``: a server would fill its memory."""
+        """Forget texts that were read once there are more than ``beyond``: a server would fill its memory.
+
+        Not while another thread votes; :class:`pulse_hf.recommender.PulseRecommender` lets one in at a time.
+        """
         for known in (self._reasons, self._behaviours):
             if len(known) > beyond:
                 known.clear()
@@ -138,11 +141,14 @@ class SharedReasons:
         Returns:
             Per item two natural logarithms, each at least ``log(smoothing / (1 + smoothing))``; with ``titles`` two
             cosines after them, 0 where there is no reason.
+
+        Raises:
+            RuntimeError: Another thread made it forget what was read for this vote.
         """
         text = self.told(history, items)
         names = [items[item_id].title for item_id in item_ids] if titles else []
         self.read([reason or ""], [text], names)
-        queries = (self._reasons.get(reason or ""), self._behaviours.get(text))
+        queries = (_vector(self._reasons, reason), _vector(self._behaviours, text))
         found = [self.evidence(query, item_ids, temperature, smoothing, history.user_id) for query in queries]
         if titles:
             found += [self._near(query, names) for query in queries]
@@ -154,15 +160,18 @@ class SharedReasons:
         Args:
             told: The behaviour text b_u.
             names: Titles.
+
+        Raises:
+            RuntimeError: As in :meth:`votes`.
         """
         self.read((), [told], names)
-        return self._near(self._behaviours.get(told), names)
+        return self._near(_vector(self._behaviours, told), names)
 
     def _near(self, query: NDArray[np.float32] | None, names: Series[str]) -> list[float]:
-        # A title without a letter has no vector; it is near nothing.
-        return [
-            0.0 if query is None or name not in self._titles else float(self._titles[name] @ query) for name in names
-        ]
+        if query is None:
+            return [0.0] * len(names)
+        vectors = [_vector(self._titles, name) for name in names]  # an empty title is near nothing
+        return [0.0 if vector is None else float(vector @ query) for vector in vectors]
 
     def evidence(
         self,
@@ -197,6 +206,16 @@ class SharedReasons:
             return [0.0] * len(item_ids)
         known = np.log((support / mean + smoothing) / (1 + smoothing))
         return [float(known[self.places[item_id]]) if item_id in self.places else 0.0 for item_id in item_ids]
+
+
+def _vector(known: Mapping[str, NDArray[np.float32]], text: str | None) -> NDArray[np.float32] | None:
+    """The vector of a text that was just read; none where there is no text, which says nothing."""
+    if not text:
+        return None
+    try:
+        return known[text]
+    except KeyError:  # never 0: all candidates would seem equally good
+        raise RuntimeError("a text was forgotten while it was voted by; let one thread in at a time") from None
 
 
 def chosen_for(rationales: Iterable[Mapping[str, Any]], sequences: Mapping[str, Sequence]) -> list[tuple[str, str]]:

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import unicodedata
-from collections.abc import Iterable, Mapping
+from collections import ChainMap
+from collections.abc import Iterable, Mapping, MutableMapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pulse_hf.schema import Item, Sequence
 
@@ -16,7 +17,23 @@ if TYPE_CHECKING:
 
 ALIKE = 0.5  # cosine from which an unknown title counts as like a known item
 
-__all__ = ["Event", "Names"]
+__all__ = ["Event", "Names", "Title"]
+
+
+class Title(str):
+    """A text that somebody typed as a title: where one item is called so and another has it as its id, the first.
+
+    A plain text is an id before it is a title: ids are the key, and whoever gives back an id that the catalogue, a
+    recommendation or ``history_of`` told means that item, whatever another one is called.
+
+    Example:
+        >>> import numpy as np
+        >>> films = {"7": Item("7", "300", "300"), "300": Item("300", "Se7en", "Se7en")}
+        >>> Names(films, np.zeros((2, 3), np.float32), "none is asked").found(["300", Title("300")], dict(films))
+        ['300', '7']
+    """
+
+    __slots__ = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -24,7 +41,7 @@ class Event:
     """One thing a person did.
 
     Args:
-        item: An item id of the catalogue, or any title.
+        item: An item id of the catalogue, or any title (:class:`Title` where it is a title before it is an id).
         rating: Stars, if known.
         review: The person's own words, if any; reasons are drawn from them.
     """
@@ -43,13 +60,13 @@ class Names:
         encoder: Name of the encoder that made them.
     """
 
-    def __init__(self, items: Mapping[str, Item], vectors: NDArray[np.float32], encoder: str) -> None:
+    def __init__(self, items: dict[str, Item], vectors: NDArray[np.float32], encoder: str) -> None:
         self.items, self.vectors, self.encoder = items, vectors, encoder
         self.ids = list(items)
         self._titles = _by_title(items)
         self._index = {item_id: index for index, item_id in enumerate(items, start=1)}
 
-    def read(self, history: Series[str | Event]) -> tuple[Sequence, dict[str, Item]]:
+    def read(self, history: Series[str | Event]) -> tuple[Sequence, MutableMapping[str, Item]]:
         """A history as a sequence, and the catalogue with whatever it names beyond.
 
         Args:
@@ -61,13 +78,15 @@ class Names:
         if isinstance(history, str):
             raise ValueError(f"found the text {history!r}, expected a list of item ids, titles or events")
         events = [event if isinstance(event, Event) else Event(event) for event in history]
-        items = dict(self.items)
+        items: MutableMapping[str, Item] = ChainMap({}, self.items)  # no copy: it is as large as the shop
         ids = tuple(self.found([event.item for event in events], items))
         past = Sequence("", ids, (), tuple(event.rating for event in events), tuple(event.review for event in events))
         return past, items
 
-    def found(self, names: Series[str], items: dict[str, Item]) -> list[str]:
+    def found(self, names: Series[str], items: MutableMapping[str, Item]) -> list[str]:
         """Item ids of ids or titles; a title outside the catalogue becomes an item of its own.
+
+        What is both is an id, of a :class:`Title` a title.
 
         Args:
             names: Ids or titles.
@@ -80,12 +99,32 @@ class Names:
             raise ValueError(f"found {names!r}, expected a list of item ids or titles")
         found = []
         for name in names:
-            item_id = str(name if name in items else self._titles.get(_spelling(name), name))
+            known = name in items and not isinstance(name, Title)
+            item_id = str(name if known else self._titles.get(_spelling(name), name))
             if not item_id.strip():
                 raise ValueError("an item is empty; give an item id or a title")
-            items.setdefault(item_id, Item(item_id, name, name))
+            items.setdefault(item_id, Item(item_id, item_id, item_id))
             found.append(item_id)
         return found
+
+    def best(self, scores: NDArray[Any], count: int, without: Iterable[str]) -> list[str]:
+        """Ids of the items with the largest scores, largest first, equal ones in catalogue order.
+
+        Args:
+            scores: One for each item of the catalogue, in its order.
+            count: How many at most.
+            without: Ids that are left out.
+        """
+        import numpy as np
+
+        kept = np.ones(len(self.ids), dtype=bool)
+        kept[[self._index[item_id] - 1 for item_id in without if item_id in self._index]] = False
+        places = np.flatnonzero(kept)
+        if count < len(places):  # sorting the whole shop would take longer than all the rest
+            least = np.partition(scores[places], -count)[-count]
+            places = places[scores[places] >= least]
+        order = np.argsort(-scores[places], kind="stable")[:count]
+        return [self.ids[place] for place in places[order].tolist()]
 
     def stand_ins(self, item_ids: Iterable[str], items: Mapping[str, Item]) -> list[int]:
         """Catalogue indices, from 1, for a sequential model; an unknown title lends the place to its nearest item.

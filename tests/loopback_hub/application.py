@@ -61,6 +61,7 @@ ROUTES = [
     Route(REPO + "/revision/{revision:part}", repo_routes.info),
     Route(REPO + "/settings", repo_routes.settings, methods=["PUT"]),
     Route(REPO + "/auth-check", repo_routes.auth_check),
+    Route(REPO + "/auth-check/write", repo_routes.auth_check_write),
     Route(REPO + "/tree/{revision:part}", history_routes.tree),
     Route(REPO + "/tree/{revision:part}/{path:rest}", history_routes.tree),
     Route(REPO + "/paths-info/{revision:part}", history_routes.paths_info, methods=["POST"]),

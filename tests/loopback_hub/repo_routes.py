@@ -88,6 +88,11 @@ async def auth_check(request: Request) -> JSONResponse:
     return JSONResponse({})
 
 
+async def auth_check_write(request: Request) -> JSONResponse:
+    writable_repo(request)
+    return JSONResponse({})
+
+
 async def info(request: Request) -> JSONResponse:
     repo = readable_repo(request)
     commit = repo.at(request.path_params.get("revision", "main"))

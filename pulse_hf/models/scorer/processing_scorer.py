@@ -119,6 +119,12 @@ class PulseScorerProcessor(ProcessorMixin):
         self._learn({text for example in examples for text in example.candidates})
         return [self._encode_one(example, label) for example, label in zip(examples, places, strict=True)]
 
+    def forget(self, *, beyond: int) -> None:
+        """Forget candidate texts once there are more than ``beyond``: a server would fill its memory."""
+        if len(self._known) > beyond:
+            self._known.clear()
+            self._cut.clear()
+
     def _encode_one(self, example: ScorableExample, label: int | None) -> EncodedExample:
         prompt_ids = self._prompt_ids(example.prompt)
         if len(prompt_ids) > self.max_prompt_tokens:
