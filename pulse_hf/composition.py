@@ -18,6 +18,7 @@ from pulse_hf.artifacts import (
     verify,
 )
 from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.hub.privacy import content_order
 from pulse_hf.models.embedded import MINILM_ID
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
@@ -98,7 +99,10 @@ def parts_of_run(
     sequences = load_sequences(run)
     training = [sequence.training().item_ids for sequence in sequences if sequence.num_train]
     model = PulseSASRecModel.from_pretrained(run / "sequential" / "sasrec").eval()
-    pool = Pool(model.user_vectors([[index[one] for one in row] for row in training]).cpu().numpy(), training)
+    rows = [[index[one] for one in row] for row in training]
+    users_vectors = model.user_vectors(rows).cpu().numpy()
+    order = content_order(users_vectors, rows)  # as it is saved: of equally near users the same ones are taken
+    pool = Pool(users_vectors[order], [training[place] for place in order])
     vectors = read_tensors(run / "sequential" / "item_vectors.safetensors")["item_vectors"].numpy()
     sizes, base = settings_of(sequential["fingerprint"]), read_record(scorer).base
     record = {

@@ -227,13 +227,16 @@ class PulseRecommender:
             return []
         query = self.parts.sequential.user_vectors([indices]).cpu().numpy()
         sizes = self.parts.record["neighbours"]
-        places, cosines = self._pool.nearest(query, ["new user"], sizes["num_neighbours"])
-        found = [place for place in places[0].tolist() if place != NO_USER]
-        lenders = {str(place): Sequence(str(place), self.parts.pool.item_ids[place], (), (), ()) for place in found}
+        rows = self.parts.pool.item_ids
+        places, cosines = self._pool.nearest(query, ["new user"], sizes["num_neighbours"] + 1)
+        found = [pair for pair in zip(places[0].tolist(), cosines[0].tolist(), strict=True) if pair[0] != NO_USER]
+        # Somebody of the pool whose history goes on as this one does is the same person, who has nothing to lend.
+        own = [pair for pair in found if past.item_ids[: len(rows[pair[0]])] == rows[pair[0]]][:1]
+        found = [pair for pair in found if pair not in own][: sizes["num_neighbours"]]
         return lend_items(
-            [str(place) for place in found],
-            cosines[0, : len(found)].tolist(),
-            lenders,
+            [str(place) for place, _ in found],
+            [cosine for _, cosine in found],
+            {str(place): Sequence(str(place), rows[place], (), (), ()) for place, _ in found},
             history=past.item_ids,
             before=None,
             max_items=sizes["neighbour_items"],
@@ -342,10 +345,14 @@ class PulseRecommender:
         """
         from tempfile import TemporaryDirectory
 
+        from pulse_hf.hub.repos import card_of, head_of
+
         reported = self.run if self.run is not None and (self.run / "report.json").is_file() else None
+        head = None if dry_run else head_of(repo_id, "model", revision=revision, token=token)
+        before = card_of(repo_id, "model", revision=head, token=token) if head and reported else ""
         with TemporaryDirectory() as name:
             folder = Path(name) / "recommender"
-            cards = ModelCards(reported, repo_id, license_id, dataset) if reported is not None else None
+            cards = ModelCards(reported, repo_id, license_id, dataset, before) if reported is not None else None
             with self._turn:
                 save_published(self.parts, folder, cards, merge=merge)
             return push_folder(
@@ -357,6 +364,7 @@ class PulseRecommender:
                 message=commit_message,
                 code=True,
                 dry_run=dry_run,
+                parent=head,
             )
 
     @classmethod

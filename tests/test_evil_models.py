@@ -267,7 +267,7 @@ def test_an_evil_step_stops_the_thought_space(
         train("evil")
     assert calls[0] == step
     kept = artifacts.Checkpoints(tmp_path / "evil", "fit").newest()
-    assert (kept[0] if kept else 0) == (step - 1) // 10
+    assert (kept[0] if kept else 0) == (step + (step - 1) // 10 if step > 1 else 0)  # one for each step and epoch
     assert kept is None or all_finite(kept[1])
     monkeypatch.setattr(thought_space_fit, "info_nce_loss", honest)
     again, same_space = train("evil")

@@ -264,3 +264,25 @@ def test_a_recommender_answers_to_texts_without_spaces(parts, text):
     recommender = PulseRecommender(parts)
     assert len(recommender.score([ids[0], text], [ids[1], text], rationale=text)) == 2
     assert len(recommender.recommend([text], k=2)) == 2
+
+
+# -- similar users ------------------------------------------------------------------------------------
+
+
+def test_a_known_user_is_not_lent_to_by_himself(small_recommender, monkeypatch):
+    taken = []
+
+    def noted(user_ids, cosines, lenders, **how):
+        taken.append([lenders[user_id].item_ids for user_id in user_ids])
+        return ["lent"]
+
+    monkeypatch.setattr("pulse_hf.retrieval.similar_users.lend_items", noted)
+    number = small_recommender.parts.record["neighbours"]["num_neighbours"]
+    for user_id in list(small_recommender.users)[:10]:
+        history = small_recommender.history_of(user_id)
+        past, items = small_recommender._names.read(history)
+        assert small_recommender._lent(past, items) == ["lent"]
+        assert len(taken[-1]) == number
+        own = small_recommender.users[user_id].training().item_ids
+        assert own in small_recommender.parts.pool.item_ids
+        assert own not in taken[-1]

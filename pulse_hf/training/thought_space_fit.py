@@ -224,7 +224,8 @@ class _State:
         return {name: value.detach().clone() for name, value in self.space.trained().items()}
 
     def save(self, checkpoints: Checkpoints, report: FitReport, best: dict[str, Tensor]) -> None:
-        """Keep the state after a step or an epoch."""
+        """Keep the state after a step or an epoch, if its weights are finite."""
+        require_finite(self.space.trained().items(), "weight", f"thought space, step {len(report.losses)}")
         tensors = fit_state(self.weights(), best, self.optimizer, self.generator)
         beside = {
             "report": asdict(report),

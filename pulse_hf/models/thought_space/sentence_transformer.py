@@ -41,7 +41,8 @@ def export_sentence_transformer(model: PulseThoughtSpaceModel, folder: str | Pat
 
     Example:
         ``export_sentence_transformer(PulseThoughtSpaceModel.from_pretrained("my-space"), "my-space-st")``, then
-        ``SentenceTransformer("my-space-st").encode_query(["Bought: Bamboo Kettle."])``
+        ``SentenceTransformer("my-space-st").encode_query(["Cork Tray: so quiet. Bamboo Kettle"])`` (titles, the latest
+        first, a person's own words after a colon)
     """
     import torch
     from sentence_transformers import SentenceTransformer
