@@ -19,9 +19,11 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from loopback_hub import run_client
 from test_data import DAY, FULL, START, event_row, read, shop, table, write_rows
 
 import pulse_hf.data.prepare as prepare_module
@@ -442,6 +444,30 @@ def test_a_gzip_bomb_is_refused_before_it_fills_anything(tmp_path: Path, monkeyp
     path.write_bytes(gzip.compress(b"\n" * 3_000_000))
     with pytest.raises(ValueError, match=r"log\.jsonl\.gz: unpacks to more than .* 200 times its size"):
         read(path, FULL)
+
+
+def test_a_dataset_in_shards_is_read_as_the_one_file_would_be(tmp_path: Path, hub: Any) -> None:
+    rows = shop(1)
+    whole = prepare(tmp_path / "whole", table(as_jsonl(tmp_path / "log", rows)), seed=0) / "sequences.parquet"
+    dataset = datasets.Dataset.from_list(rows)
+    for place in range(3):
+        dataset.shard(3, place).to_parquet(str(tmp_path / f"train-{place:05d}-of-00003.parquet"))
+    settings = table(Path(tmp_path / "train-*.parquet"))
+    made = prepare(tmp_path / "shards", settings, seed=0)
+    assert (made / "sequences.parquet").read_bytes() == whole.read_bytes()
+    assert read_json(made / "report.json")["reviews"]["read"] == len(rows)
+    with pytest.raises(ValueError, match=r"test-\*\.parquet: no file is called so"):
+        prepare(tmp_path / "x", replace(settings, reviews=str(tmp_path / "test-*.parquet")), seed=0)
+
+    files = {f"data/{path.name}": path.read_bytes() for path in tmp_path.glob("train-*.parquet")}
+    hub.create_repo("alice/log", {**files, "data/old/train-9.parquet": b"no"}, repo_type="dataset")
+    program = """
+        import sys
+        from pulse_hf.data.sources import local_files
+        for path in local_files("hf://datasets/alice/log/data/train-*.parquet"): print(path.name)
+    """
+    told = run_client(program, hub.environment(tmp_path / "home")).split()
+    assert told == sorted(Path(name).name for name in files)
 
 
 class _Hub(BaseHTTPRequestHandler):

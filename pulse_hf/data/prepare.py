@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import logging
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
-from pulse_hf.artifacts import Fingerprint, build, sha256_of_file, table_writer, write_json
+from pulse_hf.artifacts import Fingerprint, build, sha256_of_file, sha256_of_text, table_writer, write_json
 from pulse_hf.data.accounts import RowCount
 from pulse_hf.data.arrays import texts
 from pulse_hf.data.chunks import same_content
@@ -20,7 +20,7 @@ from pulse_hf.data.filtering import Core, k_core
 from pulse_hf.data.item_text import unnamed_item
 from pulse_hf.data.items import read_items
 from pulse_hf.data.sequences import FOLDER, OrderReport, SequenceCounts, catalogue_order, write_sequences
-from pulse_hf.data.sources import local_file
+from pulse_hf.data.sources import local_file, local_files
 from pulse_hf.data.splits import GlobalTime, People, split_times
 from pulse_hf.data.values import TICKS_PER_SECOND
 from pulse_hf.schema import Item
@@ -38,8 +38,8 @@ class PrepareSettings:
         format: A published format (``"amazon-2014"``, ``"amazon-2018"``, ``"amazon-2023"``, ``"movielens-100k"``,
             ``"movielens-1m"``, ``"movielens-latest"``) or ``"table"`` (JSON lines, CSV, TSV or Parquet with declared
             columns).
-        reviews: The file of interactions, or ``hf://datasets/OWNER/REPO[@REVISION]/FILE``. (Paths are not part of the
-            fingerprint; the files' sha256 are.)
+        reviews: The file of interactions, or ``hf://datasets/OWNER/REPO[@REVISION]/FILE``; with ``*`` in its name all
+            shards called so. (Paths are not part of the fingerprint; the files' sha256 are.)
         metadata: The file of items; without it every item is called "Item <id>".
         columns: Columns of ``reviews``, for ``"table"``.
         item_columns: Columns of ``metadata``, for ``"table"``.
@@ -177,12 +177,15 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
         ArtifactError: Other settings or inputs made the artefact that is there.
     """
     folder = run / FOLDER
-    named = {"reviews": settings.reviews, **({"metadata": settings.metadata} if settings.metadata else {})}
-    inputs = {name: str(local_file(path)) for name, path in named.items()}
-    settings = replace(settings, reviews=inputs["reviews"], metadata=inputs.get("metadata"))
-    _expect_two_files(settings)
-    before = {path: _state_of(path) for path in inputs.values()}
-    hashes = {name: sha256_of_file(Path(path)) for name, path in inputs.items()}
+    shards = local_files(settings.reviews)
+    if len(shards) == 1:
+        settings = replace(settings, reviews=str(shards[0]))
+    if settings.metadata:
+        settings = replace(settings, metadata=str(local_file(settings.metadata)))
+    inputs = {"reviews": shards, **({"metadata": [Path(settings.metadata)]} if settings.metadata else {})}
+    _expect_two_files(settings, shards)
+    before = {path: _state_of(path) for paths in inputs.values() for path in paths}
+    hashes = {name: _sha256_of(paths) for name, paths in inputs.items()}
     # These are named only where they are used: artefacts made before there were such settings stay what they are.
     unused = {name for name in ("salvage", "encoding", "strict_time") if not getattr(settings, name)}
     unnamed = {"reviews", "metadata", "max_repair_rate", *unused}
@@ -190,8 +193,8 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     fingerprint = Fingerprint(stage="prepare", settings=facts, seed=seed, parents=hashes)
 
     def make(work: Path) -> dict[str, Any]:
-        report = _prepare(work, settings)
-        changed = [path for path, state in before.items() if _state_of(path) != state]
+        report = _prepare(work, settings, shards)
+        changed = [str(path) for path, state in before.items() if _state_of(path) != state]
         if changed:
             raise ValueError(f"{', '.join(changed)}: changed while it was read. Run again when nobody writes to it.")
         write_json(work / "report.json", report)
@@ -219,28 +222,35 @@ def _check_encoding(name: str) -> None:
         )
 
 
-def _expect_two_files(settings: PrepareSettings) -> None:
+def _expect_two_files(settings: PrepareSettings, shards: Sequence[Path]) -> None:
     """Refuse one file in two roles: a review's headline would become its item's title. A table may well be both."""
     if settings.format == "table" or settings.metadata is None:
         return
-    if same_content(Path(settings.reviews), Path(settings.metadata)):
+    if any(same_content(shard, Path(settings.metadata)) for shard in shards):
         raise ValueError(
             f"{settings.reviews} and {settings.metadata} have the same content, expected reviews and metadata as "
             f"{settings.format} publishes them. Name the file of items, or leave metadata out."
         )
 
 
-def _state_of(path: str) -> tuple[int, int, int]:
-    found = Path(path).stat()
+def _sha256_of(paths: Sequence[Path]) -> str:
+    """The sha256 of a file, or of those of its shards."""
+    hashes = [sha256_of_file(path) for path in paths]
+    return hashes[0] if len(hashes) == 1 else sha256_of_text(hashes)
+
+
+def _state_of(path: Path) -> tuple[int, int, int]:
+    found = path.stat()
     return found.st_size, found.st_mtime_ns, found.st_ino
 
 
-def _prepare(work: Path, settings: PrepareSettings) -> dict[str, Any]:
+def _prepare(work: Path, settings: PrepareSettings, shards: Sequence[Path]) -> dict[str, Any]:
     count = RowCount()
     log = EventLog(work / "spool")
     how = {"drop_bad_rows": settings.drop_bad_rows, "salvage": settings.salvage}
-    for table in event_tables(Path(settings.reviews), settings.form, count, **how):
-        log.append(table)
+    for shard in shards:
+        for table in event_tables(shard, settings.form, count, **how):
+            log.append(table)
     count.check_damage(settings.reviews, settings.max_repair_rate)
     logger.info("%s: %d rows, %d readable", settings.reviews, count.read, count.kept)
     count.move("repeat of a user and item", log.sort(deduplicate=settings.deduplicate))

@@ -1,13 +1,36 @@
-"""Where a file named in the settings lies on this machine: as named, or fetched from a dataset repo of the Hub."""
+"""Where files named in the settings lie on this machine: as named, or fetched from a dataset repo of the Hub."""
 
 from __future__ import annotations
 
+import glob
 import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pulse_hf.data.chunks import expect_file
 
 _HUB = re.compile(r"hf://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?/(?P<file>\S+)\Z")
+
+
+def local_files(name: str) -> list[Path]:
+    """The files of a pattern, in the order of their names; what has no ``*`` is one file.
+
+    Args:
+        name: As in :func:`local_file`; ``*`` stands for any part of a name, as in ``data/train-*.parquet``, which is
+            how datasets come in shards.
+
+    Raises:
+        ValueError: No file is called so, or one of them cannot be read.
+        ConnectionError: The Hub cannot be reached.
+    """
+    if "*" not in name:
+        return [local_file(name)]
+    names = _matching_on_the_hub(name) if name.startswith("hf://") else sorted(glob.glob(name))
+    if not names:
+        raise ValueError(f"{name}: no file is called so; expected at least one")
+    return [local_file(one) for one in names]
 
 
 def local_file(name: str) -> Path:
@@ -25,16 +48,39 @@ def local_file(name: str) -> Path:
         path = Path(name)
         expect_file(path)
         return path
+    from huggingface_hub import hf_hub_download
+
+    repo, revision, file = _address(name)
+    with _plainly(name):
+        return Path(hf_hub_download(repo, file, repo_type="dataset", revision=revision))
+
+
+def _matching_on_the_hub(name: str) -> list[str]:
+    """All shards of one commit, whatever is pushed meanwhile."""
+    from huggingface_hub import HfApi
+
+    repo, revision, pattern = _address(name)
+    with _plainly(name):
+        info = HfApi().dataset_info(repo, revision=revision)
+    files = sorted(one.rfilename for one in info.siblings or ())
+    # As in a shell: a star does not reach into other folders.
+    found = [one for one in files if fnmatchcase(one, pattern) and one.count("/") == pattern.count("/")]
+    return [f"hf://datasets/{repo}@{info.sha}/{one}" for one in found]
+
+
+def _address(name: str) -> tuple[str, str, str]:
     found = _HUB.match(name)
     if found is None:
         raise ValueError(f"{name}: expected hf://datasets/OWNER/REPO[@REVISION]/FILE")
-    from huggingface_hub import hf_hub_download
+    return found["repo"], found["revision"] or "main", found["file"]
+
+
+@contextmanager
+def _plainly(name: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
     try:
-        return Path(
-            hf_hub_download(found["repo"], found["file"], repo_type="dataset", revision=found["revision"] or "main")
-        )
+        yield
     except LocalEntryNotFoundError as error:
         raise ConnectionError(
             f"{name}: the Hub cannot be reached and the file is not in the cache ({error})"
