@@ -7,6 +7,7 @@ from pulse_hf.reasoning.prompts import (
     PromptBudget,
     candidate_text,
     inert,
+    left_out,
     prompt_hashes,
     rationale_prompt,
     reason_prompt,
@@ -27,6 +28,18 @@ def test_a_reason_prompt_shows_the_past_only():
     assert "- B Kettle | two" in text
     assert "five" not in text
     assert "E Kettle" not in text
+
+
+def test_what_prompts_leave_out_is_counted():
+    items = {**ITEMS, "A": Item("A", "one two three four", "")}
+    words = ("a b", "a b c", "a b c d", "", "x" * 49)
+    history = Sequence("u", ("A", "A", "B", "C", "D"), (), (None,) * 5, words)
+    budget = PromptBudget(max_events=4, title_words=3, review_words=3)
+    told = left_out([history, history.before(4), history.before(1)], items, budget)
+    # Told are A B C D of the first (A, "a b c d" and the 49 letters are cut), A A B C of the second, A of the third.
+    assert told == {"decisions": 3, "older_events": 1, "titles": 1 + 2 + 1, "reviews": 2 + 1 + 0}
+    text = reason_prompt(Decision("u", 4, "test"), history, items, [], budget).messages[0]["content"]
+    assert "four" not in text
 
 
 def test_rationales_are_refused_for_anything_but_training_targets():

@@ -93,14 +93,17 @@ def spaces(monkeypatch):
     monkeypatch.setattr(
         thought_stage,
         "_read_inputs",
-        lambda run, settings, seed: thought_inputs(
-            DECISIONS,
-            BY_USER,
-            ITEMS,
-            {one.decision_id: CATALOGUE[5:7] for one in DECISIONS},
-            settings.budget,
-            max_events=6,
-            review_words=16,
+        lambda run, settings, seed: (
+            thought_inputs(
+                DECISIONS,
+                BY_USER,
+                ITEMS,
+                {one.decision_id: CATALOGUE[5:7] for one in DECISIONS},
+                settings.budget,
+                max_events=6,
+                review_words=16,
+            ),
+            {},
         ),
     )
     return made
@@ -254,7 +257,7 @@ def test_thoughts_of_all_splits_with_their_trees(run, spaces):
 
 def test_training_thoughts_are_judged_by_the_space_that_has_not_seen_their_user(run, spaces):
     thoughts(run, extractive(ThoughtSettings, depth=0), seed=SEED)
-    inputs = {one.prompt.key: one for one in thought_stage._read_inputs(run, ThoughtSettings(), SEED)}
+    inputs = {one.prompt.key: one for one in thought_stage._read_inputs(run, ThoughtSettings(), SEED)[0]}
     folds = set()
     for row in rows(run, "thoughts/thoughts.parquet"):
         fold = fold_of(row["user_id"], 2, SEED)

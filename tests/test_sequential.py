@@ -9,7 +9,7 @@ import torch
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import decisions, training_decisions
 from pulse_hf.models.sasrec import PulseSASRecModel
-from pulse_hf.models.text_encoder import encode_texts
+from pulse_hf.models.text_encoder import count_cut, encode_texts
 from pulse_hf.retrieval import similar_users
 from pulse_hf.schema import Item, Sequence, fold_of
 from pulse_hf.training import sasrec as fitting
@@ -64,6 +64,7 @@ def no_encoder(monkeypatch):
         return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
     monkeypatch.setattr("pulse_hf.models.text_encoder.encode_texts", fake)
+    monkeypatch.setattr("pulse_hf.models.text_encoder.count_cut", lambda texts, *_, **__: len(texts) // 2)
     identity = {"id": "fake", "revision": "0", "weights_sha256": "0"}
     monkeypatch.setattr("pulse_hf.models.embedded.resolve_model", lambda name: (name, identity))
 
@@ -279,6 +280,17 @@ def test_saved_models_score_the_catalogue(tmp_path, no_encoder):
 def test_one_fold_is_refused(tmp_path, no_encoder):
     with pytest.raises(ValueError, match="at least 2"):
         sequential(prepared(tmp_path, tribes()), replace(TINY, num_folds=1), seed=0)
+
+
+def test_item_texts_that_are_cut_are_counted_and_warned_of(tmp_path, no_encoder, caplog):
+    run = prepared(tmp_path, tribes())
+    sequential(run, TINY, seed=0)
+    counts = artifacts.read_manifest(run / "sequential")["counts"]
+    assert counts["item_texts_cut"] == counts["items"] // 2 > 0
+    assert f"of {counts['item_texts_cut']} of {counts['items']} item texts only the first" in caplog.text
+    encoder = "sentence-transformers/all-MiniLM-L6-v2"
+    texts = ["one", "one two three four", ""]  # and two tokens around each
+    assert [count_cut(texts, encoder, max_tokens=most) for most in (1, 2, 3, 5, 6)] == [3, 2, 1, 1, 0]
 
 
 def test_the_encoder_gives_unit_vectors_in_the_order_given():

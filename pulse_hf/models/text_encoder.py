@@ -53,6 +53,13 @@ def encode_texts(
     return np.ascontiguousarray(vectors[[row[text] for text in texts]], dtype=np.float32)
 
 
+def count_cut(texts: Sequence[str], encoder: str, *, max_tokens: int = 64) -> int:
+    """How many of the texts :func:`encode_texts` would read only the beginning of."""
+    model, limit = _opened_or_refused(encoder)
+    most = min(max_tokens, limit or max_tokens)
+    return sum(len(ids) > most for ids in model.tokenizer(list(texts), verbose=False)["input_ids"])
+
+
 def _opened_or_refused(encoder: str) -> tuple[SentenceTransformer, int | None]:
     if encoder in _refused:
         until, told = _refused[encoder]

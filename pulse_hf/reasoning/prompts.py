@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass
 from functools import cache
@@ -118,6 +118,32 @@ def inert(text: str, max_words: int) -> str:
     """
     plain = _MARKER.sub(lambda match: f" {match[1]} " if match[1] else " ", text)
     return cut_text(" ".join(word for word in plain.split()[:max_words] if word.strip("|")), _WORD_CHARS * max_words)
+
+
+def left_out(histories: Iterable[Sequence], items: Mapping[str, Item], budget: PromptBudget) -> dict[str, int]:
+    """What prompts leave out of the histories that they tell, counted.
+
+    Args:
+        histories: What each decision may see.
+        items: The catalogue.
+        budget: How much of each field is told.
+
+    Returns:
+        ``decisions``; ``older_events``, decisions of whose history the oldest events are not told; ``titles`` and
+        ``reviews``, the told ones that are cut.
+    """
+    counts = {"decisions": 0, "older_events": 0, "titles": 0, "reviews": 0}
+    for history in histories:
+        start = max(0, len(history) - budget.max_events)
+        counts["decisions"] += 1
+        counts["older_events"] += start > 0
+        counts["titles"] += sum(_beyond(items[one].title, budget.title_words) for one in history.item_ids[start:])
+        counts["reviews"] += sum(_beyond(review, budget.review_words) for review in history.reviews[start:])
+    return counts
+
+
+def _beyond(text: str, max_words: int) -> bool:
+    return len(text.split()) > max_words or len(text) > _WORD_CHARS * max_words
 
 
 def rationale_prompt(

@@ -17,7 +17,7 @@ from typing import Any, Literal, get_args
 from pulse_hf import artifacts
 from pulse_hf.reasoning.generator import Engine, Generation, Generator, Sampling, engine_identity, open_generator
 from pulse_hf.reasoning.parsing import Parsed, parse_reason
-from pulse_hf.reasoning.prompts import Prompt, PromptBudget, prompt_hashes, rationale_prompt
+from pulse_hf.reasoning.prompts import Prompt, PromptBudget, left_out, prompt_hashes, rationale_prompt
 from pulse_hf.reasoning.recorded import RecordedGenerator, recorded_identity, recorded_rationales
 from pulse_hf.schema import Decision, Item, Sequence, stable_hash
 
@@ -168,6 +168,9 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
             "retried": retried,
             **generator.usage.as_counts(),
         },
+        "left_out": left_out(
+            (sequences[one.user_id].before(one.position) for one in decisions), items, settings.budget
+        ),
         "inputs_sha256": {
             "rationales": artifacts.sha256_of_text(text for prompt in prompts for text in texts_of(prompt))
         },

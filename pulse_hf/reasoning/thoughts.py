@@ -18,7 +18,7 @@ from pulse_hf import artifacts
 from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with, load_spaces, weights_sha256
 from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.reasoning.generator import Engine, Generator, Sampling, engine_identity, open_generator
-from pulse_hf.reasoning.prompts import Prompt, PromptBudget, prompt_hashes, reason_prompt
+from pulse_hf.reasoning.prompts import Prompt, PromptBudget, left_out, prompt_hashes, reason_prompt
 from pulse_hf.reasoning.tree_of_thought import Selection, Tree, TreeSettings, grow_trees
 from pulse_hf.schema import SPLITS, Decision, Item, Sequence
 
@@ -142,7 +142,7 @@ def thoughts(run: Path, settings: ThoughtSettings, *, seed: int, force: bool = F
 def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[str, Any]:
     from tqdm import tqdm
 
-    inputs = _read_inputs(run, settings, seed)
+    inputs, untold = _read_inputs(run, settings, seed)
     spaces = load_spaces(run)
     before = {name: weights_sha256(space) for name, space in spaces.items()}
     chosen, trees = artifacts.Shards(work, "chosen", "thoughts"), artifacts.Shards(work, "grown", "trees")
@@ -184,11 +184,13 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
         "written_by_this_process": {"trees": sum(map(len, mine)), **generator.usage.as_counts()},
         "encoders_sha256": before,
         "tokenizer_sha256": getattr(generator, "tokenizer_sha256", ""),  # an extractive engine or a server has none
+        "left_out": untold,
         "inputs_sha256": inputs_sha256(inputs),
     }
 
 
-def _read_inputs(run: Path, settings: ThoughtSettings, seed: int) -> list[ThoughtInput]:
+def _read_inputs(run: Path, settings: ThoughtSettings, seed: int) -> tuple[list[ThoughtInput], dict[str, int]]:
+    """All that the stage reads, and what its prompts leave out."""
     from pulse_hf.data.sequences import load_items, load_sequences, some_decisions
     from pulse_hf.models.thought_space import PulseThoughtSpaceConfig
 
@@ -204,15 +206,13 @@ def _read_inputs(run: Path, settings: ThoughtSettings, seed: int) -> list[Though
         settings.max_training_users,
         seed,
     )
-    return thought_inputs(
-        [*(decision for decision in found if decision.split != "train"), *training],
-        {sequence.user_id: sequence for sequence in load_sequences(run)},
-        {item.item_id: item for item in load_items(run)},
-        {row["decision_id"]: row["item_ids"] for row in rows},
-        settings.budget,
-        max_events=config.max_events,
-        review_words=config.review_words,
-    )
+    decisions = [*(decision for decision in found if decision.split != "train"), *training]
+    sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
+    items = {item.item_id: item for item in load_items(run)}
+    lent = {row["decision_id"]: row["item_ids"] for row in rows}
+    behaviour = {"max_events": config.max_events, "review_words": config.review_words}
+    untold = left_out((sequences[one.user_id].before(one.position) for one in decisions), items, settings.budget)
+    return thought_inputs(decisions, sequences, items, lent, settings.budget, **behaviour), untold
 
 
 def thought_inputs(

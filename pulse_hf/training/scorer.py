@@ -12,6 +12,7 @@ frozen ``thought_space/``; writes one scorer per system, on the same rows with t
 from __future__ import annotations
 
 import shutil
+from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -28,7 +29,7 @@ from pulse_hf.artifacts import (
     wait_for_all,
     write_json,
 )
-from pulse_hf.reasoning.examples import SCORERS, PromptShape, Thought, examples_of_sets
+from pulse_hf.reasoning.examples import SCORERS, PromptShape, ScorerExample, Thought, examples_of_sets
 from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
 from pulse_hf.schema import CandidateSet, stable_hash
 
@@ -192,11 +193,17 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
             if process() == 0:
                 write_json(work / name / _FITTED, fitted)
         if process() == 0:
-            counts["systems"][name] = read_json(work / name / _FITTED)
+            counts["systems"][name] = read_json(work / name / _FITTED) | {"left_out": _left_out([*train, *validation])}
     counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed)}
     if shared is not None:
         counts["inputs_sha256"]["shared-reasons"] = inputs_sha256(shared.chosen())
     return counts
+
+
+def _left_out(examples: Series[ScorerExample]) -> dict[str, int]:
+    """Decisions of whose history the prompt leaves out the oldest events; a decision's place tells its length."""
+    older = sum(int(one.decision_id.rpartition("#")[2]) > one.num_events for one in examples)
+    return {"decisions": len(examples), "older_events": older}
 
 
 def prompt_shape(settings: RecommenderSettings, system: str) -> PromptShape:

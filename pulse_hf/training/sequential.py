@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = ["SequentialSettings", "inputs_sha256", "sequential", "training_sequences"]
 
 _logger = logging.getLogger(__name__)
+_MANY_CUT = 0.01  # a share worth a warning
 FOLDER = "sequential"
 
 
@@ -143,12 +144,17 @@ def _make(
     import torch
 
     from pulse_hf.data.sequences import decisions, training_decisions
-    from pulse_hf.models.text_encoder import encode_texts
+    from pulse_hf.models.text_encoder import count_cut, encode_texts
 
     fits = Fits(work, sequences, [item.item_id for item in items], settings, seed=seed)
     _logger.info("encoding %d item texts with %s", len(items), settings.encoder)
     texts = [item.item_text for item in items]
     vectors = torch.from_numpy(encode_texts(texts, settings.encoder, max_tokens=settings.text_tokens))
+    cut = count_cut(texts, settings.encoder, max_tokens=settings.text_tokens)
+    if cut > _MANY_CUT * len(texts):
+        _logger.warning(
+            "of %d of %d item texts only the first %d tokens are read", cut, len(texts), settings.text_tokens
+        )
     if artifacts.process() == 0:
         artifacts.write_tensors(work / "item_vectors.safetensors", {"item_vectors": vectors})
     model = fits.fit("sasrec")
@@ -164,6 +170,7 @@ def _make(
     return {
         "users": len(sequences),
         "items": len(items),
+        "item_texts_cut": cut,
         "neighbours": len(rows),
         "fits": fits.reports,
         "inputs_sha256": inputs_sha256(sequences),
