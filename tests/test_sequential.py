@@ -288,6 +288,9 @@ def test_item_texts_that_are_cut_are_counted_and_warned_of(tmp_path, no_encoder,
     counts = artifacts.read_manifest(run / "sequential")["counts"]
     assert counts["item_texts_cut"] == counts["items"] // 2 > 0
     assert f"of {counts['item_texts_cut']} of {counts['items']} item texts only the first" in caplog.text
+
+
+def test_a_text_is_cut_that_has_more_tokens_than_are_read():
     encoder = "sentence-transformers/all-MiniLM-L6-v2"
     texts = ["one", "one two three four", ""]  # and two tokens around each
     assert [count_cut(texts, encoder, max_tokens=most) for most in (1, 2, 3, 5, 6)] == [3, 2, 1, 1, 0]
