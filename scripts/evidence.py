@@ -36,6 +36,7 @@ from pulse_hf.settings import RunSettings, merge
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = Path(__file__).with_suffix("")
 REPORTS = ROOT / "hub_cards" / "reports"
+DATA = ROOT.parent / "shared" / "data"
 SEEDS = (0, 1, 2)
 
 
@@ -134,11 +135,19 @@ def run_arm(name: str, data: Path, seeds: list[int], runs: Path, *, keep: bool) 
         print(f"{name}: its seeds were run by different versions of the package (code_sha256 in the report)")
     report = pooled_report(outcomes)
     report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
+    if data.resolve() != DATA.resolve():  # made by a script, as its folder tells
+        report["command"] += f" --data {_named(data)}"
     told = [facts_of(settings_of_arm(path, data, later=later)[0]) for later in (False, True)]
     report["settings_sha256"] = sha256_of_text(json.dumps(one, sort_keys=True) for one in told)
     report["seconds"] = round(sum(one.seconds for one in outcomes), 1)
     report["published"] = arm_of(path).get("published", {})
     return report
+
+
+def _named(folder: Path) -> str:
+    """A folder within the project by its place there; no other place is told."""
+    inside = folder.resolve().is_relative_to(ROOT)
+    return folder.resolve().relative_to(ROOT).as_posix() if inside else folder.name
 
 
 def state(name: str, folder: Path) -> str:
@@ -159,7 +168,7 @@ def main() -> None:
     known = sorted(path.stem for path in ARMS.glob("*.json"))
     parser.add_argument("arms", nargs="*", metavar="ARM", help=f"some of {', '.join(known)}; all by default")
     parser.add_argument("--seeds", type=int, nargs="+", help="the arm's own by default, or 0 1 2")
-    parser.add_argument("--data", type=Path, default=ROOT.parent / "shared" / "data", help="folder of the datasets")
+    parser.add_argument("--data", type=Path, default=DATA, help="folder of the datasets")
     parser.add_argument("--runs", type=Path, default=ROOT / "runs" / "evidence")
     parser.add_argument("--keep", action="store_true", help="keep each seed's outcome, and take those that are kept")
     parser.add_argument("--list", action="store_true", help="only say what has run")

@@ -531,7 +531,13 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     compared = {(row["system"], row["baseline"]) for row in report["comparisons"]}
     pairs = {(ours, other) for ours in ("pulse", "pulse-fused") for other in known if other != ours}
     assert compared == pairs - {("pulse", "pulse-fused")}
-    assert set(report["worth_of_a_reason"]["variants"]) == {"own", "none", "another user's", "a random leaf"}
+    assert set(report["worth_of_a_reason"]["variants"]) == {
+        "own",
+        "none",
+        "another user's",
+        "its words shuffled",
+        "a random leaf",
+    }
     assert report["worth_of_a_reason"]["variants"]["own"]["mrr"] == report["systems"]["pulse"]["mrr"]
     assert set(report["stackers"]) == {"fusion", "fusion+slm+sft", "pulse-fused"}
     fused, ours = report["stackers"]["fusion"], report["stackers"]["pulse-fused"]

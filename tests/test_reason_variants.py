@@ -46,6 +46,20 @@ def test_another_users_reason_is_nobodys_own_and_each_is_used_once():
     assert sorted(texts(swapped).values()) == sorted(texts(thoughts).values())
 
 
+def test_shuffled_words_are_the_same_words_with_the_same_agreement():
+    thoughts = {f"u{n}#3": Thought(f"they want word{n} and calm for the evening", 0.5) for n in range(5)}
+    thoughts["u5#3"] = Thought(None, None)
+    decisions = [Decision(key[:-2], 3, "test") for key in thoughts]
+    found = reasons.shuffled_words(decisions, thoughts, seed=0)
+    for key, thought in thoughts.items():
+        assert sorted((found[key].reason or "").split()) == sorted((thought.reason or "").split())
+        assert found[key].agreement == thought.agreement
+    assert all(found[f"u{n}#3"] != thoughts[f"u{n}#3"] for n in range(5))
+    assert found["u5#3"] == thoughts["u5#3"]
+    assert found == reasons.shuffled_words(decisions[::-1], thoughts, seed=0)  # each by itself
+    assert found != reasons.shuffled_words(decisions, thoughts, seed=1)
+
+
 def test_the_untuned_encoder_takes_the_leaf_nearest_to_the_behaviour():
     told = ["Kettle: so calm and quiet", "Cup: a present", "Tray: nothing"]
     near = reasons.nearest_leaves(GROWN, DECISIONS, told, "sentence-transformers/all-MiniLM-L6-v2")

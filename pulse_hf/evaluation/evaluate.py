@@ -90,7 +90,8 @@ class EvaluateSettings:
 
     Args:
         systems: Rows of the report, in order; scorers that were not tuned have none.
-        worth_of_a_reason: Score ``pulse`` also without, with another user's and with a random leaf's reason.
+        worth_of_a_reason: Score ``pulse`` also without a reason, with another user's, with its words shuffled and with
+            a random leaf's.
         ablations: And with the base reason, the likeliest leaf and the one an untuned encoder prefers (paper §5.5).
         stacker_l2: Pull to zero of the standardised weights of ``fusion`` and ``pulse-fused``.
         audit_users: Test users whose neighbours and thoughts the audit makes again with and without swapped targets.

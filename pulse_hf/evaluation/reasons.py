@@ -1,4 +1,4 @@
-"""The worth of a reason: the fitted ``pulse`` with its own reason, none, another user's, or another one of its tree.
+"""The worth of a reason: the fitted ``pulse`` with its own one, none, another user's, or one that is worth less.
 
 Everything but the thought in the prompt stays: the model, the history, the candidates. Another user's
 reason comes with that user's agreement and a leaf with its own, so the scorer meets the same kinds of
@@ -10,6 +10,7 @@ leaf that an untuned encoder finds nearest to the behaviour.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -19,12 +20,13 @@ import numpy as np
 from pulse_hf.artifacts import read_manifest, read_table, settings_of
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.systems import System, load_thoughts, slm_scores
-from pulse_hf.schema import Decision
+from pulse_hf.schema import Decision, stable_hash
 
 if TYPE_CHECKING:
     from pulse_hf.reasoning.examples import Thought
 
 OWN, NONE, OTHER, LEAF = "own", "none", "another user's", "a random leaf"
+SHUFFLED = "its words shuffled"
 BASE, LIKELY, NEAR = "the base reason", "the likeliest leaf", "the untuned encoder's leaf"
 
 Trees = dict[str, list[dict[str, Any]]]
@@ -37,6 +39,7 @@ __all__ = [
     "NONE",
     "OTHER",
     "OWN",
+    "SHUFFLED",
     "another_users",
     "base_reasons",
     "derangement",
@@ -44,6 +47,7 @@ __all__ = [
     "nearest_leaves",
     "random_leaves",
     "score_file",
+    "shuffled_words",
     "trees_of",
     "variants",
 ]
@@ -70,6 +74,20 @@ def another_users(decisions: Sequence[Decision], thoughts: Mapping[str, Thought]
     """Every decision with the thought of another decision; each thought is used once."""
     keys = [decision.decision_id for decision in decisions]
     return {key: thoughts[keys[other]] for key, other in zip(keys, derangement(len(keys), seed), strict=True)}
+
+
+def shuffled_words(decisions: Sequence[Decision], thoughts: Mapping[str, Thought], seed: int) -> dict[str, Thought]:
+    """Every decision with the words of its own reason in a drawn order, and the agreement of the reason as it was.
+
+    What is left of a reason is the words it names; whether they make a sentence is gone.
+    """
+    shuffled = {}
+    for decision in decisions:
+        thought = thoughts[decision.decision_id]
+        words = (thought.reason or "").split()
+        order = np.random.default_rng(stable_hash("shuffled", seed, decision.decision_id)).permutation(len(words))
+        shuffled[decision.decision_id] = replace(thought, reason=" ".join(words[place] for place in order) or None)
+    return shuffled
 
 
 def random_leaves(grown: Trees, decisions: Sequence[Decision], seed: int) -> dict[str, Thought]:
@@ -156,6 +174,7 @@ def variants(study: Study, decisions: Sequence[Decision], seed: int, *, ablation
     given: dict[str, Mapping[str, Thought]] = {
         NONE: {},
         OTHER: another_users(decisions, thoughts, seed),
+        SHUFFLED: shuffled_words(decisions, thoughts, seed),
         LEAF: random_leaves(grown, decisions, seed),
     }
     if ablations:
