@@ -34,19 +34,30 @@ SHOP = [
     "thoughts.users_per_batch=8",
     "recommender.epochs=2",
     'recommender.systems=["pulse"]',
+    'baselines.systems=["sasrec-bce", "encoder-tuned"]',
 ]
 STAGES = {
+    "prepare": ("sequences", 20),
+    "candidates": ("candidates", 20),
     "sequential": ("sequential", 20),
     "rationales": ("rationales", 100),
     "thought-space": ("thought_space", 20),
     "thoughts": ("thoughts", 100),
     "recommender": ("recommender", 20),
+    "baselines": ("baselines", 20),
     "evaluate": ("evaluate", 20),
 }
 
+OFTEN = """
+from pulse_hf.artifacts import Checkpoints
+from pulse_hf.cli.main import main
+Checkpoints.due = lambda self: True  # after every epoch, not every half minute: these fits take seconds
+main()
+"""
+
 
 def command(run: Path, word: str) -> list[str]:
-    return [sys.executable, *pulse(run, word, SHOP)]
+    return [sys.executable, "-c", OFTEN, *pulse(run, word, SHOP)[2:]]
 
 
 def environment() -> dict[str, str]:
@@ -74,6 +85,7 @@ def clean(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "thought-space",
         "thoughts",
         "recommender",
+        "baselines",
         "evaluate",
     ):
         subprocess.run(command(run, word), check=True, capture_output=True, env=environment())
@@ -122,12 +134,6 @@ SHOP_OF_TWO = [
     "thought_space.patience=8",
     "thought_space.num_folds=0",
 ]
-OFTEN = """
-from pulse_hf.artifacts import Checkpoints
-from pulse_hf.cli.main import main
-Checkpoints.due = lambda self: True  # after every epoch, not every half minute: these fits take seconds
-main()
-"""
 
 
 def finished(process: subprocess.Popen[bytes], seconds: float) -> bool:
