@@ -20,6 +20,7 @@ from pulse_hf.artifacts import (
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.hub.privacy import content_order
 from pulse_hf.models.embedded import MINILM_ID
+from pulse_hf.models.loading import one_load_at_a_time
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
 from pulse_hf.schema import Item, Sequence
@@ -71,6 +72,7 @@ class Parts:
     folder: Path
 
 
+@one_load_at_a_time
 def parts_of_run(
     run: Path, *, device: str | None = None, dtype: torch.dtype | None = None
 ) -> tuple[Parts, dict[str, Sequence]]:

@@ -33,6 +33,7 @@ from pulse_hf.composition import BASE, FORMAT_VERSION, Parts, Pool, base_of, com
 from pulse_hf.hub.files import CARD, CHECKSUMS, EVAL_RESULTS, UNSEALED, check_folder, is_data, read_seal, seal_folder
 from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.privacy import content_order, without_folders
+from pulse_hf.models.loading import one_load_at_a_time
 from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons
 from pulse_hf.schema import Item
 
@@ -223,6 +224,7 @@ def named_models(folder: Path, *, writes: bool = True) -> list[str]:
     return list(dict.fromkeys([*named, record["encoder"]]))
 
 
+@one_load_at_a_time
 def load_parts(
     folder: Path,
     generator: Generator | None = None,

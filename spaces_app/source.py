@@ -77,6 +77,7 @@ class Source:
         self.may_make = not repo_id and run is None
         self.answers: Answers | None = None
         self.no_rationales = NO_RATIONALES  # the sentence where there are none
+        self._stopped = threading.Event()
         self.status = Status("loading", "Opening the recommender", "The model is being read; this takes seconds.")
 
     @classmethod
@@ -97,6 +98,10 @@ class Source:
         """Whether answers can be given."""
         return self.answers is not None
 
+    def stop(self) -> None:
+        """Try no more to open it."""
+        self._stopped.set()
+
     def start(self) -> None:
         """Open it in the background."""
         threading.Thread(target=self._open, name="open", daemon=True).start()
@@ -108,7 +113,7 @@ class Source:
             time.sleep(0.05)
 
     def _open(self) -> None:
-        while self.answers is None:
+        while self.answers is None and not self._stopped.is_set():
             try:
                 if self.may_make and not _is_whole(self.run):
                     self._make()
@@ -116,7 +121,7 @@ class Source:
             except Exception as problem:  # whatever is wrong with a repo, the page must stay up and say so
                 logger.exception("the recommender could not be opened")
                 self.status = Status("failed", "No recommender could be opened", _sentence(problem, self._name()))
-                time.sleep(RETRY_S)
+                self._stopped.wait(RETRY_S)
 
     def _is_ready(self, answers: Answers) -> None:
         # The first person should not pay for the first pass, neither for that of a title outside the catalogue.

@@ -13,11 +13,13 @@ from pulse_hf.cli import show
 from pulse_hf.composition import Pool
 from pulse_hf.models import text_encoder
 from pulse_hf.models.embedded import NANO_ID, resolve_model
+from pulse_hf.models.scorer.adapter import load_scorer
 from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 from pulse_hf.reasoning.examples import PromptShape, Thought, example_of_set, scorer_example
 from pulse_hf.reasoning.generator import ScriptedGenerator
 from pulse_hf.reasoning.prompts import score_prompt, template
 from pulse_hf.reasoning.shared_reasons import SharedReasons
+from pulse_hf.reasoning.transformers_engine import TransformersGenerator
 from pulse_hf.recommender import PulseRecommender, Title
 from pulse_hf.retrieval.names import Names
 from pulse_hf.schema import CandidateSet, Item, Sequence
@@ -43,6 +45,19 @@ def keep(monkeypatch, number):
 
 
 # -- several threads ---------------------------------------------------------------------------------
+
+
+def test_models_read_by_several_threads_are_whole(parts):
+    def read(number):
+        if number % 2:
+            return load_scorer(NANO_ID, parts.folder)[0].state_dict()
+        return TransformersGenerator.from_pretrained(NANO_ID).model.state_dict()
+
+    with ThreadPoolExecutor(4) as pool:
+        found = list(pool.map(read, range(12)))
+    for number, weights in enumerate(found):
+        for name, value in found[number % 2].items():
+            assert torch.equal(weights[name], value), name
 
 
 class Unhurried:

@@ -564,6 +564,7 @@ def test_an_unforeseen_error_tells_a_number_and_nothing_else(client, small_answe
 def opened(source):
     source.start()
     source.wait(60)
+    source.stop()  # a thread that goes on trying would read models beside other tests
     return source.status
 
 

@@ -271,6 +271,7 @@ def test_a_demo_that_cannot_be_made_tells_what_to_install(missing, tmp_path, mon
     source = Source()
     source.start()
     source.wait(30)
+    source.stop()
     assert source.status.state == "failed"
     told = source.status.sentence
     assert "publish it anew" not in told

@@ -8,6 +8,7 @@ from time import monotonic
 from typing import TYPE_CHECKING
 
 from pulse_hf.models.embedded import is_here
+from pulse_hf.models.loading import one_load_at_a_time
 
 if TYPE_CHECKING:
     import numpy as np
@@ -74,6 +75,7 @@ def _opened_or_refused(encoder: str) -> tuple[SentenceTransformer, int | None]:
 
 
 @lru_cache(maxsize=1)  # while serving, every title outside the catalogue is encoded
+@one_load_at_a_time
 def _opened(encoder: str) -> tuple[SentenceTransformer, int | None]:
     """The encoder, and how many tokens it takes at most."""
     import torch

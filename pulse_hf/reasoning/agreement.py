@@ -11,6 +11,7 @@ from collections.abc import Sequence as Series
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulse_hf.models.loading import one_load_at_a_time
 from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.reasoning.tree_of_thought import Evaluate
 from pulse_hf.schema import Decision, fold_of
@@ -23,6 +24,7 @@ __all__ = ["FULL_SPACE", "agreement_with", "load_space", "load_spaces", "weights
 FULL_SPACE = "model"
 
 
+@one_load_at_a_time
 def load_space(run: Path, name: str) -> PulseThoughtSpaceModel:
     """One thought space of a run, the full one or a fold's."""
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel

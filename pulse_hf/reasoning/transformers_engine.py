@@ -17,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pulse_hf.models.loading import one_load_at_a_time
 from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.reasoning.branch_cache import ATTENTION, Kept
 from pulse_hf.reasoning.branch_decoding import Row, columns_needed, decode_branches
@@ -82,6 +83,7 @@ class TransformersGenerator:
         self._room = 0
 
     @classmethod
+    @one_load_at_a_time
     def from_pretrained(
         cls,
         model_id: str,

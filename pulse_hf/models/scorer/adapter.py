@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_tensors, sha256_of_text, write_json, write_tensors
+from pulse_hf.models.loading import one_load_at_a_time
 
 if TYPE_CHECKING:
     import torch
@@ -146,6 +147,7 @@ def read_record(folder: Path) -> ScorerRecord:
         raise ArtifactError(f"{folder / RECORD}: {error}") from error
 
 
+@one_load_at_a_time
 def load_scorer(
     base_id_or_path: str,
     folder: Path,
