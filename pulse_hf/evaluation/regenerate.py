@@ -40,9 +40,17 @@ class Regrown:
         """Whether the other one, made in the same batch, is the same thought."""
         return self.leaf == other.leaf and self._alike(other, _AGREEMENT_SLACK)
 
-    def stored_as(self, other: Regrown) -> bool:
-        """Whether the other one, made in another batch and kept, is the same; of near leaves either may be chosen."""
-        return self._alike(other, _STORED_SLACK)
+    def stored_as(self, other: Regrown, *, whole: bool) -> bool:
+        """Whether the other one, made in another batch and kept, is the same; of near leaves either may be chosen.
+
+        Args:
+            other: What is stored.
+            whole: Compare the whole tree, not the base reason alone.
+        """
+        return self._alike(other, _STORED_SLACK) if whole else self._base()._alike(other._base(), _STORED_SLACK)
+
+    def _base(self) -> Regrown:
+        return Regrown(self.lent, self.texts[:1], self.agreements[:1], 0)
 
     def _alike(self, other: Regrown, slack: float) -> bool:
         if (self.lent, self.texts) != (other.lent, other.texts):
