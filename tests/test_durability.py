@@ -9,6 +9,7 @@ import signal
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -43,9 +44,11 @@ from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.evaluation.systems import ScoreBook
 from pulse_hf.models.sasrec import PulseSASRecModel
+from pulse_hf.reasoning.examples import ScorerExample
 from pulse_hf.training import thought_space_fit
 from pulse_hf.training.candidate_trainer import newest_checkpoint
 from pulse_hf.training.sasrec import fit_sasrec
+from pulse_hf.training.scorer import RecommenderSettings
 from pulse_hf.training.scorer_fit import make_processor, train_scorer
 from pulse_hf.training.thought_space_fit import fit
 
@@ -206,6 +209,18 @@ def test_a_save_that_fails_while_moving_is_finished_by_whoever_comes_next(tmp_pa
     finish_replacing(tmp_path)
     assert contents(tmp_path) == {"both": "2", "only-2": "2", "seal": "2"}
     assert not list(tmp_path.glob(".*"))
+
+
+@pytest.mark.parametrize(
+    "plan", [{"earlier": ["../mine"], "new": []}, {"earlier": [], "new": ["/etc/x"]}, {"earlier": [".."]}, [], "x"]
+)
+def test_a_plan_that_came_with_somebodys_folder_moves_nothing_outside_it(tmp_path, plan):
+    (tmp_path / "mine").write_text("mine")
+    (tmp_path / "shop" / ".saving" / "old").mkdir(parents=True)
+    write_json(tmp_path / "shop" / ".saving" / "plan.json", plan)
+    with pytest.raises(ArtifactError, match="names other than entries of its folder"):
+        finish_replacing(tmp_path / "shop")
+    assert (tmp_path / "mine").read_text() == "mine"
 
 
 def test_two_processes_do_not_save_into_one_folder_at_once(tmp_path, monkeypatch):
@@ -511,6 +526,16 @@ def test_a_signal_to_a_thought_space_is_kept_at_the_end_of_the_step(
     assert same(again.trained(), space.trained())
 
 
+def scorer_fit(
+    settings: RecommenderSettings, train: list[ScorerExample], validation: list[ScorerExample], work: Path
+) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
+    """What a fit tells, without its seconds, and the weights it leaves."""
+    folder = work / "pulse"
+    fitted = train_scorer(train, validation, settings, make_processor(settings), SHAPE, seed=5, folder=folder)
+    tensors = read_tensors(folder / "adapter" / "adapter_model.safetensors")
+    return {**fitted, "seconds": 0}, {**tensors, **read_tensors(folder / "score_head.safetensors")}
+
+
 @pytest.mark.parametrize("step", [2, 6, 8])  # 6 is the last of an epoch
 def test_a_signal_to_a_scorer_is_kept_at_the_end_of_the_step(
     base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: int
@@ -518,14 +543,7 @@ def test_a_signal_to_a_scorer_is_kept_at_the_end_of_the_step(
     from pulse_hf.training.candidate_trainer import CandidateTrainer
 
     settings = settings_for(base_folder, epochs=2, patience=9, lora_dropout=0.1, batch_size=4)
-    train, validation = toy_examples(24, 1), toy_examples(12, 2)
-
-    def run(work: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        processor = make_processor(settings)
-        fitted = train_scorer(train, validation, settings, processor, SHAPE, seed=5, folder=work / "pulse")
-        tensors = read_tensors(work / "pulse" / "adapter" / "adapter_model.safetensors")
-        return {**fitted, "seconds": 0}, {**tensors, **read_tensors(work / "pulse" / "score_head.safetensors")}
-
+    run = partial(scorer_fit, settings, toy_examples(24, 1), toy_examples(12, 2))
     fitted, weights = run(tmp_path / "whole")
     assert (fitted["batches"], len(fitted["validation_hr@1"])) == (12, 2)
     before = signal.signal(signal.SIGTERM, stopped)
@@ -565,14 +583,7 @@ def test_a_killed_scorer_goes_on_bit_by_bit(
     base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, patience: int
 ) -> None:
     settings = settings_for(base_folder, epochs=3, patience=patience, lora_dropout=0.1, batch_size=4)
-    train, validation = toy_examples(24, 1), toy_examples(12, 2)
-
-    def run(work: Path) -> tuple[dict[str, Any], dict[str, torch.Tensor]]:
-        processor = make_processor(settings)
-        fitted = train_scorer(train, validation, settings, processor, SHAPE, seed=5, folder=work / "pulse")
-        tensors = read_tensors(work / "pulse" / "adapter" / "adapter_model.safetensors")
-        return {**fitted, "seconds": 0}, {**tensors, **read_tensors(work / "pulse" / "score_head.safetensors")}
-
+    run = partial(scorer_fit, settings, toy_examples(24, 1), toy_examples(12, 2))
     fitted, weights = run(tmp_path / "whole")
     from pulse_hf.training import candidate_trainer
 

@@ -12,6 +12,7 @@ import shutil
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 from filelock import FileLock, Timeout
 
@@ -66,7 +67,11 @@ def replacing(folder: Path, earlier: Iterable[str], *, last: str) -> Iterator[Pa
 
 
 def finish_replacing(folder: Path) -> None:
-    """Carry out what a killed process had planned; nothing else is touched."""
+    """Carry out what a killed process had planned; nothing else is touched.
+
+    Raises:
+        ArtifactError: The plan is none of ours, or another process saves into the folder.
+    """
     if (folder / _WORK / _PLAN).exists():
         with _alone(folder):
             if (folder / _WORK / _PLAN).exists():
@@ -95,15 +100,36 @@ def _clear(work: Path) -> None:
             shutil.rmtree(work / name)
 
 
+def _planned(path: Path) -> tuple[list[str], list[str]]:
+    """The names that go and those that come; a folder may be somebody else's, whose plan moves nothing outside it.
+
+    Raises:
+        ArtifactError: It is no plan of ours.
+    """
+    plan = read_json(path)
+    told: dict[str, Any] = plan if isinstance(plan, dict) else {}
+    earlier, coming = told.get("earlier"), told.get("new")
+    if not (_are_entries(earlier) and _are_entries(coming)):
+        raise ArtifactError(f"{path} names other than entries of its folder; remove {path.parent} to go on without it")
+    return list(earlier or ()), list(coming or ())
+
+
+def _are_entries(names: Any) -> bool:
+    return isinstance(names, list) and all(
+        isinstance(one, str) and one not in ("", ".", "..") and "/" not in one for one in names
+    )
+
+
 def _carry_out(folder: Path) -> None:
     """Move the old entries out and the new ones in; every step may have been done before."""
     work = folder / _WORK
-    new, old, plan = work / "new", work / "old", read_json(work / _PLAN)
-    for name in plan["earlier"]:
-        moved_in = name in plan["new"] and not (new / name).exists()
+    new, old = work / "new", work / "old"
+    earlier, coming = _planned(work / _PLAN)
+    for name in earlier:
+        moved_in = name in coming and not (new / name).exists()
         if not moved_in and (folder / name).exists():
             os.replace(folder / name, old / name)
-    for name in plan["new"]:
+    for name in coming:
         if (new / name).exists():
             os.replace(new / name, folder / name)
     fsync(folder)
