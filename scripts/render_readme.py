@@ -16,7 +16,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.evaluation.report import p_value
+from pulse_hf.evaluation.report import against_the_strongest, p_value, strongest_baseline
 from pulse_hf.hub import cards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -44,13 +44,13 @@ def glance() -> str:
     reports = {path.stem: kept_report(path.stem) for path in REPORTS.glob("*.json")}
     runs = {name: one for name, one in reports.items() if "pulse-fused" in one.get("systems", {})}
     for name, report in sorted(runs.items(), key=lambda pair: (pair[1]["protocol"]["synthetic"], pair[0])):
-        protocol, strongest = report["protocol"], cards.strongest_baseline(report)
+        protocol, strongest = report["protocol"], strongest_baseline(report)
         if protocol["negatives"] != 9 or protocol["sampling"] != "uniform":
             continue
         if not report["audit"]["passed"]:
             raise ValueError(f"{name}.json: failed its audit; it has no row in this table")
         best, text, fused = (report["systems"][row]["hr@1"]["value"] for row in (strongest, "pulse", "pulse-fused"))
-        row = next(row for row in cards.against_the_strongest(report) if row["system"] == "pulse-fused")
+        row = next(row for row in against_the_strongest(report) if row["system"] == "pulse-fused")
         told = f"{name} (**synthetic**)" if protocol["synthetic"] else name
         counts = f"{protocol['users']:,} | {len(protocol.get('seeds', [0]))}"
         found = f"{strongest} {best:.3f} | {text:.3f} | {fused:.3f} | {signed(row)}, p {p_value(row['p_holm'])}"
@@ -75,8 +75,13 @@ def table(report: dict[str, Any]) -> str:
         cells = [row[key] for key in ("name", "hr", "ndcg", "cold", "warm")]
         cells[0] += "*" * (len(report["systems"][row["name"]].get("seeds", [0])) < seeds)
         lines.append(f"| {' | '.join(cells + [figure(published.get('systems', {}), row['name'])] * len(paper))} |")
-    against = cards.against_the_strongest(report)
+    against = against_the_strongest(report)
     lines += differences("against the strongest row that is not ours (HR@1, paired)", against)
+    for part in ("cold", "warm"):
+        tested = against_the_strongest(report, part)
+        lines += differences(
+            f"{part} targets: against the strongest row there that is not ours (HR@1, paired)", tested
+        )
     controls = [row for row in report.get("controls", []) if row["metric"] == "hr@1"]
     lines += differences("what thoughts add, each against the same without them (HR@1, paired)", controls)
     runs = report.get("worth_of_a_reason", {}).get("runs", seeds)

@@ -44,6 +44,9 @@ def test_the_mean_over_seeds_is_that_of_each_users_means(runs):
     gains = {(row["system"], row["baseline"], row["metric"]): row["difference"] for row in pooled["comparisons"]}
     expected = pooled["systems"]["pulse"]["hr@1"]["value"] - pooled["systems"]["popularity"]["hr@1"]["value"]
     assert gains["pulse", "popularity", "hr@1"] == pytest.approx(expected)
+    warm = {(row["system"], row["baseline"]): row["difference"] for row in pooled["slice_comparisons"]["warm"]}
+    ours, other = (pooled["systems"][name]["slices"]["warm"]["hr@1"]["value"] for name in ("pulse", "popularity"))
+    assert warm["pulse", "popularity"] == pytest.approx(ours - other)
     assert pooled["protocol"]["seeds"] == [single["protocol"]["seed"], single["protocol"]["seed"] + 1]
     worth = {row["baseline"]: row["difference"] for row in single["worth_of_a_reason"]["comparisons"]}
     again = {row["baseline"]: row["difference"] for row in pooled["worth_of_a_reason"]["comparisons"]}

@@ -13,7 +13,7 @@ from pulse_hf.evaluation.faithfulness import faithfulness, names_one
 from pulse_hf.evaluation.figures import draw_figures
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.reasons import derangement
-from pulse_hf.evaluation.report import compare, render, summarise
+from pulse_hf.evaluation.report import against_the_strongest, compare, compare_slices, render, summarise
 from pulse_hf.metrics import METRICS, rank_metrics
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates
 from pulse_hf.schema import Item, Sequence
@@ -108,6 +108,37 @@ def test_differences_are_differences_of_the_values(report):
     for row in report["comparisons"]:
         first, second = (report["systems"][row[side]][row["metric"]]["value"] for side in ("system", "baseline"))
         assert row["difference"] == pytest.approx(first - second)
+
+
+def test_a_slice_is_tested_among_its_own_users_and_against_its_own_strongest(report, metrics):
+    cold, pairs = np.arange(USERS) < 20, [("pulse", "random"), ("pulse", "sasrec")]
+    reversed_cold = {name: {metric: row[metric].copy() for metric in METRICS} for name, row in metrics.items()}
+    reversed_cold["random"]["hr@1"][:20] = 1.0  # here, and here alone, guessing is the strongest
+    measured = [(reversed_cold[ours], reversed_cold[other]) for ours, other in pairs]
+    found = compare_slices(measured, pairs, cold=cold, seed=0)
+    changed = {
+        **report,
+        "systems": {
+            name: {**row, "cost": report["systems"][name]["cost"]}
+            for name, row in summarise(reversed_cold, cold=cold, seed=0).items()
+            if name != "oracle"
+        },
+        "slice_comparisons": found,
+    }
+    (cold_row,), (warm_row,) = (against_the_strongest(changed, part) for part in ("cold", "warm"))
+    assert (cold_row["baseline"], warm_row["baseline"]) == ("random", "sasrec")
+    assert cold_row["difference"] == pytest.approx(metrics["pulse"]["hr@1"][:20].mean() - 1)
+    expected = metrics["pulse"]["hr@1"][20:].mean() - metrics["sasrec"]["hr@1"][20:].mean()
+    assert warm_row["difference"] == pytest.approx(expected)
+    assert sorted(row["p_holm"] / row["p"] for row in found["warm"])[-1] <= 2  # two pairs, a family of their own
+    assert "Cold targets, against the strongest row there" in render(changed)
+
+
+def test_a_slice_without_users_is_not_tested(metrics):
+    pairs = [("pulse", "sasrec")]
+    found = compare_slices([(metrics["pulse"], metrics["sasrec"])], pairs, cold=np.zeros(USERS, dtype=bool), seed=0)
+    assert found["cold"] == []
+    assert len(found["warm"]) == 1
 
 
 def test_no_pairs_no_comparisons(metrics):

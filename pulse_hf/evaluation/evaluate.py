@@ -192,7 +192,7 @@ def _publish(run: Path, folder: Path) -> None:
 
 def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
     from pulse_hf.evaluation.protocol import load_study
-    from pulse_hf.evaluation.report import compare, compared_pairs, control_pairs, summarise
+    from pulse_hf.evaluation.report import compare, compare_slices, compared_pairs, control_pairs, summarise
     from pulse_hf.evaluation.systems import ScoreBook, systems
 
     study = load_study(run)
@@ -204,12 +204,15 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
     metrics = {
         name: _metrics(study, decisions, known[name].name, book.rows(known[name], "test")) for name in settings.systems
     }
-    summary = summarise(metrics, cold=study.cold(decisions), seed=seed)
+    cold, pairs = study.cold(decisions), compared_pairs(settings.systems)
+    summary = summarise(metrics, cold=cold, seed=seed)
+    measured = [(metrics[ours], metrics[other]) for ours, other in pairs]
     stacked = {name: book.beside(known[name], "test")["stacker"] for name in settings.systems if known[name].parts}
     report = {
         "protocol": _protocol(run, study, decisions, seed),
         "systems": {name: {**summary[name], "cost": _cost(run, book, known, name)} for name in settings.systems},
-        "comparisons": compare(metrics, compared_pairs(settings.systems), seed=seed),
+        "comparisons": compare(metrics, pairs, seed=seed),
+        "slice_comparisons": compare_slices(measured, pairs, cold=cold, seed=seed),
         "controls": compare(metrics, control_pairs(settings.systems), seed=seed),
         "stages": _stages(run),
         "versions": package_versions(),

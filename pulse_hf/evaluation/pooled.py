@@ -14,7 +14,15 @@ import numpy as np
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.evaluation.outcomes import Outcome
 from pulse_hf.evaluation.reasons import OWN, score_file
-from pulse_hf.evaluation.report import compare, compare_measured, compared_pairs, control_pairs, summarise
+from pulse_hf.evaluation.report import (
+    Metrics,
+    compare,
+    compare_measured,
+    compare_slices,
+    compared_pairs,
+    control_pairs,
+    summarise,
+)
 from pulse_hf.metrics import METRICS
 
 if TYPE_CHECKING:
@@ -51,6 +59,7 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
     metrics = {name: _mean([outcomes[place].metrics(name) for place in having[name]]) for name in systems}
     cold = outcomes[0].cold
     summary = summarise(metrics, cold=cold, seed=seed)
+    measured, pairs = _pairs(outcomes, having, compared_pairs(systems))
     report = {
         "protocol": {
             **reports[0]["protocol"],
@@ -65,8 +74,9 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
             }
             for name in systems
         },
-        "comparisons": _compared(outcomes, having, compared_pairs(systems), seed),
-        "controls": _compared(outcomes, having, control_pairs(systems), seed),
+        "comparisons": compare_measured(measured, pairs, seed),
+        "slice_comparisons": compare_slices(measured, pairs, cold=cold, seed=seed),
+        "controls": compare_measured(*_pairs(outcomes, having, control_pairs(systems)), seed),
         "by_seed": {
             name: [one["systems"][name]["hr@1"]["value"] if name in one["systems"] else None for one in reports]
             for name in systems
@@ -79,17 +89,17 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
     return report | ({"worth_of_a_reason": _worth(told, cold, seed)} if told else {})
 
 
-def _compared(
-    outcomes: Sequence[Outcome], having: Mapping[str, list[int]], pairs: Sequence[tuple[str, str]], seed: int
-) -> list[dict[str, Any]]:
-    """Each pair over the runs that have both: another seed has other candidates."""
+def _pairs(
+    outcomes: Sequence[Outcome], having: Mapping[str, list[int]], pairs: Sequence[tuple[str, str]]
+) -> tuple[list[tuple[Metrics, Metrics]], list[tuple[str, str]]]:
+    """Metrics of each pair over the runs that have both (another seed has other candidates), and its names."""
     common = {(one, other): [place for place in having[one] if place in having[other]] for one, other in pairs}
     paired = [pair for pair in pairs if common[pair]]
-    measured = []
+    measured: list[tuple[Metrics, Metrics]] = []
     for pair in paired:
         ours, others = (_mean([outcomes[place].metrics(name) for place in common[pair]]) for name in pair)
         measured.append((ours, others))
-    return compare_measured(measured, paired, seed)
+    return measured, paired
 
 
 def _worth(told: Sequence[Outcome], cold: NDArray[np.bool_], seed: int) -> dict[str, Any]:

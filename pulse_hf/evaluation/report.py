@@ -29,11 +29,14 @@ __all__ = [
     "COMPARED_METRICS",
     "COMPARED_SYSTEMS",
     "CONTROLS",
+    "against_the_strongest",
     "compare",
+    "compare_slices",
     "compared_pairs",
     "control_pairs",
     "p_value",
     "render",
+    "strongest_baseline",
     "summarise",
 ]
 
@@ -119,6 +122,49 @@ def compare_measured(
             named = {"system": system, "baseline": other, "metric": metric}
             rows.append({**named, **asdict(row), "p_holm": adjusted[str(place)]})
     return rows
+
+
+def compare_slices(
+    measured: Sequence[tuple[Metrics, Metrics]],
+    pairs: Sequence[tuple[str, str]],
+    *,
+    cold: NDArray[np.bool_],
+    seed: int,
+) -> dict[str, list[dict[str, Any]]]:
+    """HR@1 of each pair where the target is cold, and where it is warm; each slice is a Holm family of its own.
+
+    Args:
+        measured: Metrics per decision of each pair's system and baseline.
+        pairs: Their names.
+        cold: (n,) whether the target item has at most 5 training events.
+        seed: Seed of resamples and flips.
+    """
+    found: dict[str, list[dict[str, Any]]] = {}
+    for part, members in (("cold", cold), ("warm", ~cold)):
+        inside = [({"hr@1": ours["hr@1"][members]}, {"hr@1": other["hr@1"][members]}) for ours, other in measured]
+        found[part] = compare_measured(inside, pairs, seed, ("hr@1",)) if members.any() else []
+    return found
+
+
+def strongest_baseline(report: Mapping[str, Any], part: str | None = None) -> str:
+    """The row with the highest HR@1 that is not PULSE's, over all users or in a slice (``cold``, ``warm``)."""
+    from pulse_hf.evaluation.systems import OURS
+
+    def hits(row: Mapping[str, Any]) -> float:
+        return float((row["slices"][part] if part else row)["hr@1"]["value"] or 0)
+
+    others = {name: hits(row) for name, row in report["systems"].items() if name not in OURS}
+    return max(others, key=others.__getitem__)
+
+
+def against_the_strongest(report: Mapping[str, Any], part: str | None = None) -> list[dict[str, Any]]:
+    """Comparisons of PULSE's rows with the strongest row that is not PULSE's, by HR@1; of a slice, if it was tested.
+
+    Older reports test no slices: there are no rows then.
+    """
+    rows = report.get("slice_comparisons", {}).get(part, []) if part else report["comparisons"]
+    strongest = strongest_baseline(report, part)
+    return [row for row in rows if row["baseline"] == strongest and row["metric"] == "hr@1"]
 
 
 def render(report: Mapping[str, Any]) -> str:
@@ -212,7 +258,13 @@ def _slices(report: Mapping[str, Any]) -> str:
     first = next(iter(report["systems"].values()))["slices"]
     header = ["hr@1", f"cold ({first['cold']['users']:,} users)", f"warm ({first['warm']['users']:,} users)"]
     caption = f"Cold: the target item has at most 5 training events ({_kind(report)})."
-    return "## Cold and warm targets\n\n" + _table(header, rows) + "\n\n" + caption
+    text = "## Cold and warm targets\n\n" + _table(header, rows) + "\n\n" + caption
+    for part in ("cold", "warm"):
+        tested = against_the_strongest(report, part)
+        if tested:
+            text += f"\n\n{part.capitalize()} targets, against the strongest row there that is not ours:\n\n"
+            text += _comparison_table(tested)
+    return text
 
 
 def _comparison_table(rows: Sequence[Mapping[str, Any]]) -> str:

@@ -144,26 +144,6 @@ def differences(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
     ]
 
 
-def strongest_baseline(report: Mapping[str, Any]) -> str:
-    """The row with the highest HR@1 that is not PULSE's."""
-    from pulse_hf.evaluation.systems import OURS
-
-    others = [name for name in report["systems"] if name not in OURS]
-    return str(max(others, key=lambda name: report["systems"][name]["hr@1"]["value"]))
-
-
-def against_the_strongest(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Comparisons of PULSE's rows with the strongest row that is not PULSE's, by HR@1."""
-    from pulse_hf.evaluation.systems import OURS
-
-    strongest = strongest_baseline(report)
-    return [
-        row
-        for row in report["comparisons"]
-        if row["baseline"] == strongest and row["system"] in OURS and row["metric"] == "hr@1"
-    ]
-
-
 def worth_of_a_reason(report: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Comparisons of the person's own reason with none and with others, by HR@1 of ``pulse``."""
     rows = report.get("worth_of_a_reason", {}).get("comparisons", [])

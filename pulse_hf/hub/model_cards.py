@@ -11,6 +11,7 @@ from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, settings_of
 from pulse_hf.data.sequences import load_items
+from pulse_hf.evaluation.report import against_the_strongest
 from pulse_hf.hub import cards
 from pulse_hf.hub.privacy import without_folders
 from pulse_hf.hub.repos import is_repo_id
@@ -127,7 +128,7 @@ class ModelCards:
             history=json.dumps([cards.plain(item.title) for item in self._items[:2]], ensure_ascii=False),
             protocol=self.report["protocol"],
             systems=cards.systems_table(self.report),
-            comparisons=cards.differences(cards.against_the_strongest(self.report)),
+            comparisons=cards.differences(against_the_strongest(self.report)),
             worth=cards.differences(cards.worth_of_a_reason(self.report)),
             audit=self.report["audit"],
             adapter=not merged,
