@@ -6,7 +6,9 @@
 Every arm is a run of its own beside the finished one, with links to all that it shares with it. In A and B the
 trees are the finished run's: an arm chooses another reason from the same tree for every training, validation and test
 decision, and the language model is tuned and weighed on those, with the same settings and rows. In ``tree`` and
-``space`` a stage is made anew with one setting changed, and so are the stages after it.
+``space`` a stage is made anew with one setting changed, and so are the stages after it. In ``words`` the same training
+choices are explained by other texts: by the review that the person wrote of it, or by a rationale of somebody else's
+choice; everything after that is made anew.
 
 Both forms are told: ``pulse-text`` (the reason in the prompt, the paper's form) and ``pulse`` (votes of shared reasons
 beside it). The paper's DistilBERT is no file of ours; ``--encoder`` names any that is at hand. Differences are paired
@@ -32,7 +34,7 @@ from pulse_hf.evaluation.evaluate import STAGES
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.reasons import Trees, base_reasons, likeliest_leaves, nearest_leaves, random_leaves, trees_of
 from pulse_hf.evaluation.report import compare, summarise
-from pulse_hf.evaluation.systems import ScoreBook, System, load_thoughts, slm_scores
+from pulse_hf.evaluation.systems import ScoreBook, System, has_reviews, load_thoughts, slm_scores
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.pipeline import ROAD, run_stage
 from pulse_hf.presets import preset_named
@@ -44,9 +46,10 @@ ROOT = Path(__file__).resolve().parents[1]
 READ = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")  # remade or linked
 OWN, NONE = "Thought Space", "no reason"
 FORMS = ("pulse-text", "pulse")
-TABLES = ("a", "b", "tree", "space")
+TABLES = ("a", "b", "tree", "space", "words")
 
 Choose = Callable[[Study, Trees, Sequence[Decision], str, int], dict[str, Thought]]
+Explained = Sequence[tuple[Decision, str]]
 
 
 @dataclass(frozen=True)
@@ -58,6 +61,7 @@ class Arm:
         name: What differs from the run as it is.
         choose: Which reason of a tree is taken; the trees stay.
         settings: Settings that differ; their stage and all later ones are made anew.
+        retell: What stands in place of each rationale; all stages from ``rationales`` on are made anew.
         published: HR@1 on Luxury Beauty in the paper, if it has the arm.
     """
 
@@ -65,6 +69,7 @@ class Arm:
     name: str
     choose: Choose | None = None
     settings: dict[str, Any] = field(default_factory=dict)
+    retell: Callable[[Study, Explained, int], list[str]] | None = None
     published: float | None = None
 
 
@@ -72,6 +77,19 @@ def by_encoder(study: Study, grown: Trees, some: Sequence[Decision], encoder: st
     """The leaf nearest to the behaviour by an encoder that was never tuned."""
     told = [study.shared.told(history, study.items) for history in study.histories(some)]
     return nearest_leaves(grown, some, told, encoder)
+
+
+def reviews(study: Study, explained: Explained, seed: int) -> list[str]:
+    """What the person wrote of each choice, which is nothing for some."""
+    return [study.sequences[one.user_id].reviews[one.position] for one, _ in explained]
+
+
+def somebody_elses(study: Study, explained: Explained, seed: int) -> list[str]:
+    """The rationales dealt out anew: whose choice they are of is lost, their words and number stay."""
+    order = np.random.default_rng(seed).permutation(len(explained))
+    dealt = np.empty(len(explained), dtype=int)
+    dealt[order] = np.roll(order, 1)  # one cycle through all, so that none keeps its own
+    return [explained[place][1] for place in dealt]
 
 
 ARMS = (
@@ -96,6 +114,8 @@ ARMS = (
         settings={"thought_space": {"trained_layers": 2, "shared_towers": False}},
     ),
     Arm("space", "never fitted", settings={"thought_space": {"epochs": 0}}),
+    Arm("words", "reviews in place of rationales", retell=reviews),
+    Arm("words", "somebody else's rationales", retell=somebody_elses),
 )
 
 
@@ -144,6 +164,24 @@ def rechosen(run: Path, folder: Path, name: str, choose: Choose, encoder: str, s
     artifacts.build(folder / "thoughts", artifacts.Fingerprint("thoughts", facts, seed, parents), make)
 
 
+def retold(run: Path, path: Path, arm: Arm, seed: int) -> dict[str, Any]:
+    """Write down what explains each training choice instead, and the settings that read it."""
+    study = load_study(run)
+    rows = artifacts.read_table(run / "rationales" / "rationales.parquet").to_pylist()
+    explained = [
+        (Decision(row["user_id"], row["position"], row["split"]), row["text"]) for row in rows if row["status"] == "ok"
+    ]
+    assert arm.retell is not None
+    texts = arm.retell(study, explained, seed)
+    told = [
+        {"user_id": one.user_id, "item_id": study.sequences[one.user_id].item_ids[one.position], "text": text}
+        for (one, _), text in zip(explained, texts, strict=True)
+        if text
+    ]
+    artifacts.write_text(path, "".join(json.dumps(row, ensure_ascii=False) + "\n" for row in told))
+    return {"rationales": {"engine": "recorded", "model": str(path)}}
+
+
 def arm_run(run: Path, folder: Path, arm: Arm, settings: RunSettings, encoder: str) -> None:
     """Make the run of an arm."""
     if arm.choose:
@@ -151,9 +189,11 @@ def arm_run(run: Path, folder: Path, arm: Arm, settings: RunSettings, encoder: s
         rechosen(run, folder, arm.name, arm.choose, encoder, settings.seed)
         changed = "recommender"
     else:
-        changed = next(word for word in READ if STAGES[word] in arm.settings)
+        folder.mkdir(parents=True, exist_ok=True)
+        differs = retold(run, folder / "retold.jsonl", arm, settings.seed) if arm.retell else arm.settings
+        changed = next(word for word in READ if STAGES[word] in differs)
         linked(run, folder, READ[: READ.index(changed)])
-        settings = merge(settings, arm.settings, arm.name)
+        settings = merge(settings, differs, arm.name)
     for stage in ROAD:
         if stage.word in READ[READ.index(changed) :]:
             run_stage(stage, folder, settings)
@@ -164,6 +204,8 @@ def applies(arm: Arm, run: Path, settings: RunSettings) -> str:
     if arm.name == "the likeliest leaf":
         likelihoods = artifacts.read_table(run / "thoughts" / "trees.parquet")["log_likelihood"].to_pylist()
         return "" if any(likelihoods) else "the engine that wrote the reasons knows no likelihood"
+    if arm.retell is reviews and not has_reviews(run):
+        return "nobody wrote a review there"
     changed = merge(settings, arm.settings, arm.name).thought_space
     if not changed.shared_towers and changed.trained_layers == 0:
         return "no layer of the encoder is tuned there, so that both towers are the same"
@@ -215,7 +257,7 @@ def plain(name: str) -> str:
     >>> plain("depth 2, width 2")
     'depth-2-width-2'
     """
-    return name.replace(",", "").replace(" ", "-")
+    return name.replace(",", "").replace("'", "").replace(" ", "-")
 
 
 def ablations(
@@ -225,7 +267,7 @@ def ablations(
 
     Args:
         run: The finished run.
-        wanted: Tables (``a``, ``b``, ``tree``, ``space``) and names of single arms.
+        wanted: Tables (``a``, ``b``, ``tree``, ``space``, ``words``) and names of single arms.
         work: Where the arms' runs lie.
         settings: The run's.
         users: How many test users; ``None`` for all.

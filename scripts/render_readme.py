@@ -64,15 +64,18 @@ def table(report: dict[str, Any]) -> str:
     paper = ["paper"] if published else []
     seeds = len(protocol.get("seeds", [0]))
     told = f", mean of {seeds} seeds; rows with * have one" if seeds > 1 else ""
+    spread = ["lowest and highest seed"] if seeds > 1 else []
     kind = "**synthetic embedded shop**" if protocol["synthetic"] else "real data"
     lines = [
         f"{protocol['users']:,} test users, 1 of {protocol['negatives'] + 1} candidates ({kind}{told}; audit "
         f"{'passed' if report['audit']['passed'] else 'FAILED'}):",
         "",
-        *header("system", "HR@1 (95 % interval)", "NDCG@10", "HR@1 cold", "HR@1 warm", *paper),
+        *header("system", "HR@1 (95 % interval)", *spread, "NDCG@10", "HR@1 cold", "HR@1 warm", *paper),
     ]
     for row in cards.systems_table(report):
         cells = [row[key] for key in ("name", "hr", "ndcg", "cold", "warm")]
+        if spread:
+            cells.insert(2, extremes(report["by_seed"][row["name"]]))
         cells[0] += "*" * (len(report["systems"][row["name"]].get("seeds", [0])) < seeds)
         lines.append(f"| {' | '.join(cells + [figure(published.get('systems', {}), row['name'])] * len(paper))} |")
     against = against_the_strongest(report)
@@ -92,6 +95,16 @@ def table(report: dict[str, Any]) -> str:
     if published:
         lines += costs(report["systems"])
     return "\n".join(lines)
+
+
+def extremes(values: list[float | None]) -> str:
+    """The lowest and the highest of a row's seeds; nothing where it has one.
+
+    >>> extremes([0.71, None, 0.7]), extremes([0.5, None, None])
+    ('0.700, 0.710', '–')
+    """
+    known = [value for value in values if value is not None]
+    return f"{min(known):.3f}, {max(known):.3f}" if len(known) > 1 else "–"
 
 
 def reasons(variants: dict[str, Any], published: dict[str, float], part: str) -> list[str]:

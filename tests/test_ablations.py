@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 
 from pulse_hf.artifacts import content_sha256, read_table
+from pulse_hf.data.sequences import load_sequences
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.systems import load_thoughts, slm_scores
 
@@ -94,3 +95,42 @@ def test_a_changed_stage_and_all_after_it_are_made_anew(small_run, settings, tmp
         "sequences",
         "sequential",
     ]
+
+
+@pytest.mark.parametrize("name", ["reviews in place of rationales", "somebody else's rationales"])
+def test_the_same_choices_are_explained_by_other_texts(small_run, settings, tmp_path, monkeypatch, name):
+    made, real = [], ablations.run_stage
+
+    def only_rationales(stage, run, changed):
+        made.append(stage.word)
+        if stage.word == "rationales":
+            real(stage, run, changed)
+
+    monkeypatch.setattr(ablations, "run_stage", only_rationales)
+    ablations.arm_run(small_run, tmp_path, arm_named(name), settings, "any")
+    assert made == ["rationales", "thought-space", "thoughts", "recommender"]
+    before, after = (
+        {(row["user_id"], row["position"]): row["text"] for row in rows if row["status"] == "ok"}
+        for rows in (
+            read_table(run / "rationales" / "rationales.parquet").to_pylist() for run in (small_run, tmp_path)
+        )
+    )
+    assert set(after) <= set(before)
+    assert len(after) > len(before) / 2
+    written = {one.user_id: one.reviews for one in load_sequences(small_run)}
+    if name.startswith("reviews"):
+        assert all(
+            " ".join(written[user][place].split()).startswith(text[:20]) for (user, place), text in after.items()
+        )
+    else:
+        assert len(set(after.values()) - set(before.values())) < len(after) / 10  # but for a reading of its own
+        assert sum(after[key] == before[key] for key in after) < len(after) / 10  # two may have been told alike
+
+
+def test_no_choice_keeps_its_own_rationale(small_run):
+    study = load_study(small_run)
+    explained = [(one, f"reason {place}") for place, one in enumerate(study.split("test"))]
+    dealt = ablations.somebody_elses(study, explained, 3)
+    assert sorted(dealt) == sorted(text for _, text in explained)
+    assert not any(text == own for text, (_, own) in zip(dealt, explained, strict=True))
+    assert dealt == ablations.somebody_elses(study, explained, 3)

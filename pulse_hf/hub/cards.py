@@ -138,6 +138,7 @@ def differences(rows: Iterable[Mapping[str, Any]]) -> list[dict[str, str]]:
             "system": str(row["system"]),
             "baseline": str(row["baseline"]),
             "p": f"{row['p']:.4f}",
+            "p_holm": f"{row['p_holm']:.4f}",
             **{name: _number(row[name], sign=True) for name in ("difference", "low", "high")},
         }
         for row in rows

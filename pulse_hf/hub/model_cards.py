@@ -131,6 +131,7 @@ class ModelCards:
             comparisons=cards.differences(against_the_strongest(self.report)),
             worth=cards.differences(cards.worth_of_a_reason(self.report)),
             audit=self.report["audit"],
+            shared_towers=self._space["shared_towers"],
             adapter=not merged,
             plain_adapter=plain_adapter,
             base=self.repo_id if base_included else record["base_model"],
@@ -148,7 +149,7 @@ class ModelCards:
     def thought_space(self, *, as_sentence_transformer: bool = False) -> str:
         """The card of the Thought Space, or of its export."""
         fit = read_json(self.run / "thought_space" / "metrics.json")["models"]["model"]
-        settings = settings_of(read_manifest(self.run / "thought_space")["fingerprint"])
+        settings = self._space
         encoder, told = without_folders(settings["encoder"]), {key: settings[key] for key in _TOLD}
         return self._rendered(
             "sentence_transformer" if as_sentence_transformer else "thought_space",
@@ -161,7 +162,13 @@ class ModelCards:
             validation=cards.matching(fit["validation"]),
             pairs=fit["pairs"]["fitted"],
             encoder=encoder,
+            shared_towers=settings["shared_towers"],
         )
+
+    @cached_property
+    def _space(self) -> dict[str, Any]:
+        """The settings that the Thought Space was fitted with."""
+        return dict(settings_of(read_manifest(self.run / "thought_space")["fingerprint"]))
 
     def _told_history(self, max_events: int, review_words: int) -> str:
         """A history as the Thought Space was trained to read it: items of the catalogue, chosen by nobody."""
