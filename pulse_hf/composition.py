@@ -23,6 +23,7 @@ from pulse_hf.models.embedded import MINILM_ID
 from pulse_hf.models.loading import one_load_at_a_time
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
+from pulse_hf.retrieval.retriever import Pool
 from pulse_hf.schema import Item, Sequence
 
 if TYPE_CHECKING:
@@ -39,19 +40,6 @@ if TYPE_CHECKING:
 
 FORMAT_VERSION = 2
 BASE = "base"
-
-
-@dataclass(frozen=True)
-class Pool:
-    """The anonymous users that similar users are sought among.
-
-    Args:
-        vectors: ``(num_users, dim)`` SASRec vectors of training events.
-        item_ids: Each user's training events, oldest first.
-    """
-
-    vectors: NDArray[np.float32]
-    item_ids: list[tuple[str, ...]]
 
 
 @dataclass(frozen=True)
@@ -89,49 +77,32 @@ def parts_of_run(
     Raises:
         ArtifactError: A stage is missing, or was made from another one than the one that is here.
     """
-    from pulse_hf.models.sasrec import PulseSASRecModel
-    from pulse_hf.models.scorer.adapter import read_record
-    from pulse_hf.reasoning.generator import open_generator
-
     _check_parents(run)
-    sequential, thoughts = (read_manifest(run / name) for name in ("sequential", "thoughts"))
-    scorer = run / "recommender" / "pulse"
     items = {item.item_id: item for item in load_items(run)}
-    index = {item_id: number for number, item_id in enumerate(items, start=1)}
     sequences = load_sequences(run)
-    training = [sequence.training().item_ids for sequence in sequences if sequence.num_train]
-    model = PulseSASRecModel.from_pretrained(run / "sequential" / "sasrec").eval()
-    rows = [[index[one] for one in row] for row in training]
-    users_vectors = model.user_vectors(rows).cpu().numpy()
-    order = content_order(users_vectors, rows)  # as it is saved: of equally near users the same ones are taken
-    pool = Pool(users_vectors[order], [training[place] for place in order])
-    vectors = read_tensors(run / "sequential" / "item_vectors.safetensors")["item_vectors"].numpy()
-    sizes, base = settings_of(sequential["fingerprint"]), read_record(scorer).base
-    record = {
-        "format_version": FORMAT_VERSION,
-        "base_model": base["id"],
-        "encoder": _pinned(sizes["encoder"], sequential),
-        "neighbours": {key: sizes[key] for key in ("num_neighbours", "neighbour_items")},
-        "thoughts": _of_writer(settings_of(thoughts["fingerprint"]), thoughts, base["id"]),
-        "writer_tokenizer_sha256": thoughts["counts"].get("tokenizer_sha256", ""),
-        "seed": json.loads(thoughts["fingerprint"]["seed"]),
-        "prompts": prompt_hashes(),
-    }
-    folders = (run / "thought_space" / "model", run / "sequential" / "sasrec")
     users = {sequence.user_id: sequence for sequence in sequences}
+    scorer, sequential = run / "recommender" / "pulse", run / "sequential"
+
+    def pooling(sasrec: PulseSASRecModel) -> Pool:
+        return _pool(sasrec, sequences, list(items))
 
     def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
         return load_shared_reasons(run, users, list(items), space)
 
-    writing = settings_of(thoughts["fingerprint"])
-    generator = (
-        open_generator("server", writing["model"], batch_size=writing["batch_size"])
-        if writing["engine"] == "server"
-        else None
+    parts = compose(
+        _record(run, scorer),
+        scorer,
+        run / "thought_space" / "model",
+        sequential / "sasrec",
+        items,
+        read_tensors(sequential / "item_vectors.safetensors")["item_vectors"].numpy(),
+        pooling,
+        voting,
+        _server(run),
+        device=device,
+        dtype=dtype,
     )
-    return compose(
-        record, scorer, *folders, items, vectors, pool, voting, generator, device=device, dtype=dtype
-    ), users
+    return parts, users
 
 
 def _check_parents(run: Path) -> None:
@@ -144,6 +115,44 @@ def _check_parents(run: Path) -> None:
                     f"{run / name} was made from {parent} of sha256 {recorded}, but that of {run / parent} is "
                     f"{content_sha256(run / parent)}. Run the stages after {parent} anew."
                 )
+
+
+def _record(run: Path, scorer: Path) -> dict[str, Any]:
+    """What ``pulse.json`` holds of a run."""
+    from pulse_hf.models.scorer.adapter import read_record
+
+    sequential, thoughts = (read_manifest(run / name) for name in ("sequential", "thoughts"))
+    settings, base = settings_of(sequential["fingerprint"]), read_record(scorer).base["id"]
+    return {
+        "format_version": FORMAT_VERSION,
+        "base_model": base,
+        "encoder": _pinned(settings["encoder"], sequential),
+        "neighbours": {key: settings[key] for key in ("num_neighbours", "neighbour_items")},
+        "thoughts": _of_writer(settings_of(thoughts["fingerprint"]), thoughts, base),
+        "writer_tokenizer_sha256": thoughts["counts"].get("tokenizer_sha256", ""),
+        "seed": json.loads(thoughts["fingerprint"]["seed"]),
+        "prompts": prompt_hashes(),
+    }
+
+
+def _pool(sasrec: PulseSASRecModel, sequences: Iterable[Sequence], catalogue: list[str]) -> Pool:
+    """The training events of a run's users, and their vectors."""
+    index = {item_id: number for number, item_id in enumerate(catalogue, start=1)}
+    training = [sequence.training().item_ids for sequence in sequences if sequence.num_train]
+    rows = [[index[one] for one in row] for row in training]
+    vectors = sasrec.user_vectors(rows).cpu().numpy()
+    order = content_order(vectors, rows)  # as it is saved: of equally near users the same ones are taken
+    return Pool(vectors[order], [training[place] for place in order])
+
+
+def _server(run: Path) -> Generator | None:
+    """The server that wrote a run's reasons, at its address, which no record keeps; ``None`` if none did."""
+    from pulse_hf.reasoning.generator import open_generator
+
+    settings = settings_of(read_manifest(run / "thoughts")["fingerprint"])
+    if settings["engine"] != "server":
+        return None
+    return open_generator("server", settings["model"], batch_size=settings["batch_size"])
 
 
 def _of_writer(thoughts: dict[str, Any], manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
@@ -182,7 +191,7 @@ def compose(
     sequential: Path,
     items: dict[str, Item],
     item_vectors: NDArray[np.float32],
-    pool: Pool,
+    pooling: Callable[[PulseSASRecModel], Pool],
     voting: Callable[[PulseThoughtSpaceModel], SharedReasons],
     generator: Generator | None = None,
     *,
@@ -198,7 +207,7 @@ def compose(
         sequential: Folder of SASRec.
         items: The catalogue.
         item_vectors: ``(num_items, dim)`` vectors of the item texts.
-        pool: The users that similar users are sought among.
+        pooling: Makes the users that similar users are sought among, given SASRec.
         voting: Makes the voting rationales, given the thought space.
         generator: Writes the reasons, instead of the recorded language model.
         device: Of the language models that score and write; by default a GPU if there is one.
@@ -244,7 +253,7 @@ def compose(
         generator=generator,
         items=items,
         item_vectors=item_vectors,
-        pool=pool,
+        pool=pooling(sasrec),
         shared=shared,
         record=record,
         folder=scorer,

@@ -1,14 +1,17 @@
-"""From a finished run to repos of the Hub: which files of an artefact are published, and under which card."""
+"""From a finished run, or a loaded recommender, to repos of the Hub: which files are published, under which card."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from shutil import copyfile, copytree, ignore_patterns
 from tempfile import TemporaryDirectory
+from typing import Any
 
 from pulse_hf.artifacts import verify
+from pulse_hf.composition import Parts, parts_of_run
 from pulse_hf.hub.cards import with_kept_metadata
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.model_cards import ModelCards, is_synthetic
@@ -16,6 +19,7 @@ from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
 from pulse_hf.hub.repos import RepoType, card_of, head_of, require_writable
 from pulse_hf.hub.shipped import PACKAGE, shipped
 from pulse_hf.hub.transfer import Pushed, push_folder
+from pulse_hf.saving import save_published
 
 MODELS = ("recommender", "thought-space", "sequential", "sentence-transformer")
 APPS = ("metric", "space")
@@ -89,8 +93,7 @@ def publish(word: str, run: Path, how: Publication) -> Pushed:
     if word not in PUBLISHED:
         raise ValueError(f"{word!r} cannot be published; expected one of {', '.join(PUBLISHED)}")
     kind: RepoType = "dataset" if word in WORDS else "space" if word in APPS else "model"
-    if not how.dry_run:
-        how = _following(how, kind)
+    how = _following(how, kind)
     with TemporaryDirectory() as name:
         folder = Path(name) / "repo"
         folder.mkdir()
@@ -99,30 +102,64 @@ def publish(word: str, run: Path, how: Publication) -> Pushed:
             under = _dataset(word, run, folder, how)
         else:
             makers[word](run, folder, how)
-        return push_folder(
-            folder,
-            how.repo_id,
-            repo_type=kind,
-            under=under,
-            parent=how.head,
-            private=how.private,
-            token=how.token,
-            revision=how.revision,
-            message=f"Push {under or word}",
-            code=word not in WORDS,
-            dry_run=how.dry_run,
-        )
+        return _send(folder, how, kind, f"Push {under or word}", under=under, code=word not in WORDS)
+
+
+def push_recommender(
+    parts: Parts, run: Path | None, how: Publication, *, message: str, turn: AbstractContextManager[Any]
+) -> Pushed:
+    """Publish a recommender that is loaded.
+
+    Args:
+        parts: What it is composed of.
+        run: The run with a report that its card tells of; ``None`` for no card, the repo's own then stays.
+        how: Where to and how.
+        message: The commit's message.
+        turn: Held while it is saved, so that nobody asks it meanwhile, and not while it is sent.
+
+    Raises:
+        ValueError: The repo is not one that it may go to; asked, like the next, before anything is saved.
+        NoAccessError: The token may not write there.
+        ArtifactError: A part lies on this machine only, or somebody else changed the repo meanwhile.
+        ConnectionError: The Hub could not be reached.
+    """
+    how = _following(how, "model")
+    with TemporaryDirectory() as name:
+        folder = Path(name) / "repo"
+        with turn:
+            save_published(parts, folder, how.cards(run) if run else None, merge=how.merge)
+        return _send(folder, how, "model", message)
 
 
 def _following(how: Publication, kind: RepoType) -> Publication:
-    """With what is in the repo now: whoever pushes meanwhile makes the push be refused.
+    """With what is in the repo now: whoever pushes meanwhile makes the push be refused. A dry run asks nobody.
 
     Asked before anything is made, which may take minutes, and told in vain.
     """
+    if how.dry_run:
+        return how
     require_writable(how.repo_id, kind, private=how.private, token=how.token)
     head = head_of(how.repo_id, kind, revision=how.revision, token=how.token)
     before = card_of(how.repo_id, kind, revision=head, token=how.token) if head else ""
     return replace(how, head=head, before=before)
+
+
+def _send(
+    folder: Path, how: Publication, kind: RepoType, message: str, *, under: str = "", code: bool = True
+) -> Pushed:
+    return push_folder(
+        folder,
+        how.repo_id,
+        repo_type=kind,
+        under=under,
+        parent=how.head,
+        private=how.private,
+        token=how.token,
+        revision=how.revision,
+        message=message,
+        code=code,
+        dry_run=how.dry_run,
+    )
 
 
 def _dataset(word: str, run: Path, folder: Path, how: Publication) -> str:
@@ -137,11 +174,8 @@ def _dataset(word: str, run: Path, folder: Path, how: Publication) -> str:
 
 
 def _recommender(run: Path, folder: Path, how: Publication) -> None:
-    from pulse_hf.recommender import PulseRecommender
-    from pulse_hf.saving import save_published
-
     verify(run / "recommender")
-    save_published(PulseRecommender.from_run(run).parts, folder, how.cards(run), merge=how.merge)
+    save_published(parts_of_run(run)[0], folder, how.cards(run), merge=how.merge)
 
 
 def _thought_space(run: Path, folder: Path, how: Publication) -> None:

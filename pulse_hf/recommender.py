@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-from collections import Counter, OrderedDict
-from collections.abc import Callable, Mapping
+from collections import OrderedDict
+from collections.abc import Callable, Mapping, MutableMapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass
-from functools import cached_property, wraps
+from functools import wraps
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import Parts, parts_of_run
-from pulse_hf.hub.model_cards import ModelCards
-from pulse_hf.hub.transfer import Pushed, is_repo_id, pull, push_folder, require_cached
+from pulse_hf.hub.transfer import is_repo_id, pull
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.retrieval.names import Event, Names, Title
-from pulse_hf.saving import load_parts, named_models, save_parts, save_published
+from pulse_hf.retrieval.retriever import Retriever
+from pulse_hf.saving import load_parts, save_parts
 from pulse_hf.schema import Decision, Item, Sequence
 
 if TYPE_CHECKING:
@@ -27,10 +27,10 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from pulse_hf.hub.transfer import Pushed
     from pulse_hf.reasoning.examples import Thought
     from pulse_hf.reasoning.generator import Generator
     from pulse_hf.reasoning.tree_of_thought import Tree
-    from pulse_hf.retrieval.similar_users import UserPool
 
 __all__ = ["NUM_RETRIEVED", "Event", "PulseRecommender", "Recommendation", "Title"]
 
@@ -85,7 +85,11 @@ class PulseRecommender:
         parts: What it is composed of.
 
     Example:
-        ``PulseRecommender.from_pretrained("my-shop").recommend(["Bamboo Kettle", "Cork Tray"], k=3)``
+        It needs models, so this one is not run as a doctest; ``make demo`` (about five minutes) makes the run::
+
+            recommender = PulseRecommender.from_run("runs/demo")
+            for item in recommender.recommend(["Bamboo Kettle", "Cork Tray"], k=3):  # any titles will do
+                print(item.title, item.score, item.rationale)
     """
 
     def __init__(self, parts: Parts) -> None:
@@ -93,6 +97,10 @@ class PulseRecommender:
         self.users: dict[str, Sequence] = {}
         self.run: Path | None = None
         self._names = Names(parts.items, parts.item_vectors, parts.record["encoder"])
+        sizes = parts.record["neighbours"]
+        self._retriever = Retriever(
+            parts.sequential, self._names, parts.pool, sizes["num_neighbours"], sizes["neighbour_items"]
+        )
         self._trees: OrderedDict[Sequence, Tree] = OrderedDict()
         self._turn = RLock()
         thoughts = dict(parts.record["thoughts"])
@@ -122,16 +130,19 @@ class PulseRecommender:
             At most ``k`` items, best first; equal scores keep the candidates' order.
 
         Raises:
-            ValueError: ``k`` is below 1 or ``candidates`` is empty.
+            ValueError: ``k`` is below 1, ``candidates`` is empty, an item of it or of the history is, or one of the
+                two is no list.
+            ConnectionError: The encoder of titles outside the catalogue is not here and the Hub is out of reach, or a
+                server that writes the reasons does not answer.
         """
         if k < 1:
             raise ValueError(f"k is {k}; expected at least 1")
         past, items = self._names.read(history)
         if candidates is None:
-            chosen = self._retrieve(past, items, max(NUM_RETRIEVED, k))
+            chosen = self._retriever.best(past, items, max(NUM_RETRIEVED, k))
         else:
-            chosen = self._names.found(candidates, items)
-        if not chosen and candidates is None:  # the history holds the whole catalogue
+            chosen = self._given(candidates, items)
+        if not chosen:  # the history holds the whole catalogue
             return []
         thought = self._thought(past, items, rationale)
         scores = self._score(past, items, chosen, thought)
@@ -146,13 +157,38 @@ class PulseRecommender:
     def score(
         self, history: Series[str | Event], candidates: Series[str], rationale: str | None = None
     ) -> list[float]:
-        """One raw logit per candidate, in the candidates' order; independent of that order and of each other."""
+        """Score given items for a history.
+
+        Args:
+            history: See :meth:`recommend`.
+            candidates: Item ids or titles, at least one.
+            rationale: A reason to score by instead of a generated one; ``""`` for none.
+
+        Returns:
+            One raw logit per candidate, in the candidates' order; independent of that order and of each other.
+
+        Raises:
+            ValueError: There is no candidate, one is empty, or one of the lists is none.
+            ConnectionError: See :meth:`recommend`.
+        """
         past, items = self._names.read(history)
-        return self._score(past, items, self._names.found(candidates, items), self._thought(past, items, rationale))
+        chosen = self._given(candidates, items)
+        return self._score(past, items, chosen, self._thought(past, items, rationale))
 
     @_one_at_a_time
     def explain(self, history: Series[str | Event]) -> Tree:
-        """The whole tree of thoughts of a history, with likelihoods, agreements and the chosen leaf."""
+        """Grow the tree of thoughts of a history, or give the one that was grown before.
+
+        Args:
+            history: See :meth:`recommend`.
+
+        Returns:
+            The whole tree: every draft with its likelihood and agreement, and the chosen leaf, if one was usable.
+
+        Raises:
+            ValueError: The history is no list, or an item of it is empty.
+            ConnectionError: See :meth:`recommend`.
+        """
         past, items = self._names.read(history)
         return self._tree(past, items)
 
@@ -162,9 +198,16 @@ class PulseRecommender:
     ) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
         """Where a history and reasons lie in Thought Space.
 
+        Args:
+            history: See :meth:`recommend`.
+            reasons: Any texts; there may be none.
+
         Returns:
             Unit vectors: ``(dim,)`` of the behaviour and ``(len(reasons), dim)``, comparable with
-            ``parts.shared.vectors``.
+            ``parts.shared.vectors``. The product of the two is the agreement.
+
+        Raises:
+            ValueError: The history is no list, or an item of it is empty.
         """
         import numpy as np
 
@@ -197,50 +240,12 @@ class PulseRecommender:
 
     # -- steps -----------------------------------------------------------------------------------
 
-    def _retrieve(self, past: Sequence, items: Mapping[str, Item], count: int) -> list[str]:
-        """The catalogue's best by SASRec; by popularity where nothing is known of the person."""
-        indices = self._names.stand_ins(past.item_ids, items)
-        scores = self.parts.sequential.scores([indices])[0, 1:].cpu().numpy() if indices else self._popularity
-        return self._names.best(scores, count, without=past.item_ids)
-
-    @cached_property
-    def _popularity(self) -> NDArray[np.int64]:
-        """How often each item of the catalogue was chosen by the pool, counted once."""
-        import numpy as np
-
-        counts = Counter(item_id for row in self.parts.pool.item_ids for item_id in row)
-        return np.array([counts[item_id] for item_id in self._names.ids], dtype=np.int64)
-
-    @cached_property
-    def _pool(self) -> UserPool:
-        """The pool, made ready once: it may hold a million people."""
-        from pulse_hf.retrieval.similar_users import UserPool
-
-        pool = self.parts.pool
-        return UserPool(pool.vectors, [str(number) for number in range(len(pool.item_ids))])
-
-    def _lent(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
-        from pulse_hf.retrieval.similar_users import NO_USER, lend_items
-
-        indices = self._names.stand_ins(past.item_ids, items)
-        if not indices:
-            return []
-        query = self.parts.sequential.user_vectors([indices]).cpu().numpy()
-        sizes = self.parts.record["neighbours"]
-        rows = self.parts.pool.item_ids
-        places, cosines = self._pool.nearest(query, ["new user"], sizes["num_neighbours"] + 1)
-        found = [pair for pair in zip(places[0].tolist(), cosines[0].tolist(), strict=True) if pair[0] != NO_USER]
-        # Somebody of the pool whose history goes on as this one does is the same person, who has nothing to lend.
-        own = [pair for pair in found if past.item_ids[: len(rows[pair[0]])] == rows[pair[0]]][:1]
-        found = [pair for pair in found if pair not in own][: sizes["num_neighbours"]]
-        return lend_items(
-            [str(place) for place, _ in found],
-            [cosine for _, cosine in found],
-            {str(place): Sequence(str(place), rows[place], (), (), ()) for place, _ in found},
-            history=past.item_ids,
-            before=None,
-            max_items=sizes["neighbour_items"],
-        )
+    def _given(self, candidates: Series[str], items: MutableMapping[str, Item]) -> list[str]:
+        """Item ids of given candidates; refused before a tree is grown, which may take seconds."""
+        chosen = self._names.found(candidates, items)
+        if not chosen:
+            raise ValueError("there are no candidates to score; give at least one item id or title")
+        return chosen
 
     def _tree(self, past: Sequence, items: Mapping[str, Item]) -> Tree:
         from pulse_hf.reasoning.prompts import reason_prompt
@@ -250,7 +255,7 @@ class PulseRecommender:
             self._trees.move_to_end(past)
             return self._trees[past]
         decision = Decision("", len(past), "test")
-        prompt = reason_prompt(decision, past, items, self._lent(past, items), self._settings.budget)
+        prompt = reason_prompt(decision, past, items, self._retriever.lent(past, items), self._settings.budget)
         (tree,) = grow_trees(
             [prompt],
             self.parts.generator,
@@ -265,13 +270,9 @@ class PulseRecommender:
         return tree
 
     def _agreements(self, past: Sequence, items: Mapping[str, Item], reasons: Series[str]) -> list[float]:
-        from pulse_hf.reasoning.behaviour import behaviour_text
-
-        space = self.parts.thought_space
-        text = behaviour_text(
-            past, items, target=None, max_events=space.config.max_events, review_words=space.config.review_words
-        )
-        return (space.encode_rationales(list(reasons)) @ space.encode_histories([text])[0]).clamp(-1, 1).tolist()
+        told = self.parts.shared.told(past, items)
+        agreements: list[float] = self.parts.thought_space.agreement(told, list(reasons)).tolist()
+        return agreements
 
     def _thought(self, past: Sequence, items: Mapping[str, Item], rationale: str | None) -> Thought:
         from pulse_hf.reasoning.examples import Thought
@@ -286,8 +287,6 @@ class PulseRecommender:
         from pulse_hf.models.scorer.processing_scorer import score_sets
         from pulse_hf.reasoning.examples import scorer_example
 
-        if not chosen:
-            raise ValueError("there are no candidates to score; give at least one item id or title")
         parts = self.parts
         parts.shared.forget(beyond=KEPT_THOUGHTS)
         parts.processor.forget(beyond=KEPT_THOUGHTS + len(parts.items))
@@ -340,32 +339,25 @@ class PulseRecommender:
             The commit (``None`` if nothing had changed) and what was sent.
 
         Raises:
+            ValueError: ``repo_id`` is none, or it is public and should be private.
             ArtifactError: A part lies on this machine only, or somebody else changed the repo meanwhile.
-            ConnectionError: The Hub could not be reached or refused.
+            NoAccessError: The token may not write there; it is asked before anything is saved.
+            ConnectionError: The Hub could not be reached.
         """
-        from tempfile import TemporaryDirectory
-
-        from pulse_hf.hub.repos import card_of, head_of
+        from pulse_hf.publish import Publication, push_recommender
 
         reported = self.run if self.run is not None and (self.run / "report.json").is_file() else None
-        head = None if dry_run else head_of(repo_id, "model", revision=revision, token=token)
-        before = card_of(repo_id, "model", revision=head, token=token) if head and reported else ""
-        with TemporaryDirectory() as name:
-            folder = Path(name) / "recommender"
-            cards = ModelCards(reported, repo_id, license_id, dataset, before) if reported is not None else None
-            with self._turn:
-                save_published(self.parts, folder, cards, merge=merge)
-            return push_folder(
-                folder,
-                repo_id,
-                private=private,
-                token=token,
-                revision=revision,
-                message=commit_message,
-                code=True,
-                dry_run=dry_run,
-                parent=head,
-            )
+        how = Publication(
+            repo_id,
+            private=private,
+            token=token,
+            revision=revision,
+            license=license_id,
+            dataset=dataset,
+            merge=merge,
+            dry_run=dry_run,
+        )
+        return push_recommender(self.parts, reported, how, message=commit_message, turn=self._turn)
 
     @classmethod
     def from_pretrained(
@@ -413,10 +405,7 @@ class PulseRecommender:
                 cache_dir=cache_dir,
                 local_files_only=local_files_only,
             )
-        if local_files_only:
-            for name in named_models(folder, writes=generator is None):
-                require_cached(name)
-        return cls(load_parts(folder, generator, device=device, dtype=dtype))
+        return cls(load_parts(folder, generator, device=device, dtype=dtype, local_files_only=local_files_only))
 
     @classmethod
     def from_run(

@@ -29,12 +29,14 @@ from pulse_hf.artifacts import (
     write_table,
     write_tensors,
 )
-from pulse_hf.composition import BASE, FORMAT_VERSION, Parts, Pool, base_of, compose
+from pulse_hf.composition import BASE, FORMAT_VERSION, Parts, base_of, compose
 from pulse_hf.hub.files import CARD, CHECKSUMS, EVAL_RESULTS, UNSEALED, check_folder, is_data, read_seal, seal_folder
 from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.privacy import content_order, without_folders
+from pulse_hf.hub.transfer import require_cached
 from pulse_hf.models.loading import one_load_at_a_time
 from pulse_hf.reasoning.shared_reasons import VECTORS, SharedReasons
+from pulse_hf.retrieval.retriever import Pool
 from pulse_hf.schema import Item
 
 if TYPE_CHECKING:
@@ -42,6 +44,7 @@ if TYPE_CHECKING:
     import torch
     from numpy.typing import NDArray
 
+    from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
     from pulse_hf.reasoning.generator import Generator
 
@@ -71,7 +74,7 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False, cards: ModelC
     with replacing(folder, _earlier_save(folder), last=CHECKSUMS) as made:
         _write_parts(parts, made, merge=merge)
         if cards is not None:
-            _write_card(parts, made, cards, merge=merge)
+            _write_card(parts, made, cards)
         seal_folder(made, KIND)
 
 
@@ -144,15 +147,15 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
     save_parts(parts, folder, merge=merge, cards=cards)
 
 
-def _write_card(parts: Parts, folder: Path, cards: ModelCards, *, merge: bool) -> None:
-    from pulse_hf.models.scorer.adapter import loads_into_plain_base
+def _write_card(parts: Parts, folder: Path, cards: ModelCards) -> None:
+    from pulse_hf.models.scorer.adapter import MERGED, loads_into_plain_base
 
     card = cards.recommender(
         read_json(folder / RECORD),
         pool=len(parts.pool.item_ids),
         base_included=(folder / BASE).is_dir(),
-        merged=merge,
-        plain_adapter=not merge and loads_into_plain_base(folder),
+        merged=(folder / MERGED).is_dir(),  # whether merged now or when the parts were saved before
+        plain_adapter=loads_into_plain_base(folder),
     )
     (folder / CARD).write_text(card, encoding="utf-8")
     if cards.dataset:
@@ -231,6 +234,7 @@ def load_parts(
     *,
     device: str | None = None,
     dtype: torch.dtype | None = None,
+    local_files_only: bool = False,
 ) -> Parts:
     """Restore what :func:`save_parts` wrote.
 
@@ -239,10 +243,12 @@ def load_parts(
         generator: Writes the reasons, instead of the recorded language model.
         device: See :func:`pulse_hf.composition.compose`.
         dtype: See :func:`pulse_hf.composition.compose`.
+        local_files_only: Refuse models that it only names and that are not in the cache.
 
     Raises:
         ArtifactError: The folder is not one, is damaged, was made with other prompts or another base model, or its
             reasons come from a server and no generator is given.
+        ConnectionError: A model that it only names is not here, and the Hub is out of reach or not to be asked.
     """
     finish_replacing(folder)  # of a save that was killed
     if not (folder / RECORD).exists():
@@ -259,17 +265,23 @@ def load_parts(
             f"{folder}: reasons were written by the server model {record['thoughts']['model']!r}; pass generator=, "
             "for example pulse_hf.reasoning.server_engine.ServerGenerator('NAME@http://HOST/v1')"
         )
+    if local_files_only:
+        for name in named_models(folder, writes=generator is None):
+            require_cached(name)
     items = {row["item_id"]: Item(**row) for row in read_table(folder / "catalogue" / "items.parquet").to_pylist()}
     vectors = read_tensors(folder / "catalogue" / "item_vectors.safetensors")["item_vectors"].numpy()
     pool = _unpacked(read_tensors(folder / "sequential" / "pool.safetensors"), list(items))
     votes = read_tensors(folder / "thought_space" / VECTORS)
+
+    def pooling(_: PulseSASRecModel) -> Pool:
+        return pool
 
     def voting(space: PulseThoughtSpaceModel) -> SharedReasons:
         places = {item_id: place for place, item_id in enumerate(items)}
         return SharedReasons(votes["vectors"].numpy(), votes["item_indices"].long().numpy(), places, space)
 
     folders = (folder / "thought_space", folder / "sequential")
-    return compose(record, folder, *folders, items, vectors, pool, voting, generator, device=device, dtype=dtype)
+    return compose(record, folder, *folders, items, vectors, pooling, voting, generator, device=device, dtype=dtype)
 
 
 def _write_votes(path: Path, shared: SharedReasons) -> None:

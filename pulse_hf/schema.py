@@ -122,6 +122,16 @@ class CandidateSet:
     item_ids: tuple[str, ...]
     target_index: int
 
+    @property
+    def decision(self) -> Decision:
+        """The decision itself; a user's id may hold a ``#``, too.
+
+        >>> CandidateSet("u#1#12", "test", ("a", "t"), 1).decision
+        Decision(user_id='u#1', position=12, split='test')
+        """
+        user_id, _, position = self.decision_id.rpartition("#")
+        return Decision(user_id, int(position), self.split)
+
     def with_negatives(self, number: int | None) -> CandidateSet:
         """The target and the first ``number`` negatives, in their order; the whole set for ``None``.
 

@@ -17,28 +17,23 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.data.world.shop import WorldSettings
-from pulse_hf.evaluation.systems import OURS
+from pulse_hf.evaluation.report import against_the_strongest, strongest_baseline
 from pulse_hf.pipeline import run_road
 from pulse_hf.presets import preset_named
 
 KNOBS = (0.0, 0.25, 0.5, 1.0)
 SHOWN = ("pulse", "pulse-fused")
-ORACLES = ("oracle-motives", "oracle-no-motives")
 
 
 def gains(report: dict[str, Any]) -> dict[str, Any]:
     """Both systems of ours against the strongest baseline of one report."""
     systems = report["systems"]
-    baselines = [name for name in systems if name not in (*OURS, *ORACLES)]
-    strongest = max(baselines, key=lambda name: systems[name]["hr@1"]["value"])
-    row = {"strongest": strongest, "hr@1": {name: systems[name]["hr@1"]["value"] for name in systems}}
-    for name in SHOWN:
-        row[name] = next(
-            {key: c[key] for key in ("difference", "low", "high", "p")}
-            for c in report["comparisons"]
-            if (c["system"], c["baseline"], c["metric"]) == (name, strongest, "hr@1")
-        )
-    return row
+    tested = {row["system"]: row for row in against_the_strongest(report)}
+    return {
+        "strongest": strongest_baseline(report),
+        "hr@1": {name: systems[name]["hr@1"]["value"] for name in systems},
+        **{name: {key: tested[name][key] for key in ("difference", "low", "high", "p")} for name in SHOWN},
+    }
 
 
 def main() -> None:

@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from pulse_hf.artifacts import read_table, write_json
-from pulse_hf.evaluation import stage_inputs
+from pulse_hf.evaluation.ground import Ground
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.regenerate import thoughts_again
 from pulse_hf.evaluation.statistics import paired
@@ -88,7 +88,7 @@ def target_in_behaviour(study: Study, decisions: Sequence[Decision], thoughts: T
 
 def rationale_at_test_time(study: Study, decisions: Sequence[Decision], thoughts: Thoughts) -> tuple[Study, Thoughts]:
     """The reason is the positive rationale, written for the choice that is to be predicted."""
-    ground = stage_inputs.Ground(study.run)
+    ground = Ground(study.run)
     settings = ground.settings("rationales")
     generator = open_generator(settings["engine"], settings["model"], batch_size=settings["batch_size"])
     prompts = [
@@ -110,7 +110,7 @@ def rationale_at_test_time(study: Study, decisions: Sequence[Decision], thoughts
 
 def neighbours_future(study: Study, decisions: Sequence[Decision], thoughts: Thoughts) -> tuple[Study, Thoughts]:
     """Similar users lend all they ever chose, their own held-out choices too."""
-    ground = stage_inputs.Ground(study.run)
+    ground = Ground(study.run)
     rows = {row["decision_id"]: row for row in ground.rows("sequential/neighbours.parquet")}
     most = ground.settings("sequential")["neighbour_items"]
     lent = {}

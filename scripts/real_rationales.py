@@ -30,6 +30,7 @@ import digital_music
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from outside_judge_fits import untrained
 
 from pulse_hf import artifacts
 from pulse_hf.data.columns import Columns
@@ -43,7 +44,7 @@ from pulse_hf.reasoning.recorded import recorded_rationales
 from pulse_hf.reasoning.titles import history_titles
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates, load_candidates
 from pulse_hf.training.thought_pairs import Pair, inputs_sha256, next_title_pairs
-from pulse_hf.training.thought_space import Fitting, ThoughtSpaceSettings, start_model
+from pulse_hf.training.thought_space import Fitting, ThoughtSpaceSettings
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = "titles"
@@ -123,13 +124,12 @@ def fitted(shop: Shop, among: str, kind: str, work: Path, seed: int) -> Path:
         for pair in pairs
         if pair.decision_id in texts
     ]
-    location, identity = resolve_model(settings.encoder)
+    identity = resolve_model(settings.encoder)[1]
     parents = {"pairs": inputs_sha256([*pairs, *twins])}
     fingerprint = artifacts.Fingerprint("real-rationales", asdict(settings), seed, parents, model=identity)
 
     def make(folder: Path) -> dict[str, Any]:
-        model = start_model(location, identity["revision"], settings)
-        record = Fitting(model, pairs, settings, seed, twins).fit(folder, "model")[2]
+        record = Fitting(untrained(settings), pairs, settings, seed, twins).fit(folder, "model")[2]
         return {"pairs": record["pairs"], "best_epoch": record["best_epoch"], "further": len(twins)}
 
     words = kind.replace(" ", "-").replace("'", "")
@@ -144,8 +144,8 @@ def ranked(shop: Shop, model: PulseThoughtSpaceModel) -> NDArray[np.float64]:
     place = {name: number for number, name in enumerate(names)}
     told = []
     for one in shop.sets:
-        user_id, _, position = one.decision_id.rpartition("#")
-        told.append(history_titles(shop.users[user_id].before(int(position)), shop.items, NUM_TITLES))
+        history = shop.users[one.decision.user_id].before(one.decision.position)
+        told.append(history_titles(history, shop.items, NUM_TITLES))
     with torch.no_grad():
         histories = model.encode_histories(told).float().cpu().numpy()
         albums = model.encode_rationales([shop.items[name].title for name in names]).float().cpu().numpy()
@@ -178,12 +178,6 @@ def judged(shop: Shop, among: str, kinds: Sequence[str], work: Path, seeds: Sequ
         row["over"] = {other: differences(values[kind], values[other]) for other in kinds if other != kind}
         rows.append(row)
     return with_holm(rows)
-
-
-def untrained() -> PulseThoughtSpaceModel:
-    """The encoder as all fits begin."""
-    location, identity = resolve_model(SETTINGS.encoder)
-    return start_model(location, identity["revision"], SETTINGS).eval()
 
 
 def spans(values: NDArray[np.float64]) -> dict[str, dict[str, float]]:
@@ -222,7 +216,7 @@ def main() -> None:
     torch.set_num_threads(given.threads)
     os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
     shop = Shop(given.data, given.work)
-    rows: list[dict[str, Any]] = [{"space": "untrained", **spans(ranked(shop, untrained()))}]
+    rows: list[dict[str, Any]] = [{"space": "untrained", **spans(ranked(shop, untrained(SETTINGS)))}]
     for among in given.among:
         rows += judged(shop, among, given.spaces, given.work, given.seeds)
     report = {

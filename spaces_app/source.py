@@ -99,7 +99,7 @@ class Source:
         return self.answers is not None
 
     def stop(self) -> None:
-        """Try no more to open it."""
+        """Try no more to open it; a demo that is being made goes on from where it was when it is opened again."""
         self._stopped.set()
 
     def start(self) -> None:
@@ -117,13 +117,17 @@ class Source:
             try:
                 if self.may_make and not _is_whole(self.run):
                     self._make()
-                self._is_ready(self._loaded())
+                if not self._stopped.is_set():
+                    self._is_ready(self._loaded())
             except Exception as problem:  # whatever is wrong with a repo, the page must stay up and say so
                 logger.exception("the recommender could not be opened")
                 self.status = Status("failed", "No recommender could be opened", _sentence(problem, self._name()))
                 self._stopped.wait(RETRY_S)
 
     def _is_ready(self, answers: Answers) -> None:
+        if self._stopped.is_set():  # while it was read
+            answers.mind.close()
+            return
         # The first person should not pay for the first pass, neither for that of a title outside the catalogue.
         try:
             with answers.mind.patient():
@@ -159,7 +163,7 @@ class Source:
         return Answers(recommender, rationales, subject, aligned=aligned)
 
     def _make(self) -> None:
-        """Make the embedded demo up to its recommender; a run that was cut off goes on where it was.
+        """Make the embedded demo up to its recommender, or until stopped; a run that was cut off goes on where it was.
 
         Raises:
             NotMadeError: Something to make it with is not installed, or it failed.
@@ -174,6 +178,10 @@ class Source:
         command = [sys.executable, "-c", "from pulse_hf.cli.main import main; main()", "run", "--preset", "demo"]
         process = subprocess.Popen([*command, "--run", str(self.run), "--until", words[-1]])
         while process.poll() is None:
+            if self._stopped.is_set():
+                process.terminate()
+                process.wait()
+                return
             done = _stages_done(self.run)
             doing = NEEDED[min(done, len(NEEDED) - 1)]
             self.status = Status(
@@ -183,7 +191,7 @@ class Source:
                 f"five minutes. Step {min(done + 1, len(words))} of {len(words)}: {doing.purpose}.",
                 done / len(words),
             )
-            time.sleep(POLL_S)
+            self._stopped.wait(POLL_S)
         if process.returncode:
             raise NotMadeError(
                 f"The embedded demo could not be made (exit code {process.returncode}); this Space's log says why."

@@ -23,7 +23,8 @@ BESIDE = {
     ("recommender", "composition"),
     ("recommender", "saving"),
     ("saving", "composition"),
-    ("publish", "recommender"),
+    ("recommender", "publish"),
+    ("publish", "composition"),
     ("publish", "saving"),
 }
 LEVEL = {room: level for level, floor in enumerate(FLOORS) for room in floor}

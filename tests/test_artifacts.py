@@ -1,11 +1,16 @@
 """Artefacts: whole or not at all, skipped when nothing changed, refused by name when something did."""
 
+import errno
 import json
+import os
+import shutil
+from pathlib import Path
 
 import pytest
 
 from pulse_hf.artifacts import (
     ArtifactError,
+    DiskFullError,
     Fingerprint,
     Shards,
     build,
@@ -18,6 +23,8 @@ from pulse_hf.artifacts import (
     write_json,
     write_table,
 )
+from pulse_hf.cli.faults import told
+from pulse_hf.evaluation.evaluate import _publish
 from pulse_hf.schema import Sequence, fold_of, stable_hash
 
 ROW = {"decision_id": "u#1", "user_id": "u", "position": 1, "split": "test"}
@@ -201,3 +208,131 @@ def test_the_split_and_the_folds():
     folds = [fold_of(f"user {number}", 2, 0) for number in range(1000)]
     assert 400 < sum(folds) < 600
     assert stable_hash("ab", "c") != stable_hash("a", "bc")
+
+
+def test_a_copy_of_an_artefact_beside_it_is_its_owners(tmp_path):
+    folder, copy = tmp_path / "toy", tmp_path / "toy.old"
+    build(folder, fingerprint(), make)
+    shutil.copytree(folder, copy)
+    build(folder, fingerprint(), make)
+    build(folder, fingerprint(seed=2), make, force=True)
+    verify(copy)
+    shutil.rmtree(folder)
+    assert build(folder, fingerprint(seed=3), make) is True, "a copy is not taken for the artefact"
+    assert read_manifest(copy)["fingerprint"]["seed"] == "1"
+    assert sorted(path.name for path in tmp_path.iterdir() if path.name[0] != ".") == ["toy", "toy.old"]
+
+
+@pytest.mark.parametrize("kind", ["folder", "file"])
+def test_what_no_stage_made_is_moved_away_only_if_forced(tmp_path, kind):
+    own = tmp_path / "toy" / "notes.txt" if kind == "folder" else tmp_path / "toy"
+    own.parent.mkdir(exist_ok=True)
+    own.write_text("mine")
+    with pytest.raises(ArtifactError, match=r"toy is there, but no finished artefact .*elsewhere.*--force"):
+        build(tmp_path / "toy", fingerprint(), make)
+    assert own.read_text() == "mine"
+    assert build(tmp_path / "toy", fingerprint(), make, force=True) is True
+    verify(tmp_path / "toy")
+    assert not [path for path in tmp_path.iterdir() if path.name.endswith(".old")]
+
+
+def test_a_finished_half_does_not_push_aside_what_no_stage_made(tmp_path):
+    """As after a kill between the manifest and the rename, when somebody puts files there meanwhile."""
+    build(tmp_path / "toy", fingerprint(), make)
+    (tmp_path / "toy").rename(tmp_path / "toy.partial")
+    (tmp_path / "toy").mkdir()
+    assert build(tmp_path / "toy", fingerprint(), make) is False, "an empty folder is nobody's"
+    (tmp_path / "toy").rename(tmp_path / "toy.partial")
+    (tmp_path / "toy").mkdir()
+    (tmp_path / "toy" / "notes.txt").write_text("mine")
+    with pytest.raises(ArtifactError, match="no finished artefact"):
+        build(tmp_path / "toy", fingerprint(), make)
+    assert (tmp_path / "toy" / "notes.txt").read_text() == "mine"
+
+
+@pytest.mark.parametrize("where", ["owner", "fsync", "make", "lock"])
+def test_a_full_disk_has_its_exit_code_wherever_it_fills(tmp_path, monkeypatch, where):
+    full = OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+    write, sync, make_folder = Path.write_text, os.fsync, Path.mkdir
+
+    def write_text(path, *args, **more):
+        if where == "owner" and path.name.endswith(".owner"):
+            raise full
+        return write(path, *args, **more)
+
+    def fsync(descriptor):
+        if where == "fsync" and os.readlink(f"/proc/self/fd/{descriptor}").endswith("plain.bin"):
+            raise full
+        sync(descriptor)
+
+    def mkdir(path, *args, **more):
+        if where == "lock" and path.name == "run":
+            raise full
+        make_folder(path, *args, **more)
+
+    def plain(work):
+        if where == "make":
+            raise full
+        (work / "plain.bin").write_bytes(b"x")
+        return {}
+
+    monkeypatch.setattr(Path, "write_text", write_text)
+    monkeypatch.setattr(Path, "mkdir", mkdir)
+    monkeypatch.setattr(os, "fsync", fsync)
+    with pytest.raises(DiskFullError, match="no room") as caught:
+        build(tmp_path / "run" / "toy", fingerprint(), plain)
+    assert told(caught.value)[0] == 4
+    monkeypatch.undo()
+    assert build(tmp_path / "run" / "toy", fingerprint(), make) is True
+
+
+def test_what_earlier_artefacts_do_not_tell_is_not_held_against_them(tmp_path):
+    build(tmp_path / "toy", fingerprint(), make)
+    told_now = {"model": {"id": "m", "files_sha256": "1"}}
+    assert build(tmp_path / "toy", fingerprint(**told_now), make) is False
+    build(tmp_path / "new", fingerprint(**told_now), make)
+    for other in ({"id": "m", "files_sha256": "2"}, {"id": "m"}):
+        with pytest.raises(ArtifactError, match=r"model\.files_sha256: was \"1\", asked"):
+            build(tmp_path / "new", fingerprint(model=other), make)
+
+
+def reported(folder, pictures, text="report"):
+    for name in ("report.json", "report.md"):
+        (folder / name).write_text(text)
+    shutil.rmtree(folder / "figures", ignore_errors=True)
+    (folder / "figures").mkdir()
+    for name in pictures:
+        (folder / "figures" / name).write_bytes(b"drawn")
+
+
+def states(run):
+    return {path: path.stat().st_mtime_ns for path in run.rglob("*")}
+
+
+def test_a_report_is_written_again_only_where_it_changed_and_stale_pictures_go(tmp_path, monkeypatch):
+    run, folder = tmp_path / "run", tmp_path / "evaluate"
+    run.mkdir()
+    folder.mkdir()
+    reported(folder, ["bars.png", "worth.png"])
+    (run / "report.failed.md").write_text("failed")
+    _publish(run, folder)
+    (run / "figures" / "notes.txt").write_text("mine")
+    found = states(run)
+    assert sorted(path.name for path in found if path.is_file()) == sorted(
+        ["report.json", "report.md", "bars.png", "worth.png", "notes.txt"]
+    )
+    _publish(run, folder)
+    assert states(run) == found
+    reported(folder, ["bars.png"], "another")
+
+    def full(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as disk:
+        disk.setattr(os, "fsync", full)
+        with pytest.raises(DiskFullError):
+            _publish(run, folder)
+    assert (run / "report.json").read_text() == "report", "a full disk tears nothing"
+    _publish(run, folder)
+    assert (run / "report.json").read_text() == (run / "report.md").read_text() == "another"
+    assert sorted(path.name for path in (run / "figures").iterdir()) == ["bars.png", "notes.txt"]

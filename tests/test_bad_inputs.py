@@ -39,8 +39,9 @@ from transformers import AutoTokenizer
 from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, sha256_of_file
 from pulse_hf.data import chunks
-from pulse_hf.data.columns import Columns, Format
+from pulse_hf.data.columns import Columns, Format, ItemColumns
 from pulse_hf.data.item_text import build_item, clean_text, cut_text
+from pulse_hf.data.items import read_items
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.sequences import decisions, load_items, load_sequences, some_decisions
 from pulse_hf.hub.pulled_datasets import place_dataset
@@ -81,12 +82,14 @@ FILES: list[tuple[str, str, bytes, str]] = [
     ("F1 95 %", "a.jsonl.gz", WHOLE[: len(WHOLE) * 95 // 100], r"ends early after \d+ good lines.*again"),
     ("F1 99.99 %", "a.jsonl.gz", WHOLE[:-1], r"ends early after 2000 good lines"),
     ("F4 trailing garbage", "a.jsonl.gz", WHOLE + b"garbage", r"damaged or ends early after 2000 good lines"),
-    ("F8 header only", "a.csv", b"user_id,item_id,timestamp,rating,review\n", "no rows"),
+    ("F7 empty", "a.jsonl", b"", r"the file is empty \(0 bytes\), expected rows\. Copy or download it again"),
+    ("F8 header only", "a.csv", b"user_id,item_id,timestamp,rating,review\n", r"no rows\. .* Copy the file again"),
+    ("F8 blank lines", "a.jsonl", b"\n \n", r"no rows\. .* Copy the file again"),
     ("F14 torn last line", "a.jsonl", LINES[:-30], r"a\.jsonl:2000: found .*one JSON object .*drop_bad_rows"),
     ("F15 torn middle line", "a.jsonl", LINES[:40] + b"\n" + LINES, r"a\.jsonl:1: found .*one JSON object"),
     ("F16 JSON array", "a.json", b"[\n" + LINES, r"a\.json:1: found '\[', expected one JSON object"),
     ("F28 tar", "a.jsonl", as_tar(LINES), r"a\.jsonl:1: found .*one JSON object"),
-    ("F28 pickle by content", "a.jsonl", pickle.dumps({"a": 1}), "found a pickle"),
+    ("F28 pickle by content", "a.jsonl", pickle.dumps({"a": 1}), "found a pickle.* convert any other"),
     ("F28 pickle by name", "a.pkl", pickle.dumps({"a": 1}), "unknown kind of file. Expected a name that ends in"),
     ("R13 Infinity", "a.jsonl", b'{"user_id": "u", "rating": -Infinity}\n', r"a\.jsonl:1: .*-Infinity is not JSON"),
 ]
@@ -108,7 +111,7 @@ def test_F17_a_line_without_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
     path = tmp_path / "a.jsonl"
     path.write_bytes(LINES[:1_000] + b"x" * 50_000 + b"\n" + LINES)
     number = LINES[:1_000].count(b"\n") + 1
-    with pytest.raises(ValueError, match=rf"a\.jsonl:{number}: the line has more than 1000 bytes"):
+    with pytest.raises(ValueError, match=rf"a\.jsonl:{number}: the line has more than 1000 bytes.* End each row"):
         list(chunks.read_chunks(path, Counter(), chunk_bytes=2_000))
 
 
@@ -202,6 +205,26 @@ def test_F26_one_file_in_two_roles_or_a_list_of_files(tmp_path: Path) -> None:  
         prepare(tmp_path / "both", loose(both, columns=Columns(), metadata=str(both)), seed=0) / "report.json"
     )
     assert (report["reviews"]["read"], report["result"]["events"], report["metadata"]["kept"]) == (5, 5, 5)
+
+
+def test_F26_two_shards_of_one_content_are_refused(tmp_path: Path) -> None:  # noqa: N802
+    (tmp_path / "log.jsonl").write_bytes(LINES)
+    (tmp_path / "log.jsonl.gz").write_bytes(WHOLE)
+    settings = loose(tmp_path / "log.jsonl*", deduplicate=False)
+    with pytest.raises(ValueError, match=r"log\.jsonl and .*log\.jsonl\.gz have the same content.* Remove one"):
+        prepare(tmp_path / "run", settings, seed=0)
+    (tmp_path / "log.jsonl.gz").write_bytes(gzip.compress(LINES + json.dumps(GOOD).encode()))  # only begins alike
+    report = read_json(prepare(tmp_path / "run", settings, seed=0) / "report.json")
+    assert report["reviews"]["kept"] == 4_001
+    assert report["reviews"]["repaired"] == {"exact repeat of a row, kept": 2_000}
+
+
+@pytest.mark.parametrize(("name", "content"), [("b.jsonl", "\n \n"), ("b.csv", "user_id,item_id,timestamp\n")])
+def test_F8_every_shard_has_rows(tmp_path: Path, name: str, content: str) -> None:  # noqa: N802
+    write_rows(tmp_path / "a.jsonl", [GOOD])
+    (tmp_path / name).write_text(content)
+    with pytest.raises(ValueError, match=rf"{re.escape(name)}: no rows\. .* or leave it out"):
+        prepare(tmp_path / "run", loose(tmp_path / "*.*", columns=Columns()), seed=0)
 
 
 def test_F24_a_formula_is_text_and_nothing_of_ours_is_a_spreadsheet(tmp_path: Path) -> None:  # noqa: N802
@@ -355,6 +378,7 @@ ROWS: list[tuple[str, dict[str, Any], str]] = [
     ("R10 future", {"timestamp": 4_000_000_000}, "field 'timestamp'.* from 1995 to 2035"),
     ("R1 missing item", {"item_id": None}, r"field 'item_id': found None, expected an id \(the row has"),
     ("R1 missing time", {"timestamp": None}, "field 'timestamp': found None"),
+    ("text that is a truth value", {"review": True}, "field 'review': found True, expected a text"),
 ]
 
 
@@ -366,6 +390,76 @@ def test_a_bad_row_names_line_field_value_and_remedy(tmp_path: Path, bad: dict[s
     assert "Correct the row, or set drop_bad_rows" in str(caught.value)
     events, count = read(path, FULL, drop=True)
     assert (count.read, count.kept, len(events), count.dropped.total()) == (3, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("name", "column", "said"),
+    [
+        ("timestamp", pa.array([START, 2**63], pa.uint64()), "9223372036854775808, expected an integer timestamp"),
+        ("rating", pa.array([5, 2**53 + 1]), "9007199254740993, expected a number from 1 to 5"),
+        ("review", pa.array([True, False]), "True, expected a text"),
+    ],
+    ids=["R9 beyond int64", "R6 beyond double", "text that is a truth value"],
+)
+def test_a_value_of_parquet_that_its_role_does_not_hold_is_named(
+    tmp_path: Path, name: str, column: pa.Array, said: str
+) -> None:
+    path, number = tmp_path / "log.parquet", 1 if name == "review" else 2
+    pa.parquet.write_table(pa.table({key: [value] * 2 for key, value in GOOD.items()} | {name: column}), path)
+    with pytest.raises(ValueError, match=rf"log\.parquet: row {number}: field '{name}': found {said}.*drop_bad_rows"):
+        read(path, FULL)
+    events, count = read(path, FULL, drop=True)
+    assert (count.read, len(events), count.dropped) == (2, number - 1, {f"bad {name}": 3 - number})
+
+
+def test_a_column_of_parquet_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) -> None:
+    path, names = tmp_path / "log.parquet", [*GOOD, "rating"]
+    made = pa.Table.from_arrays([pa.array([GOOD[name]]) for name in names], names=names)
+    pa.parquet.write_table(made, path)
+    with pytest.raises(ValueError, match=r"log\.parquet: the columns name \['rating'\] twice.* its own name"):
+        read(path, FULL)
+    assert len(read(path, Columns())[0]) == 1
+
+
+def test_parquet_that_cannot_be_unpacked_here_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "log.parquet"
+    pa.parquet.write_table(pa.table({key: [value] for key, value in GOOD.items()}), path)
+    whole = path.read_bytes()
+    path.write_bytes(whole.replace(b"\x18\x06rating\x15\x02", b"\x18\x06rating\x15\x06"))  # LZO instead of snappy
+    with pytest.raises(ValueError, match=r"log\.parquet: not a whole .*LZO.* write it anew with zstd or snappy"):
+        read(path, FULL)
+    path.write_bytes(whole)
+
+    def not_built(*_: Any, **more: Any) -> Any:
+        raise pa.ArrowNotImplementedError("Support for codec 'zstd' not built")
+
+    monkeypatch.setattr(pa.parquet.ParquetFile, "iter_batches", not_built)
+    with pytest.raises(ValueError, match=r"log\.parquet: not a whole .*not built.* write it anew with zstd or snappy"):
+        read(path, FULL)
+
+
+def test_what_is_no_text_becomes_no_words(tmp_path: Path) -> None:
+    """NaN and infinity say that there is none; a number is kept and counted; words that look so are words."""
+    counts = {"NaN or infinity as no text": 1, "number as text": 1}
+    line = json.dumps({**GOOD, "review": 0})
+    lines = [line.replace('"review": 0', f'"review": {value}') for value in ("1e400", "1984", '"nan"')]
+    events, count = read(write_rows(tmp_path / "log.jsonl", lines), FULL)
+    assert ([event.review for event in events], count.repaired) == (["", "1984", "nan"], counts)
+    path = tmp_path / "log.parquet"
+    rows = {key: [value] * 2 for key, value in GOOD.items()}
+    pa.parquet.write_table(pa.table({**rows, "review": [float("nan"), 2.5]}), path)
+    events, count = read(path, FULL)
+    assert ([event.review for event in events], count.repaired) == (["", "2.5"], counts)
+    pa.parquet.write_table(pa.table({**rows, "review": [19, 84]}), path)
+    events, count = read(path, FULL)
+    assert ([event.review for event in events], count.repaired) == (["19", "84"], {"number as text": 2})
+    pa.parquet.write_table(pa.table({"item_id": ["a"], "title": [1984], "description": [float("nan")]}), path)
+    items, told = read_items(path, ItemColumns(), {"a"})
+    assert items["a"].item_text == "1984"
+    assert counts.items() <= told.repaired.items()
+    wrong = write_rows(tmp_path / "items.jsonl", [{"item_id": "a", "title": True}])
+    with pytest.raises(ValueError, match=r"items\.jsonl:1: field 'title': found True, expected a text"):
+        read_items(wrong, ItemColumns(), {"a"})
 
 
 REPAIRS: list[tuple[str, dict[str, Any], dict[str, Any], str]] = [
@@ -473,6 +567,10 @@ def test_R16_and_R17_repeats_are_counted_and_the_first_is_kept(tmp_path: Path) -
     assert report["reviews"]["dropped"] == {"repeat of a user and item": 3}
     (user,) = load_sequences(tmp_path)
     assert dict(zip(user.item_ids, user.timestamps, strict=True)) == {"a": START, "b": START + DAY}
+    kept = prepare(tmp_path / "kept", loose(tmp_path / "a.jsonl", deduplicate=False), seed=0)
+    report = read_json(kept / "report.json")
+    assert (report["reviews"]["dropped"], report["result"]["events"]) == ({}, 5)
+    assert report["reviews"]["repaired"] == {"exact repeat of a row, kept": 1}
 
 
 def test_R18_R20_and_R21_metadata_that_does_not_fit(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:  # noqa: N802

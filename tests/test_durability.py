@@ -48,7 +48,7 @@ from pulse_hf.reasoning.examples import ScorerExample
 from pulse_hf.training import thought_space_fit
 from pulse_hf.training.candidate_trainer import newest_checkpoint
 from pulse_hf.training.sasrec import fit_sasrec
-from pulse_hf.training.scorer import RecommenderSettings
+from pulse_hf.training.scorer import RecommenderSettings, _keep_fitted
 from pulse_hf.training.scorer_fit import make_processor, train_scorer
 from pulse_hf.training.thought_space_fit import fit
 
@@ -151,6 +151,20 @@ def test_every_file_is_on_the_disk_before_the_manifest_that_vouches_for_it(tmp_p
     assert names[last - 2 : last] == ["plain.bin", "toy.partial"]
 
 
+def test_a_fitted_system_is_on_the_disk_before_the_note_that_vouches_for_it(tmp_path, monkeypatch):
+    (tmp_path / "pulse" / "adapter").mkdir(parents=True)
+    (tmp_path / "pulse" / "adapter" / "weights").write_bytes(b"x")
+    (tmp_path / "pulse-text").mkdir()
+    (tmp_path / "pulse-text" / "record").write_bytes(b"x")
+    synced = []
+    monkeypatch.setattr(os, "fsync", lambda descriptor: synced.append(os.readlink(f"/proc/self/fd/{descriptor}")))
+    _keep_fitted(tmp_path / "pulse", tmp_path / "pulse-text", {"batches": 1})
+    names = [Path(path).name for path in synced]
+    note = names.index("..fitted.json.tmp")
+    assert {"weights", "adapter", "pulse", "record", "pulse-text"} <= set(names[:note])
+    assert read_json(tmp_path / "pulse" / ".fitted.json") == {"batches": 1}
+
+
 def saved(folder: Path, version: int) -> None:
     """Three entries, one of which only the first version has, another only the second."""
     finish_replacing(folder)
@@ -236,7 +250,7 @@ def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:
     folder = tmp_path / "toy"
     build(folder, fingerprint(1), making(1))
     sha256 = content_sha256(folder)
-    folder.rename(tmp_path / "toy.old")
+    folder.rename(tmp_path / ".toy.old")
     assert build(folder, fingerprint(1), lambda work: pytest.fail("made again")) is False
     assert content_sha256(folder) == sha256
 

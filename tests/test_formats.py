@@ -23,7 +23,7 @@ import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from loopback_hub import run_client
+from loopback_hub import DropBefore, Status, Truncate, run_client
 from test_data import DAY, FULL, START, event_row, read, shop, table, write_rows
 
 import pulse_hf.data.prepare as prepare_module
@@ -104,6 +104,24 @@ def test_faultless_files_take_the_fast_way(
     bad = writer(tmp_path / "bad", [event_row("u", "a", 1, rating=6.0, review="x")])
     with pytest.raises(AssertionError, match="row by row"):
         list(event_tables.event_tables(bad, Format(FULL), RowCount()))
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_words_for_nothing_and_leading_zeros_stay_words_on_the_fast_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, writer: Callable[[Path, list[dict[str, Any]]], Path]
+) -> None:
+    words = ["NA", "N/A", "#N/A", "null", "NULL", "nan", "-NaN", "None", "true", "007", "1e5", "1.0", "x "]
+    rows = [event_row(word, word, day, rating=5.0, review=word) for day, word in enumerate(words)]
+    path = writer(tmp_path / "log", rows)
+    assert len(read(path, FULL)[0]) == len(words)
+
+    def refuse(*_: Any) -> None:
+        raise AssertionError("read row by row")
+
+    monkeypatch.setattr(event_tables, "_values", refuse)
+    (found,) = event_tables.event_tables(path, Format(FULL), RowCount())
+    assert found["user_id"].to_pylist() == found["item_id"].to_pylist() == words
+    assert found["review"].to_pylist() == [word.strip() for word in words]
 
 
 DEFECTS: list[Callable[[dict[str, Any], random.Random], Any]] = [
@@ -276,7 +294,7 @@ def test_parquet_times_and_numbers(tmp_path: Path) -> None:
         read(tmp_path / "fine.parquet", FULL)
     whole = (tmp_path / "log.parquet").read_bytes()
     (tmp_path / "cut.parquet").write_bytes(whole[: len(whole) - 9])
-    with pytest.raises(ValueError, match=r"cut\.parquet: not a whole Parquet file"):
+    with pytest.raises(ValueError, match=r"cut\.parquet: not a whole Parquet file.* Copy or download it again"):
         read(tmp_path / "cut.parquet", FULL)
     with pytest.raises(ValueError, match=r"log\.parquet: the columns are .* expected also \['when'\]"):
         read(tmp_path / "log.parquet", Columns(timestamp="when"))
@@ -468,6 +486,29 @@ def test_a_dataset_in_shards_is_read_as_the_one_file_would_be(tmp_path: Path, hu
     """
     told = run_client(program, hub.environment(tmp_path / "home")).split()
     assert told == sorted(Path(name).name for name in files)
+
+
+def test_a_hub_that_fails_on_the_way_is_told_in_one_sentence(tmp_path: Path, hub: Any) -> None:
+    for name in ("down", "busy", "cut"):
+        hub.create_repo(f"alice/{name}", {"a.jsonl": b"x" * 9_000}, repo_type="dataset")
+    hub.faults.add(DropBefore(), path="/api/datasets/alice/down", times=None)
+    hub.faults.add(Status(503, retry_after=0), path="/api/datasets/alice/busy", times=None)
+    hub.faults.add(Truncate(100), method="GET", path="/alice/cut/resolve/", times=None)
+    program = """
+        from pulse_hf.data.sources import local_files
+        for file in ("down/*.jsonl", "busy/*.jsonl", "cut/a.jsonl", "none/*.jsonl"):
+            try:
+                print(local_files(f"hf://datasets/alice/{file}"))
+            except (ConnectionError, ValueError) as error:
+                print(type(error).__name__, *str(error).split())
+    """
+    told = run_client(program, hub.environment(tmp_path / "home"), patient=False).splitlines()
+    kinds = [line.split()[0] for line in told]
+    assert kinds == ["ConnectionError", "ConnectionError", "ConnectionError", "ValueError"], told
+    for line, file in zip(told, ("down/*.jsonl", "busy/*.jsonl", "cut/a.jsonl", "none/*.jsonl"), strict=True):
+        assert f"hf://datasets/alice/{file}: the Hub " in line
+    assert all("Try again later" in line for line in told[:3])
+    assert "status 503" in told[1]
 
 
 class _Hub(BaseHTTPRequestHandler):

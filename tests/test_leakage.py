@@ -13,10 +13,12 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, P
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import load_sequences
 from pulse_hf.evaluation import leakage
-from pulse_hf.evaluation.baselines.fusion import INGREDIENTS
+from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS
 from pulse_hf.evaluation.evaluate import SYSTEMS, EvaluateSettings, evaluate
+from pulse_hf.evaluation.ground import Ground
 from pulse_hf.evaluation.leakage import audit
-from pulse_hf.evaluation.stage_inputs import CANARY, stage_inputs, swap_targets
+from pulse_hf.evaluation.stage_inputs import sha256_of_inputs, stage_texts
+from pulse_hf.evaluation.worlds import CANARY, swap_targets
 from pulse_hf.reasoning import prompts
 from pulse_hf.reasoning import rationales as rationales_stage
 from pulse_hf.reasoning import thoughts as thoughts_stage
@@ -194,7 +196,8 @@ def test_swapped_worlds_differ_in_the_stated_targets_only():
 def test_inputs_of_training_are_the_same_in_the_swapped_world(collaborative):
     sequences = load_sequences(collaborative)
     both = swap_targets(sequences, CATALOGUE, ("validation", "test"), 0)
-    assert stage_inputs(collaborative, sequences) == stage_inputs(collaborative, both)
+    before, after = (sha256_of_inputs(stage_texts(Ground(collaborative), world)) for world in (sequences, both))
+    assert before == after
 
 
 def test_what_cannot_be_examined_has_not_passed():
@@ -267,7 +270,8 @@ def test_a_target_among_a_neighbours_items_is_caught(copied, monkeypatch):
 
 def test_neighbours_that_lend_their_test_targets_are_caught(copied, monkeypatch):
     monkeypatch.setattr(similar_users, "lendable", lambda sequences: {one.user_id: one for one in sequences})
-    monkeypatch.setattr("pulse_hf.evaluation.stage_inputs.lendable", similar_users.lendable)
+    for module in ("stage_inputs", "lending"):
+        monkeypatch.setattr(f"pulse_hf.evaluation.{module}.lendable", similar_users.lendable)
     fitted(copied)
     found = failed(audit(copied))
     assert {"training inputs ignore validation and test targets", "neighbours lend training items only"} <= found
@@ -281,7 +285,7 @@ def test_items_lent_after_the_decision_are_caught(copied, monkeypatch):
         return honest(*given, **{**named, "before": None})
 
     monkeypatch.setattr(similar_users, "lend_items", timeless)
-    monkeypatch.setattr("pulse_hf.evaluation.stage_inputs.lend_items", timeless)
+    monkeypatch.setattr("pulse_hf.evaluation.lending.lend_items", timeless)
     fitted(copied)
     assert failed(audit(copied)) == {"neighbours lend training items only"}
 
@@ -541,7 +545,8 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert report["worth_of_a_reason"]["variants"]["own"]["mrr"] == report["systems"]["pulse"]["mrr"]
     assert set(report["stackers"]) == {"fusion", "fusion+slm+sft", "pulse-fused"}
     fused, ours = report["stackers"]["fusion"], report["stackers"]["pulse-fused"]
-    assert ours["names"][: len(INGREDIENTS) + 1] == [*fused["names"][: len(INGREDIENTS)], "pulse"]
+    assert fused["names"][: len(INGREDIENTS) + 1] == [*INGREDIENTS, REVIEWS]
+    assert ours["names"][: len(INGREDIENTS) + 2] == [*INGREDIENTS, REVIEWS, "pulse"]
     assert set(fused["cross_validated"]) == set(ours["cross_validated"])
     rows = report["train_vs_test"]
     assert [rows[name]["decisions"] for name in sorted(rows)] == [40, 80, 80]

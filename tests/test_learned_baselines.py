@@ -9,14 +9,14 @@ import numpy as np
 import pytest
 from small_road import small_settings
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
+from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_table, write_table
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.evaluation import leakage
-from pulse_hf.evaluation.baselines import bm25, calibration, encoder_tuned, gated
-from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, Stacker
+from pulse_hf.evaluation.baselines import bm25, bm25_reviews, calibration, encoder_tuned, gated
+from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS, Stacker
 from pulse_hf.evaluation.evaluate import _spent, evaluate
 from pulse_hf.evaluation.protocol import load_study
-from pulse_hf.evaluation.systems import ScoreBook, systems
+from pulse_hf.evaluation.systems import ScoreBook, has_reviews, systems
 from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
 from pulse_hf.training.baselines import BaselineSettings, baselines
 
@@ -152,6 +152,49 @@ def test_bm25_prefers_the_candidate_that_shares_a_rare_word(run):
         assert ((row > 0) <= shares).all()  # nothing shared, no score
         agreed += int(shares[row.argmax()])
     assert agreed > 0
+
+
+def test_bm25_reviews_finds_who_wrote_alike_and_reads_no_word_of_a_target(small_run):
+    study = load_study(small_run)
+    decisions = study.split("test")
+    decision, *others = decisions
+    target = study.target_items([decision])[0]
+    silent = {key: replace(one, reviews=("",) * len(one)) for key, one in study.sequences.items()}
+    told = dict(silent)
+    writer = next(
+        key for key, one in study.sequences.items() if target in one.training().item_ids and key != decision.user_id
+    )
+    places = [target == item for item in study.sequences[writer].item_ids]
+    told[writer] = replace(told[writer], reviews=tuple("wonderfully zebra" if place else "" for place in places))
+    person = study.sequences[decision.user_id]
+    told[decision.user_id] = replace(
+        person, reviews=tuple("zebra please" if place == 0 else "unheard" for place in range(len(person)))
+    )
+    (row,) = bm25_reviews.scores(replace(study, sequences=told), [decision])
+    assert row.argmax() == study.targets([decision])[0]
+    assert (np.delete(row, row.argmax()) == 0).all()  # no other candidate has the word
+    # What is written of validation and test targets is nobody's document.
+    held_out = {
+        key: replace(one, reviews=("",) * one.num_train + ("zebra",) * (len(one) - one.num_train))
+        for key, one in study.sequences.items()
+    }
+    held_out[decision.user_id] = told[decision.user_id]
+    (row,) = bm25_reviews.scores(replace(study, sequences=held_out), [decision])
+    assert (row == 0).all()
+    assert all((row == 0).all() for row in bm25_reviews.scores(replace(study, sequences=silent), others[:3]))
+
+
+def test_reviews_join_the_fusions_where_there_are_any(small_run, tmp_path):
+    assert has_reviews(small_run)
+    known = systems(ScoreBook(tmp_path, load_study(small_run)), l2=1e-3)
+    assert all(REVIEWS in known[name].parts for name in ("fusion", "fusion+slm+sft", "pulse-fused"))
+    (tmp_path / "sequences").mkdir()
+    rows = [
+        {**row, "reviews": [""] * len(row["reviews"])}
+        for row in read_table(small_run / "sequences" / "sequences.parquet").to_pylist()
+    ]
+    write_table(tmp_path / "sequences" / "sequences.parquet", "sequences", rows)
+    assert not has_reviews(tmp_path)
 
 
 def test_a_leak_into_the_pairs_is_found(small_run, tmp_path, monkeypatch):

@@ -10,7 +10,6 @@ import torch
 from transformers import AutoTokenizer
 
 from pulse_hf.cli import show
-from pulse_hf.composition import Pool
 from pulse_hf.models import text_encoder
 from pulse_hf.models.embedded import NANO_ID, resolve_model
 from pulse_hf.models.scorer.adapter import load_scorer
@@ -22,6 +21,7 @@ from pulse_hf.reasoning.shared_reasons import SharedReasons
 from pulse_hf.reasoning.transformers_engine import TransformersGenerator
 from pulse_hf.recommender import PulseRecommender, Title
 from pulse_hf.retrieval.names import Names
+from pulse_hf.retrieval.retriever import Pool
 from pulse_hf.schema import CandidateSet, Item, Sequence
 
 REASON = "They care about quiet rooms."
@@ -147,7 +147,7 @@ def test_the_popular_are_counted_once_and_the_catalogue_is_not_copied(parts):
     chosen = [item_id for row in parts.pool.item_ids for item_id in row]
     expected = sorted(parts.items, key=lambda item_id: -chosen.count(item_id))[:100]
     for _ in range(3):
-        assert recommender._retrieve(*recommender._names.read([]), 100) == expected
+        assert recommender._retriever.best(*recommender._names.read([]), 100) == expected
     assert rows.passes == 1
     past, items = recommender._names.read(["a new thing"])
     assert items.maps[1] is parts.items
@@ -291,12 +291,12 @@ def test_a_known_user_is_not_lent_to_by_himself(small_recommender, monkeypatch):
         taken.append([lenders[user_id].item_ids for user_id in user_ids])
         return ["lent"]
 
-    monkeypatch.setattr("pulse_hf.retrieval.similar_users.lend_items", noted)
+    monkeypatch.setattr("pulse_hf.retrieval.retriever.lend_items", noted)
     number = small_recommender.parts.record["neighbours"]["num_neighbours"]
     for user_id in list(small_recommender.users)[:10]:
         history = small_recommender.history_of(user_id)
         past, items = small_recommender._names.read(history)
-        assert small_recommender._lent(past, items) == ["lent"]
+        assert small_recommender._retriever.lent(past, items) == ["lent"]
         assert len(taken[-1]) == number
         own = small_recommender.users[user_id].training().item_ids
         assert own in small_recommender.parts.pool.item_ids

@@ -37,6 +37,8 @@ logger = logging.getLogger(__name__)
 MANIFEST = "manifest.json"
 FORMAT_VERSION = 3  # 3: users to train on and users to judge by are drawn apart
 _BEGUN = ".fingerprint.json"
+# What artefacts of this format that were made earlier do not tell; where it is absent nothing is compared.
+_TOLD_LATER = ("model.files_sha256",)
 _PACKAGES = ("torch", "transformers", "peft", "trl", "datasets", "accelerate", "sentence-transformers", "pyarrow")
 
 
@@ -96,11 +98,14 @@ def build(
 
     Raises:
         ArtifactError: An artefact or a half-made one with another fingerprint lies there, or one half-made with other
-            major versions of the libraries, or another process is at it.
+            major versions of the libraries, or files that no stage made, or another process is at it.
+        DiskFullError: There is no room; what lay there still does.
     """
     if process() > 0:
         return _helped(folder, make, together=together)
-    with _telling() as begun, _locked(folder):  # a refused lock is told to the others, too
+    # A refused lock is told to the others, too.
+    with room_for(folder), _telling() as begun, _locked(folder):
+        _refuse_foreign(folder, force=force)
         _recover(folder)
         if (folder / MANIFEST).exists():
             differences = _stale(folder) or _differences(read_manifest(folder)["fingerprint"], fingerprint.flat())
@@ -113,8 +118,7 @@ def build(
         _open_work(work, fingerprint, force=force)
         begun(True)
         started = time.perf_counter()
-        with room_for(folder):
-            counts = make(work)
+        counts = make(work)
         _finish(work, fingerprint, counts, seconds=time.perf_counter() - started)
         _recover(folder)
         wait_for_all()
@@ -170,22 +174,41 @@ def _locked(folder: Path) -> Iterator[None]:
         held.release()
 
 
+def _refuse_foreign(folder: Path, *, force: bool) -> None:
+    """What no stage made is not moved away: somebody keeps files of their own under a stage's name."""
+    made = (folder / MANIFEST).exists() or not folder.exists()
+    if made or force or (folder.is_dir() and not any(folder.iterdir())):
+        return
+    raise ArtifactError(
+        f"{folder} is there, but no finished artefact (no {MANIFEST}); expected an artefact or nothing. Move it "
+        "elsewhere, use another run folder, or pass --force to put the artefact in its place."
+    )
+
+
 def _recover(folder: Path) -> None:
     """Finish or undo whatever a swap of folders was doing; every step may be the last before a kill."""
-    work, old = (folder.with_name(folder.name + ending) for ending in (".partial", ".old"))
+    work = folder.with_name(f"{folder.name}.partial")
+    old = folder.with_name(f".{folder.name}.old")  # hidden: a copy that people make has no such name
     if (work / MANIFEST).exists():  # complete: its manifest was written last
         if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+            _take_away(old)
             os.replace(folder, old)
         os.replace(work, folder)
         fsync(folder.parent)
     elif old.exists() and not folder.exists():
         os.replace(old, folder)
         fsync(folder.parent)
-    shutil.rmtree(old, ignore_errors=True)
+    _take_away(old)
     if (folder / MANIFEST).exists():
         for path in [path for path in folder.rglob(".*") if path.exists()]:
-            shutil.rmtree(path) if path.is_dir() else path.unlink(missing_ok=True)
+            _take_away(path)
+
+
+def _take_away(path: Path) -> None:
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _open_work(work: Path, fingerprint: Fingerprint, *, force: bool) -> None:
@@ -260,7 +283,7 @@ def _differences(known: Mapping[str, str], asked: Mapping[str, str]) -> list[str
     return [
         f"{key}: was {known.get(key, 'absent')}, asked {asked.get(key, 'absent')}"
         for key in keys
-        if known.get(key) != asked.get(key)
+        if known.get(key) != asked.get(key) and (key in known or key not in _TOLD_LATER)
     ]
 
 

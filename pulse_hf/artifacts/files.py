@@ -41,6 +41,13 @@ def write_json(path: Path, value: Any) -> None:
     write_text(path, json.dumps(value, indent=2, ensure_ascii=False, sort_keys=True) + "\n")
 
 
+def copy_file(source: Path, target: Path) -> None:
+    """Copy a file so that a reader sees the old one or the new one; one with the same bytes is left alone."""
+    if not target.is_file() or sha256_of_file(target) != sha256_of_file(source):
+        with atomic(target) as temporary:
+            shutil.copyfile(source, temporary)
+
+
 def read_json(path: Path) -> Any:
     """Read JSON; an error names the file."""
     try:
@@ -174,7 +181,7 @@ def room_for(path: Path) -> Iterator[None]:
             raise
         named = getattr(error, "filename", None)  # a cache may lie on another disk
         where = Path(named) if isinstance(named, str) and Path(named).parent.is_dir() else path
-        free = shutil.disk_usage(where.parent).free
+        free = shutil.disk_usage(next(one for one in where.absolute().parents if one.is_dir())).free
         raise DiskFullError(
             f"{where}: no room ({os.strerror(number)}), {free:,} bytes are free. Nothing is lost: make room and run "
             "the same command again."

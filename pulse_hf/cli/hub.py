@@ -39,8 +39,10 @@ def push(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="List files and sizes, send nothing.")] = False,
 ) -> None:
     """Publish an artefact of a run in one commit (the token is the one of: hf auth login)."""
+    from pulse_hf.cli.faults import require_run
     from pulse_hf.publish import Publication, publish
 
+    require_run(run)
     how = Publication(
         repo_id=repo,
         private=True if private else None,
@@ -105,7 +107,8 @@ def pull(
     if to is None:
         typer.echo(folder)
         return
-    if to.exists() and any(to.iterdir()) and not force:
+    # A pull that was killed leaves its unfinished work, and is simply run again.
+    if to.exists() and any(path.name != ".saving" for path in to.iterdir()) and not force:
         raise ValueError(f"{to} is not empty; name a new folder or give --force")
     copy_sealed(folder, to)
     typer.echo(to)
@@ -124,8 +127,11 @@ def space(
     import subprocess
     import sys
 
+    from pulse_hf.cli.faults import require_run
     from pulse_hf.hub.shipped import shipped
 
+    if run is not None:
+        require_run(run)
     if importlib.util.find_spec("gradio") is None:
         raise ModuleNotFoundError("the Space needs gradio", name="gradio")
 

@@ -12,6 +12,8 @@ from collections.abc import Sequence
 from contextlib import suppress
 from types import FrameType
 
+import typer
+
 _LOOK_S = 0.1
 _PATIENCE_S, _STOPPED_PATIENCE_S = 2, 60  # for processes whose fellow failed, and for all when a signal came
 
@@ -69,17 +71,30 @@ def launch(arguments: Sequence[str], processes: int) -> int:
 def _wait(children: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -> int:
     while True:
         codes = [child.poll() for child in children]
-        failed = [code for code in codes if code]
+        failed = [(rank, code) for rank, code in enumerate(codes) if code]
         if failed:
+            rank, code = failed[0]
             if not signals:  # else all have been told
+                _tell_killed(rank, code)
                 _signal(children, signal.SIGTERM)
             until = time.monotonic() + (_STOPPED_PATIENCE_S if signals else _PATIENCE_S)
             while any(child.poll() is None for child in children) and time.monotonic() < until:
                 time.sleep(_LOOK_S)
-            return failed[0] if failed[0] > 0 else 128 - failed[0]
+            return code if code > 0 else 128 - code
         if None not in codes:
             return 0
         time.sleep(_LOOK_S)
+
+
+def _tell_killed(rank: int, code: int) -> None:
+    """Say what a process that was killed could not say itself."""
+    if code < 0:
+        why = " (often because the memory is full)" if code == -signal.SIGKILL else ""
+        typer.echo(
+            f"error: process {rank} of this launch was killed by {signal.Signals(-code).name}{why}; the others are "
+            "stopped, and the same command goes on from here",
+            err=True,
+        )
 
 
 def _signal(children: Sequence[subprocess.Popen[bytes]], number: int) -> None:

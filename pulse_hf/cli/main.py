@@ -40,14 +40,6 @@ Recipe = Annotated[
 Force = Annotated[bool, typer.Option("--force", help="Make anew what was made from other settings or inputs.")]
 
 
-# What `pip install pulse-hf` alone does not bring (pyproject.toml), by the name that is imported.
-_EXTRAS = {
-    "train": ("accelerate", "bm25s", "datasets", "trl", "sklearn", "scipy", "matplotlib"),
-    "space": ("gradio",),
-    "vllm": ("vllm",),
-}
-
-
 def _settings(preset: str, recipe: str | None, file: Path | None, assignments: list[str] | None) -> RunSettings:
     from dataclasses import replace
 
@@ -77,9 +69,12 @@ def _stage_command(word: str, purpose: str) -> None:
         force: Force = False,
     ) -> None:
         from pulse_hf.artifacts import process
+        from pulse_hf.cli.faults import require_run
         from pulse_hf.pipeline import run_stage, settings_of_run, stage_named
         from pulse_hf.settings import override
 
+        if word not in _BEGINNING:
+            require_run(run)
         own = settings_of_run(run) if (preset, recipe, settings) == (None, None, None) else None
         chosen = (
             _settings(preset or "small", recipe, settings, assignments)
@@ -104,6 +99,8 @@ _WORDS = {
     "baselines": "fit the learned baselines that only the report needs",
     "evaluate": "score every system, audit for leaks, write the report",
 }
+
+_BEGINNING = ("world", "prepare")  # they make the run's folder
 
 
 @app.command("run")
@@ -170,8 +167,10 @@ def recommend(
 @app.command()
 def audit(run: Run) -> None:
     """Swap all validation and test targets and check that no training input changes."""
+    from pulse_hf.cli.faults import require_run
     from pulse_hf.cli.show import show_audit
 
+    require_run(run)
     if not show_audit(run):
         raise typer.Exit(6)
 
@@ -191,11 +190,12 @@ def _stop(number: int, _frame: FrameType | None) -> NoReturn:
 def main() -> None:
     """Entry point: a user's mistake is one clear line, a bug is a traceback.
 
-    Exit codes: 0 done, 1 bug, 2 bad input, setting or token, 3 somebody else changed the repo meanwhile, 4 disk full,
-    5 no answer from a server, 6 an artefact or number that cannot be trusted, 130 and 143 stopped by a signal.
+    Exit codes: 0 done, 1 bug, 2 bad input, path, setting or token, 3 somebody else changed the repo meanwhile, 4 disk
+    or memory full, 5 no answer from a server, 6 an artefact or number that cannot be trusted, 130 and 143 stopped by a
+    signal, 137 a process of several was killed.
     """
-    from pulse_hf.artifacts import ArtifactError, DiskFullError, process
-    from pulse_hf.hub.refusals import OvertakenError
+    from pulse_hf.artifacts import process
+    from pulse_hf.cli.faults import told
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
@@ -211,21 +211,13 @@ def main() -> None:
     warnings.filterwarnings("ignore", category=FutureWarning, module="transformers")
     try:
         app()
-    except (ArtifactError, FloatingPointError) as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(4 if isinstance(error, DiskFullError) else 3 if isinstance(error, OvertakenError) else 6)
-    except (ValueError, FileNotFoundError) as error:  # before the next: a refusal by the Hub is of both kinds
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(2)
-    except ConnectionError as error:
-        typer.echo(f"error: {error}", err=True)
-        sys.exit(5)
-    except ModuleNotFoundError as error:
-        extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
-        if extra is None:
+    except Exception as error:
+        known = told(error)
+        if known is None:
             raise
-        typer.echo(f"error: {error.name} is not installed here: pip install 'pulse-hf[{extra}]'", err=True)
-        sys.exit(2)
+        code, sentence = known
+        typer.echo(f"error: {sentence}", err=True)
+        sys.exit(code)
 
 
 if __name__ == "__main__":

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_manifest
+from pulse_hf.artifacts import read_json, read_manifest
 from pulse_hf.retrieval.names import Title
 
 if TYPE_CHECKING:
@@ -50,7 +50,7 @@ def show_recommendations(folder: Path, *, user: str | None, history: list[str], 
     """Print a ranked list with reasons.
 
     Raises:
-        ValueError: Neither or both of user and history are given.
+        ValueError: Neither or both of user and history are given, or the folder is not there.
     """
     if (user is None) == (not history):
         raise ValueError("give either --user ID or --history TITLE (once per item, oldest first)")
@@ -68,7 +68,7 @@ def _open(folder: Path) -> PulseRecommender:
     if (folder / RECORD).exists():
         return PulseRecommender.from_pretrained(folder)
     if not folder.is_dir():
-        raise ArtifactError(f"{folder} does not exist; give --run with a finished run or a saved recommender")
+        raise ValueError(f"{folder} is no folder; give --run with a finished run or a saved recommender")
     return PulseRecommender.from_run(folder)
 
 

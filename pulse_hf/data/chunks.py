@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import codecs
 import gzip
+import hashlib
 import logging
 import os
 import zlib
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ MAX_LINE_BYTES = 16_000_000  # ours: longer lines are damage, and would be held 
 MAX_EXCERPT_CHARS = 80
 _COMPARED_BYTES = 65_536
 _GZIP = b"\x1f\x8b"
+_DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 MAX_UNPACKED_RATIO, UNSUSPICIOUS_BYTES = 200, 1_000_000_000  # ours: text packs 3 to 20 times, a bomb a thousand times
 _FOREIGN = {b"PK\x03\x04": "a zip archive", b"PAR1": "a Parquet file", b"\x80": "a pickle"}
 
@@ -109,7 +111,7 @@ def _whole_lines(path: Path, stream: Any, chunk_bytes: int, repaired: Counter[st
     while True:
         try:
             data = stream.read1(chunk_bytes)
-        except (EOFError, gzip.BadGzipFile, zlib.error) as error:
+        except _DAMAGED as error:
             good = lines + sum(part.count(b"\n") for part in parts)
             if not salvage:
                 raise ValueError(
@@ -137,7 +139,10 @@ def _whole_lines(path: Path, stream: Any, chunk_bytes: int, repaired: Counter[st
         end = whole.rfind(b"\n") + 1
         if len(whole) - end > MAX_LINE_BYTES:
             number = lines + whole.count(b"\n") + 1
-            raise ValueError(f"{path}:{number}: the line has more than {MAX_LINE_BYTES} bytes; expected one row.")
+            raise ValueError(
+                f"{path}:{number}: the line has more than {MAX_LINE_BYTES} bytes; expected one row. End each row with "
+                "a line feed, or take the line out."
+            )
         parts, size = [whole[end:]], len(whole) - end
         if end:
             lines += whole.count(b"\n")
@@ -189,8 +194,31 @@ def same_content(one: Path, other: Path) -> bool:
                 pair = first.read(_COMPARED_BYTES), second.read(_COMPARED_BYTES)
                 if pair[0] != pair[1] or not pair[0]:
                     return pair[0] == pair[1]
-    except (EOFError, gzip.BadGzipFile, zlib.error):
+    except _DAMAGED:
         return False
+
+
+def find_twins(paths: Iterable[Path]) -> tuple[Path, Path] | None:
+    """Two files that hold the same text, as :func:`same_content` has it; only those that begin alike are compared."""
+    begun: dict[bytes, list[Path]] = {}
+    for path in paths:
+        beginning = _beginning(path)
+        if not beginning:
+            continue  # empty or damaged, of which its reader tells
+        alike = begun.setdefault(hashlib.sha256(beginning).digest(), [])
+        for other in alike:
+            if same_content(other, path):
+                return other, path
+        alike.append(path)
+    return None
+
+
+def _beginning(path: Path) -> bytes:
+    try:
+        with _unpacked(path) as stream:
+            return bytes(stream.read(_COMPARED_BYTES))
+    except _DAMAGED:
+        return b""
 
 
 def _unpacked(path: Path) -> Any:
@@ -204,10 +232,15 @@ def _is_gzip(path: Path) -> bool:
     with path.open("rb") as stream:
         magic = stream.read(4)
     if not magic:
-        raise ValueError(f"{path}: the file is empty (0 bytes).")
+        raise ValueError(
+            f"{path}: the file is empty (0 bytes), expected rows. Copy or download it again, or leave it out."
+        )
     for start, name in _FOREIGN.items():
         if magic.startswith(start):
-            raise ValueError(f"{path}: found {name}, but its name tells of text. Name the file by its kind.")
+            raise ValueError(
+                f"{path}: found {name}, but its name tells of text. Name a Parquet file .parquet; unpack or convert "
+                "any other."
+            )
     return magic.startswith(_GZIP)
 
 

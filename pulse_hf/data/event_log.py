@@ -41,6 +41,9 @@ class EventLog:
         folder: Where the spool lies; the caller removes it.
         part_bytes: About how much of the log is held at a time.
 
+    Attributes:
+        exact_repeats: Events that are equal to another one in everything; known once the log is sorted.
+
     Example:
         >>> import tempfile, pyarrow as pa
         >>> log = EventLog(Path(tempfile.mkdtemp()))
@@ -55,7 +58,7 @@ class EventLog:
     def __init__(self, folder: Path, part_bytes: int = PART_BYTES) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self.folder, self.part_bytes = folder, part_bytes
-        self.events = 0
+        self.events = self.exact_repeats = 0
         self.user_ids: list[str] = []
         self.item_ids: list[str] = []
         self._bytes = 0
@@ -163,6 +166,9 @@ class EventLog:
                 for row in rows
             ]
             order = np.lexsort((keys, times, users))
+            # Within a user and time, equal hashes are equal events.
+            equal = [np.diff(values[order]) == 0 for values in (users, times, keys)]
+            self.exact_repeats += int(np.all(equal, axis=0).sum())
         if deduplicate:
             pairs = users[order].astype(np.int64) * len(self.item_ids) + items[order]
             order = order[np.sort(np.unique(pairs, return_index=True)[1])]

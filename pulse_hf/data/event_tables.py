@@ -85,14 +85,15 @@ def event_tables(
 
     reader = _Reader(path, form, count, drop_bad_rows, salvage)
     tables = reader.strict_tables(chunk_bytes) if strict else reader.tables(chunk_bytes)
+    before = count.read  # one account may be of several shards
     with tqdm(desc=path.name, unit=" rows", disable=None, leave=False) as progress:
         for table in tables:
             progress.update(table.num_rows)
             count.kept += table.num_rows
             table = _of_five(table, form.rating_range[1], count.repaired)
             yield _worded(table, form.columns, count.repaired)
-    if not count.read:
-        raise ValueError(f"{path}: no rows. Expected one interaction or item a line.")
+    if count.read == before:
+        raise ValueError(f"{path}: no rows. Expected one interaction a line. Copy the file again, or leave it out.")
     absent = [name for name in form.columns.declared() if name not in reader.seen]
     if absent and reader.seen:
         raise ValueError(
@@ -216,8 +217,8 @@ def _values(row: Row, where: str, form: Format, repaired: Counter[str]) -> tuple
     item_id = read_id(row, columns.item_id, where, repaired)
     when = read_when(row, columns.when, where, None if columns.order else form.timestamp_unit, repaired)
     rating = read_rating(row, columns.rating, where, form.rating_range, repaired) if columns.rating else None
-    words = (without_surrogates(read_text(row, name, where), repaired) for name in (columns.summary, columns.review))
-    return user_id, item_id, when, rating, *words
+    words = (read_text(row, name, where, repaired) for name in (columns.summary, columns.review))
+    return user_id, item_id, when, rating, *(without_surrogates(text, repaired) for text in words)
 
 
 def _plain_times(path: Path, batch: pa.RecordBatch, form: Format) -> pa.RecordBatch:

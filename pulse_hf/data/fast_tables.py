@@ -147,7 +147,10 @@ def from_batch(batch: pa.RecordBatch, form: Format, repaired: Counter[str]) -> p
         if not fits:
             return None
         numbers += len(values) if whole and kind == pa.string() else 0
-        columns[name] = values.cast(kind)
+        try:
+            columns[name] = values.cast(kind)
+        except pa.ArrowInvalid:
+            return None  # an integer that the type does not hold: the strict reader names its row
     if numbers and not any(column.null_count for column in columns.values()):
         repaired["number as id"] += numbers
     elif numbers:

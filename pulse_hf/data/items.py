@@ -91,7 +91,7 @@ def _accounted(
         seen.update(row)
         yield where, row
     if not count.read:
-        raise ValueError(f"{path}: no rows. Expected one item a line.")
+        raise ValueError(f"{path}: no rows. Expected one item a line. Copy the file again, or leave metadata out.")
     absent = [name for name in declared if name not in seen]
     if absent and seen:
         raise ValueError(
@@ -107,21 +107,21 @@ def _item(
 ) -> tuple[Item, str]:
     return build_item(
         item_id,
-        read_text(row, columns.title, where),
-        description=read_text(row, columns.description, where),
-        brand=read_text(row, columns.brand, where),
-        categories=_categories(row, columns, where),
+        read_text(row, columns.title, where, repaired),
+        description=read_text(row, columns.description, where, repaired),
+        brand=read_text(row, columns.brand, where, repaired),
+        categories=_categories(row, columns, where, repaired),
         max_words=max_words,
         repaired=repaired,
     )
 
 
-def _categories(row: Row, columns: ItemColumns, where: str) -> list[str]:
+def _categories(row: Row, columns: ItemColumns, where: str, repaired: Counter[str]) -> list[str]:
     found = row.get(columns.category) if columns.category else None
     names = [name for name in columns.category_flags if str(row.get(name)) == "1"]
     if isinstance(found, list) and found and all(isinstance(path, list) for path in found):
         found = [name for path in found for name in path]  # Amazon 2014: several paths
     if isinstance(found, list) and all(isinstance(name, str) for name in found):
         return names + found
-    text = read_text(row, columns.category, where)
+    text = read_text(row, columns.category, where, repaired)
     return names + (text.split(columns.category_separator) if columns.category_separator else [text])

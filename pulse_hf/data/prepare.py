@@ -12,7 +12,7 @@ from typing import Any, Literal
 from pulse_hf.artifacts import Fingerprint, build, sha256_of_file, sha256_of_text, table_writer, write_json
 from pulse_hf.data.accounts import RowCount
 from pulse_hf.data.arrays import texts
-from pulse_hf.data.chunks import same_content
+from pulse_hf.data.chunks import find_twins, same_content
 from pulse_hf.data.columns import FORMATS, Columns, Format, ItemColumns
 from pulse_hf.data.event_log import EventLog
 from pulse_hf.data.event_tables import event_tables
@@ -133,7 +133,10 @@ class PrepareSettings:
         if self.split not in ("leave-one-out", "global-time", "people"):
             raise ValueError(f"split is {self.split!r}, expected 'leave-one-out', 'global-time' or 'people'.")
         if self.split == "global-time" and not self.timed:
-            raise ValueError("split is 'global-time', but the data has an order and no times.")
+            raise ValueError(
+                "split is 'global-time', but the data has an order and no times. Declare columns.timestamp, or split "
+                "otherwise."
+            )
         if self.strict_time and (self.split != "leave-one-out" or not self.timed):
             raise ValueError(
                 "strict_time asks which of a user's last choices came first: it needs times and leave-one-out."
@@ -183,6 +186,7 @@ def prepare(run: Path, settings: PrepareSettings, *, seed: int, force: bool = Fa
     if settings.metadata:
         settings = replace(settings, metadata=str(local_file(settings.metadata)))
     inputs = {"reviews": shards, **({"metadata": [Path(settings.metadata)]} if settings.metadata else {})}
+    _expect_other_shards(settings.reviews, shards)
     _expect_two_files(settings, shards)
     before = {path: _state_of(path) for paths in inputs.values() for path in paths}
     hashes = {name: _sha256_of(paths) for name, paths in inputs.items()}
@@ -222,6 +226,16 @@ def _check_encoding(name: str) -> None:
         )
 
 
+def _expect_other_shards(name: str, shards: Sequence[Path]) -> None:
+    """Refuse a pattern that takes in one file twice, such as ``log.jsonl`` and ``log.jsonl.gz``."""
+    twins = find_twins(shards) if len(shards) > 1 else None
+    if twins:
+        raise ValueError(
+            f"{twins[0]} and {twins[1]} have the same content, and each of their rows would count twice. Remove one, "
+            f"or give a pattern that takes in one of them; prepare.reviews is {name}."
+        )
+
+
 def _expect_two_files(settings: PrepareSettings, shards: Sequence[Path]) -> None:
     """Refuse one file in two roles: a review's headline would become its item's title. A table may well be both."""
     if settings.format == "table" or settings.metadata is None:
@@ -254,6 +268,8 @@ def _prepare(work: Path, settings: PrepareSettings, shards: Sequence[Path]) -> d
     count.check_damage(settings.reviews, settings.max_repair_rate)
     logger.info("%s: %d rows, %d readable", settings.reviews, count.read, count.kept)
     count.move("repeat of a user and item", log.sort(deduplicate=settings.deduplicate))
+    if log.exact_repeats and not settings.deduplicate:
+        count.repaired["exact repeat of a row, kept"] += log.exact_repeats
     core = _core(log, settings, count)
     ticks = TICKS_PER_SECOND[settings.form.timestamp_unit] if settings.timed else 1
     split: GlobalTime | People | None = None

@@ -281,12 +281,14 @@ def parquet_batches(
         tell: Is told the columns that the file has.
 
     Raises:
-        ValueError: The file is damaged, is not Parquet, lacks a column, or holds text that is not UTF-8.
+        ValueError: The file is damaged, is not Parquet, is packed in a way that is not read here, lacks a column or
+            has it twice, or holds text that is not UTF-8.
     """
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     expect_file(path)
+    wanted = None if wanted is None else set(wanted)
     number = 1
     try:
         with pq.ParquetFile(path, page_checksum_verification=True) as file:
@@ -297,15 +299,21 @@ def parquet_batches(
                     f"{path}: the columns are {names}, expected also {absent}. "
                     "Declare the columns as the file names them."
                 )
+            twice = sorted(name for name in {*required, *(wanted or ())} if names.count(name) > 1)
+            if twice:
+                raise ValueError(f"{path}: the columns name {twice} twice: {names}. Give each column its own name.")
             if tell is not None:
                 tell(names)
-            columns = names if wanted is None else [name for name in names if name in set(wanted)]
+            columns = names if wanted is None else [name for name in names if name in wanted]
             for batch in file.iter_batches(batch_size=65_536, columns=columns):
                 _require_text(path, number, batch)
                 yield number, batch
                 number += batch.num_rows
-    except (pa.ArrowInvalid, OSError) as error:
-        raise ValueError(f"{path}: not a whole Parquet file after {number - 1} good rows ({error}).") from error
+    except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        raise ValueError(
+            f"{path}: not a whole Parquet file that can be read here, after {number - 1} good rows ({error}). Copy or "
+            "download it again, or write it anew with zstd or snappy compression."
+        ) from error
 
 
 def _require_text(path: Path, first: int, batch: Any) -> None:

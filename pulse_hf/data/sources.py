@@ -11,6 +11,7 @@ from pathlib import Path
 
 from pulse_hf.data.chunks import expect_file
 
+_LATER = (408, 425, 429)  # answers that say "not now"
 _HUB = re.compile(r"hf://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?/(?P<file>\S+)\Z")
 
 
@@ -29,7 +30,7 @@ def local_files(name: str) -> list[Path]:
         return [local_file(name)]
     names = _matching_on_the_hub(name) if name.startswith("hf://") else sorted(glob.glob(name))
     if not names:
-        raise ValueError(f"{name}: no file is called so; expected at least one")
+        raise ValueError(f"{name}: no file is called so; expected at least one. Check the folder and the pattern.")
     return [local_file(one) for one in names]
 
 
@@ -56,7 +57,7 @@ def local_file(name: str) -> Path:
 
 
 def _matching_on_the_hub(name: str) -> list[str]:
-    """All shards of one commit, whatever is pushed meanwhile."""
+    """All shards of one commit, whatever is pushed meanwhile; of what is in the cache nobody knows if it is all."""
     from huggingface_hub import HfApi
 
     repo, revision, pattern = _address(name)
@@ -79,14 +80,33 @@ def _address(name: str) -> tuple[str, str, str]:
 def _plainly(name: str) -> Iterator[None]:
     from huggingface_hub.errors import HfHubHTTPError, LocalEntryNotFoundError
 
+    later = "Try again later, or name files on this machine."
     try:
         yield
     except LocalEntryNotFoundError as error:
         raise ConnectionError(
-            f"{name}: the Hub cannot be reached and the file is not in the cache ({error})"
+            f"{name}: the Hub cannot be reached and the file is not in the cache ({error}). {later}"
         ) from error
     except HfHubHTTPError as error:
-        status = error.response.status_code if error.response is not None else "no answer"
+        status = error.response.status_code
+        if status >= 500 or status in _LATER:
+            raise ConnectionError(f"{name}: the Hub does not answer now (status {status}). {later}") from error
         raise ValueError(
             f"{name}: the Hub does not give it (status {status}). Check owner, name and access."
         ) from error
+    except Exception as error:
+        if not _lost_on_the_way(error):
+            raise
+        raise ConnectionError(
+            f"{name}: the Hub cannot be reached, or its answer broke off ({type(error).__name__}: {error}). {later}"
+        ) from error
+
+
+def _lost_on_the_way(error: Exception) -> bool:
+    """Whether the Hub or the way there failed; what fails on this machine, such as a full disk, has a number.
+
+    The transport's errors are told by the name of their class, since the client changes its library.
+    """
+    transport = any(base.__name__ == "TransportError" for base in type(error).__mro__)
+    unnumbered = isinstance(error, OSError) and error.errno is None
+    return transport or unnumbered or isinstance(error, ConnectionError)

@@ -100,8 +100,19 @@ def read_rating(
     return float(value)
 
 
-def read_text(row: Mapping[str, Any], name: str | None, where: str) -> str:
-    """A text; a list of texts is joined; ``""`` where there is none or no column is declared."""
+def read_text(row: Mapping[str, Any], name: str | None, where: str, repaired: Counter[str] | None = None) -> str:
+    """A text; a list of texts is joined; ``""`` where there is none or no column is declared.
+
+    A number is kept as text; NaN, which is how some writers of Parquet say that there is none, is no text. Both are
+    counted.
+
+    >>> counts = Counter()
+    >>> read_text({"title": 1984}, "title", "a:1", counts), read_text({"title": math.nan}, "title", "a:2", counts)
+    ('1984', '')
+    >>> sorted(counts)
+    ['NaN or infinity as no text', 'number as text']
+    """
+    counts: Counter[str] = Counter() if repaired is None else repaired
     value = row.get(name) if name else None
     if value is None:
         return ""
@@ -109,7 +120,11 @@ def read_text(row: Mapping[str, Any], name: str | None, where: str) -> str:
         return value
     if isinstance(value, list) and all(isinstance(part, str) for part in value):
         return " ".join(part for part in value if part)
-    if isinstance(value, int | float):
+    if isinstance(value, float) and not math.isfinite(value):
+        counts["NaN or infinity as no text"] += 1
+        return ""
+    if isinstance(value, int | float) and not isinstance(value, bool):
+        counts["number as text"] += 1
         return excerpt(value)
     raise RowError(where, str(name), value, "a text or a list of texts", f"bad {name}")
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -15,8 +14,10 @@ from pulse_hf.artifacts import (
     ArtifactError,
     Fingerprint,
     build,
+    copy_file,
     package_versions,
     parent_sha256,
+    process,
     read_manifest,
     settings_of,
     sha256_of_file,
@@ -43,6 +44,7 @@ SYSTEMS = (
     "item-knn",
     "title-similarity",
     "bm25",
+    "bm25-reviews",
     "encoder-tuned",
     "sasrec-bce",
     "sasrec-gbce",
@@ -162,7 +164,7 @@ def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[
 
 def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
     """The systems without those that this run's stages were told not to fit."""
-    from pulse_hf.evaluation.systems import fitted_with_titles
+    from pulse_hf.evaluation.systems import fitted_with_titles, has_reviews
     from pulse_hf.reasoning.examples import SCORERS
     from pulse_hf.reasoning.titles import BASELINES
 
@@ -174,6 +176,8 @@ def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
     absent |= set(BASELINES) - set(_fitted(run, "baselines") if (run / "baselines" / MANIFEST).exists() else ())
     if not fitted_with_titles(run):
         absent.add("thought-space")
+    if not has_reviews(run):
+        absent.add("bm25-reviews")
     if "encoder-tuned" in absent:
         absent |= {"encoder-tuned+sasrec", "gated"}
     return tuple(name for name in systems if name not in absent)
@@ -184,10 +188,17 @@ def _fitted(run: Path, stage: str) -> list[str]:
 
 
 def _publish(run: Path, folder: Path) -> None:
+    """Bring the report to the run's root; what is there already is not written again."""
+    if process() > 0:
+        return
     for name in ("report.json", "report.md"):
-        shutil.copyfile(folder / name, run / name)
+        copy_file(folder / name, run / name)
         (run / name.replace("report", "report.failed")).unlink(missing_ok=True)
-    shutil.copytree(folder / "figures", run / "figures", dirs_exist_ok=True)
+    drawn = sorted((folder / "figures").glob("*.png"))
+    for picture in drawn:
+        copy_file(picture, run / "figures" / picture.name)
+    for stale in {path.name for path in (run / "figures").glob("*.png")} - {path.name for path in drawn}:
+        (run / "figures" / stale).unlink()
 
 
 def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:

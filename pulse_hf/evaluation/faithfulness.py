@@ -69,7 +69,8 @@ def faithfulness(
 
 def extractive_reasons(run: Path, decisions: Sequence[Decision]) -> dict[str, str]:
     """What the engine without a language model says to the very prompts of the base reasons, by decision id."""
-    from pulse_hf.evaluation.stage_inputs import Ground, thoughts_read
+    from pulse_hf.evaluation.ground import Ground
+    from pulse_hf.evaluation.stage_inputs import thoughts_read
     from pulse_hf.reasoning.generator import Sampling, open_generator
     from pulse_hf.reasoning.parsing import parse_reason
 

@@ -16,17 +16,12 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, sha256_of_file, verify
-from pulse_hf.evaluation.stage_inputs import (
-    CANARY,
-    Ground,
-    lend_again,
-    lent_items,
-    redrawn,
-    sha256_of_inputs,
-    stage_texts,
-    swap_targets,
-)
-from pulse_hf.schema import SPLITS, Decision, Sequence, Split, fold_of
+from pulse_hf.evaluation.evaluate import STAGES
+from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.lending import lend_again
+from pulse_hf.evaluation.stage_inputs import redrawn, sha256_of_inputs, stage_texts
+from pulse_hf.evaluation.worlds import Worlds
+from pulse_hf.schema import SPLITS, Decision, Sequence, fold_of
 
 # A fair shuffle fails by chance once in a hundred thousand audits.
 _UNLIKELY = 1e-5
@@ -34,18 +29,7 @@ _COSINE_SLACK = 1e-3
 
 Check = dict[str, Any]
 
-__all__ = ["FOLDERS", "audit"]
-
-FOLDERS = (
-    "sequences",
-    "sequential",
-    "candidates",
-    "rationales",
-    "thought_space",
-    "thoughts",
-    "recommender",
-    "baselines",
-)
+__all__ = ["audit"]
 
 
 def audit(run: Path, *, users: int = 8, seed: int = 0) -> dict[str, Any]:
@@ -60,7 +44,7 @@ def audit(run: Path, *, users: int = 8, seed: int = 0) -> dict[str, Any]:
         ``{"passed": bool, "checks": [{"name", "passed", "detail"}]}``.
     """
     ground = Ground(run)
-    swapped = _Worlds(ground, seed)
+    swapped = Worlds(ground, seed)
     checks = [
         _check("artefacts are whole", lambda: _whole(ground)),
         _check("stages were made from each other", lambda: _parents(ground)),
@@ -88,7 +72,7 @@ def _check(name: str, examine: Callable[[], tuple[list[str], str]]) -> Check:
 
 
 def _present(ground: Ground) -> list[str]:
-    return [folder for folder in FOLDERS if ground.has(folder)]
+    return [folder for folder in STAGES.values() if ground.has(folder)]
 
 
 def _whole(ground: Ground) -> tuple[list[str], str]:
@@ -105,7 +89,7 @@ def _parents(ground: Ground) -> tuple[list[str], str]:
     problems, compared = [], 0
     for folder in _present(ground):
         for parent, recorded in parents_of(ground.run / folder).items():
-            if parent in FOLDERS:
+            if parent in STAGES.values():
                 compared += 1
                 if not ground.has(parent) or recorded != content_sha256(ground.run / parent):
                     problems.append(f"{folder} was made from another {parent} than the one that is here")
@@ -156,73 +140,7 @@ def _fits(ground: Ground) -> tuple[list[str], str]:
     return problems, f"training targets of {', '.join(reports)}"
 
 
-class _Worlds:
-    """The run's inputs as they are, with all targets swapped, and with test targets swapped.
-
-    Args:
-        ground: The run.
-        seed: Which other items.
-    """
-
-    def __init__(self, ground: Ground, seed: int) -> None:
-        self.ground = ground
-        self.seed = seed
-        self._made: dict[tuple[Split, ...], tuple[dict[str, list[str]], dict[str, tuple[Any, ...]]]] = {}
-
-    def sequences(self, splits: tuple[Split, ...]) -> list[Sequence]:
-        """The users with the targets of some splits swapped."""
-        return swap_targets(self.ground.sequences, list(self.ground.items), splits, self.seed)
-
-    def lent(self, splits: tuple[Split, ...]) -> dict[str, tuple[Any, ...]]:
-        """Similar users and what they lend, found anew."""
-        return self._world(splits)[1]
-
-    def _world(self, splits: tuple[Split, ...]) -> tuple[dict[str, list[str]], dict[str, tuple[Any, ...]]]:
-        if splits not in self._made:
-            sequences = self.sequences(splits)
-            decisions = [decision for split in SPLITS for decision in self.ground.decisions(split)]
-            found = lent_items(self.ground, sequences, decisions) if self.ground.has("sequential") else {}
-            texts = stage_texts(self.ground, sequences, {key: row[0] for key, row in found.items()})
-            for decision in decisions if found else ():
-                lent, others, near = found[decision.decision_id]
-                texts.setdefault(f"similar-users/{decision.split}", []).append(repr((lent, others, near)))
-            self._made[splits] = (texts, found)
-        return self._made[splits]
-
-    def training_inputs(self) -> tuple[list[str], str]:
-        """All targets swapped: nothing before test time may change."""
-        return self._compare(("validation", "test"), lambda name: not name.endswith("/test"))
-
-    def all_inputs(self) -> tuple[list[str], str]:
-        """Test targets swapped: nothing at all may change (candidate sets of test decisions are no input here)."""
-        return self._compare(("test",), lambda name: True)
-
-    def canaries(self) -> tuple[list[str], str]:
-        """The swapped targets' reviews are canaries: none may be found in what a model reads."""
-        problems, looked = [], 0
-        worlds: list[tuple[tuple[Split, ...], str]] = [(("validation", "test"), "/test"), (("test",), "nothing")]
-        for splits, excused in worlds:
-            for name, rows in self._world(splits)[0].items():
-                if not name.endswith(excused):
-                    looked += len(rows)
-                    hits = sum(CANARY in row for row in rows)
-                    if hits:
-                        problems.append(f"{name}: {hits} of {len(rows)} texts hold the review of a target")
-        return problems, f"{looked:,} texts"
-
-    def _compare(self, splits: tuple[Split, ...], of_interest: Callable[[str], bool]) -> tuple[list[str], str]:
-        before, after = self._world(())[0], self._world(splits)[0]
-        names = [name for name in before if of_interest(name)]
-        problems = []
-        for name in names:
-            pairs = list(zip(before[name], after[name], strict=False))
-            differing = sum(old != new for old, new in pairs) + abs(len(before[name]) - len(after[name]))
-            if differing:
-                problems.append(f"{name}: {differing} of {len(before[name])} inputs change with the targets")
-        return problems, f"{sum(len(before[name]) for name in names):,} inputs: {', '.join(names)}"
-
-
-def _neighbours(ground: Ground, worlds: _Worlds) -> tuple[list[str], str]:
+def _neighbours(ground: Ground, worlds: Worlds) -> tuple[list[str], str]:
     """Stored neighbours against the lenders' training events, and against ones found anew."""
     if not ground.has("sequential"):
         return [], "no similar users in this run"
@@ -260,7 +178,7 @@ def _wrong_loans(row: Mapping[str, Any], by_user: Mapping[str, Sequence]) -> Ite
         yield "the user is a neighbour of himself"
 
 
-def _thoughts(ground: Ground, worlds: _Worlds, users: int, seed: int) -> tuple[list[str], str]:
+def _thoughts(ground: Ground, worlds: Worlds, users: int, seed: int) -> tuple[list[str], str]:
     """Neighbours, base reasons, trees and agreements of a sample, made again in both worlds and held to the stored."""
     if not ground.has("thoughts"):
         return [], "no thoughts in this run"
@@ -302,8 +220,7 @@ def _candidates(ground: Ground) -> tuple[list[str], str]:
     by_user = {sequence.user_id: sequence for sequence in ground.sequences}
     problems = []
     for one in ground.sets:
-        user_id, _, position = one.decision_id.rpartition("#")
-        sequence, place = by_user[user_id], int(position)
+        sequence, place = by_user[one.decision.user_id], one.decision.position
         target, history = sequence.item_ids[place], set(sequence.item_ids[:place])
         rules = {
             f"is no {one.split} decision": sequence.split_of(place) == one.split,

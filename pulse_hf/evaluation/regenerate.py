@@ -7,7 +7,8 @@ from collections.abc import Sequence as Series
 from dataclasses import dataclass
 from typing import Any
 
-from pulse_hf.evaluation.stage_inputs import Ground, thoughts_read
+from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.stage_inputs import thoughts_read
 from pulse_hf.reasoning.generator import open_generator
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings, load_spaces, think

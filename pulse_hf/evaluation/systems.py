@@ -28,6 +28,7 @@ from pulse_hf.artifacts import (
 from pulse_hf.evaluation.baselines import (
     a_llmrec,
     bm25,
+    bm25_reviews,
     calibration,
     chance,
     encoder_tuned,
@@ -50,7 +51,16 @@ if TYPE_CHECKING:
     Row = NDArray[np.float64] | None
     Scores = Callable[[Study, Sequence[Decision]], Sequence[Row]]
 
-__all__ = ["OURS", "ScoreBook", "System", "fitted_with_titles", "load_thoughts", "slm_scores", "systems"]
+__all__ = [
+    "OURS",
+    "ScoreBook",
+    "System",
+    "fitted_with_titles",
+    "has_reviews",
+    "load_thoughts",
+    "slm_scores",
+    "systems",
+]
 
 OURS = ("pulse", "pulse-text", "pulse-fused", "thought-space")
 _REASON_MODELS = ("sequential/sasrec", "thought_space")
@@ -184,6 +194,7 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
         System("item-knn", item_knn.scores),
         System("title-similarity", title_similarity.scores, models=(vectors,)),
         System("bm25", bm25.scores),
+        System(fusion.REVIEWS, bm25_reviews.scores),
         System("encoder-tuned", encoder_tuned.scores, ("baselines",), ("baselines/encoder-tuned",)),
         *(
             System(name, partial(sasrec.scores, model=name, stage="baselines"), ("baselines",), (f"baselines/{name}",))
@@ -219,12 +230,13 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
     # Exactly pulse-fused's ingredients and stacker minus the thoughts (DESIGN §8.7): without the scorer that reads
     # them, and with the same scorer tuned without reasons in its place.
     tuned = tuple(name for name in fusion.TUNED if (book.study.run / "baselines" / name).exists())
+    shared = (*fusion.INGREDIENTS, *((fusion.REVIEWS,) if has_reviews(book.study.run) else ()), *tuned)
     thinking = (*(("thought-space",) if fitted_with_titles(book.study.run) else ()), "pulse")
     for name, parts in (
-        ("fusion", (*fusion.INGREDIENTS, *tuned)),
-        ("fusion+slm+sft", (*fusion.INGREDIENTS, *tuned, "slm+sft")),
+        ("fusion", shared),
+        ("fusion+slm+sft", (*shared, "slm+sft")),
         ("encoder-tuned+sasrec", ("sasrec+text", "encoder-tuned")),
-        ("pulse-fused", (*fusion.INGREDIENTS, *tuned, *thinking)),
+        ("pulse-fused", (*shared, *thinking)),
     ):
         joined = [named[part] for part in parts]
         named[name] = _joined(name, joined, partial(_stacked, book=book, name=name, parts=joined, l2=l2))
@@ -244,6 +256,14 @@ def fitted_with_titles(run: Path) -> bool:
     """Whether candidates have a place in the run's Thought Space."""
     manifest = run / "thought_space" / MANIFEST
     return manifest.exists() and bool(settings_of(read_manifest(manifest.parent)["fingerprint"]).get("titles"))
+
+
+def has_reviews(run: Path) -> bool:
+    """Whether anybody of the run has written a review."""
+    import pyarrow.compute as pc
+
+    path = run / "sequences" / "sequences.parquet"
+    return path.exists() and bool(pc.any(pc.not_equal(pc.list_flatten(read_table(path)["reviews"]), "")).as_py())
 
 
 def _agreements(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict
-from functools import partial
+from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -59,25 +58,17 @@ def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -
 def _votes(study: Study) -> Callable[[Sequence[Decision], Mapping[str, Thought]], NDArray[np.float64]] | None:
     """HR@1 of the votes of shared reasons alone, as the tuned scorer is given them; None if it is not."""
     from pulse_hf.models.scorer.adapter import read_record
-    from pulse_hf.reasoning.examples import PromptShape
+    from pulse_hf.reasoning.examples import PromptShape, features_of_sets
 
     shape = PromptShape.from_dict(read_record(study.run / "recommender" / "pulse").prompt)
-    temperature = shape.shared_temperature
-    if temperature is None:
+    if shape.shared_temperature is None:
         return None
-
-    votes = partial(study.shared.votes, temperature=temperature, smoothing=shape.shared_smoothing)
+    shape = replace(shape, title_agreement=False)  # shared reasons alone
 
     def hits(decisions: Sequence[Decision], thoughts: Mapping[str, Thought]) -> NDArray[np.float64]:
-        histories = study.histories(decisions)
-        reasons = [thoughts[decision.decision_id].reason for decision in decisions]
-        study.shared.read(
-            (reason or "" for reason in reasons), (study.shared.told(history, study.items) for history in histories)
-        )
-        rows = [
-            np.array(votes(reason, history, study.items, items), dtype=float).sum(1)
-            for history, reason, items in zip(histories, reasons, study.candidates(decisions), strict=True)
-        ]
+        sets = [study.sets[decision.decision_id] for decision in decisions]
+        votes = features_of_sets(sets, study.sequences, study.items, thoughts, shape, study.shared)
+        rows = [np.array(one, dtype=float).sum(1) for one in votes]
         return rank_metrics(rows, study.targets(decisions), system="shared reasons")["hr@1"]
 
     return hits

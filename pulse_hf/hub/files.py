@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from shutil import copytree
+from shutil import copyfile
 from typing import Any
 
-from pulse_hf.artifacts import ArtifactError, read_json, sha256_of_file, write_json
+from pulse_hf.artifacts import ArtifactError, finish_replacing, read_json, replacing, sha256_of_file, write_json
 
 CHECKSUMS = "checksums.json"
 FORMAT_VERSION = 1
@@ -219,21 +219,38 @@ def damaged_files(folder: Path, files: Iterable[PublishedFile]) -> list[str]:
 def copy_sealed(folder: Path, target: Path) -> None:
     """Copy a sealed folder into one that may hold an earlier version; what only that one had is taken away.
 
+    A kill leaves the earlier version or the new one (:func:`pulse_hf.artifacts.replacing`); one that falls between two
+    moves is made good by the next call.
+
     Args:
         folder: A complete folder.
         target: Where to; files that no seal names stay.
 
     Raises:
-        ArtifactError: The seal of the earlier version cannot be read.
+        ArtifactError: The seal of the earlier version cannot be read, or another process copies there.
+        DiskFullError: There is no room; the earlier version is as it was.
     """
-    new = {one.path for one in read_seal(folder).files}
+    finish_replacing(target)
+    named = {one.path for one in read_seal(folder).files} | set(UNSEALED)
+    new = {name for name in named if (folder / name).is_file()}
     old = {one.path for one in read_seal(target).files} if (target / CHECKSUMS).is_file() else set()
-    for path in (target / name for name in sorted(old - new)):
-        path.unlink(missing_ok=True)
-        for parent in path.relative_to(target).parents[:-1]:
-            if (target / parent).is_dir() and not any((target / parent).iterdir()):
-                (target / parent).rmdir()
-    copytree(folder, target, dirs_exist_ok=True)
+    entries = {name.split("/")[0] for name in new | old}
+    with replacing(target, entries, last=CHECKSUMS) as made:
+        # Whole entries are replaced, so what somebody keeps inside them comes along.
+        for name in sorted(_within(target, entries) - old - new):
+            _copy(target / name, made / name)
+        for name in sorted(new):
+            _copy(folder / name, made / name)
+
+
+def _within(folder: Path, entries: Iterable[str]) -> set[str]:
+    paths = (path for name in entries for path in (folder / name).rglob("*"))
+    return {path.relative_to(folder).as_posix() for path in paths if path.is_file()}
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.parent.mkdir(parents=True, exist_ok=True)
+    copyfile(source, target)
 
 
 def check_folder(folder: Path) -> Seal:

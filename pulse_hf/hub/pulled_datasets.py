@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError
-from pulse_hf.hub.files import Seal, read_seal
+from pulse_hf.hub.files import CHECKSUMS, Seal, read_seal
 from pulse_hf.hub.rationale_datasets import HISTORY, WORDS
 from pulse_hf.schema import SPLITS, Sequence, table_schema
+
+_EVENT = ("user_id", "position", "split", "item_id", "timestamp", "rating", "review")
 
 
 def place_dataset(folder: Path, run: Path, *, source: str, force: bool = False) -> Path:
@@ -32,19 +35,45 @@ def place_dataset(folder: Path, run: Path, *, source: str, force: bool = False) 
     seal = read_seal(folder)
     if seal.kind not in WORDS:
         raise ArtifactError(f"{source} holds {seal.kind!r}; expected one of {', '.join(WORDS)}")
+    settings, seed = _made_by(seal, source)
     fingerprint = artifacts.Fingerprint(
         stage=seal.kind,
-        settings={"pulled_from": source} | artifacts.settings_of(seal.about["made_by"]),
-        seed=int(json.loads(seal.about["made_by"].get("seed", "0"))),
+        settings={"pulled_from": source} | settings,
+        seed=seed,
         parents={one.path: one.sha256 for one in seal.data},
     )
-    make = _sequences if seal.kind == "sequences" else _rows
-    artifacts.build(run / seal.kind, fingerprint, lambda work: make(folder, seal, work), force=force)
+
+    def make(work: Path) -> dict[str, Any]:
+        if seal.kind == "sequences":
+            return _sequences(folder, seal, work, cut=settings.get("split", "leave-one-out") != "leave-one-out")
+        return _rows(folder, seal, work)
+
+    artifacts.build(run / seal.kind, fingerprint, make, force=force)
     return run / seal.kind
 
 
-def _read(folder: Path, seal: Seal, under: str = "") -> list[dict[str, Any]]:
-    """All rows of one table, split after split."""
+def _made_by(seal: Seal, source: str) -> tuple[dict[str, Any], int]:
+    """The settings and the seed that the published artefact was made with.
+
+    Raises:
+        ArtifactError: The seal does not tell them.
+    """
+    told: Any = seal.about.get("made_by")
+    try:
+        return artifacts.settings_of(told), int(json.loads(told.get("seed", "0")))
+    except (AttributeError, TypeError, ValueError) as error:
+        raise ArtifactError(
+            f"{source}: made_by in its {CHECKSUMS} is {told!r:.80}, expected an artefact's settings and seed; the "
+            "dataset was not published by this package. Tell its owner, or pull another."
+        ) from error
+
+
+def _read(folder: Path, seal: Seal, columns: Iterable[str], under: str = "") -> list[dict[str, Any]]:
+    """All rows of one table, split after split.
+
+    Raises:
+        ArtifactError: A file lacks one of the columns.
+    """
     order = {f"{split}.parquet": place for place, split in enumerate((*SPLITS, HISTORY))}
     names = sorted(
         (
@@ -54,7 +83,17 @@ def _read(folder: Path, seal: Seal, under: str = "") -> list[dict[str, Any]]:
         ),
         key=lambda name: order.get(Path(name).name, len(order)),
     )
-    return [row for name in names for row in artifacts.read_table(folder / name).to_pylist()]
+    rows: list[dict[str, Any]] = []
+    for name in names:
+        table = artifacts.read_table(folder / name)
+        missing = sorted(set(columns) - set(table.column_names))
+        if missing:
+            raise ArtifactError(
+                f"{folder / name}: lacks the columns {', '.join(missing)}, has {', '.join(table.column_names)}. Tell "
+                "the dataset's owner, or pull another."
+            )
+        rows += table.to_pylist()
+    return rows
 
 
 def _rows(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
@@ -62,21 +101,20 @@ def _rows(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
     counts = {}
     for table in (seal.kind, *(("trees",) if seal.kind == "thoughts" else ())):
         names = table_schema(table).names
-        rows = _read(folder, seal, "" if table == seal.kind else table)
+        rows = _read(folder, seal, names, "" if table == seal.kind else table)
         artifacts.write_table(work / f"{table}.parquet", table, [{name: row[name] for name in names} for row in rows])
         counts[table] = len(rows)
     return {"rows": {"read": counts[seal.kind], "kept": counts[seal.kind], "dropped": {}}}
 
 
-def _sequences(folder: Path, seal: Seal, work: Path) -> dict[str, Any]:
+def _sequences(folder: Path, seal: Seal, work: Path, *, cut: bool) -> dict[str, Any]:
     """Events back into one row per user, the catalogue beside them."""
     events: dict[str, list[dict[str, Any]]] = {}
-    for row in _read(folder, seal):
+    for row in _read(folder, seal, _EVENT):
         events.setdefault(row["user_id"], []).append(row)
-    cut = artifacts.settings_of(seal.about["made_by"]).get("split", "leave-one-out") != "leave-one-out"
     rows = [_user(user, sorted(mine, key=lambda row: row["position"]), cut=cut) for user, mine in events.items()]
     artifacts.write_table(work / "sequences.parquet", "sequences", rows)
-    items = _read(folder, seal, "items")
+    items = _read(folder, seal, table_schema("items").names, "items")
     known = {row["item_id"] for row in items}
     unknown = sorted({item for row in rows for item in row["item_ids"]} - known)
     if unknown:

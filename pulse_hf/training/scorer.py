@@ -20,6 +20,7 @@ from typing import Any
 from pulse_hf.artifacts import (
     Fingerprint,
     build,
+    fsync_files,
     parent_sha256,
     process,
     read_json,
@@ -191,13 +192,20 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
                 train, validation, settings, processor, shape, seed=seed, folder=work / name, text_folder=text
             )
             if process() == 0:
-                write_json(work / name / _FITTED, fitted)
+                _keep_fitted(work / name, text, fitted)
         if process() == 0:
             counts["systems"][name] = read_json(work / name / _FITTED) | {"left_out": _left_out([*train, *validation])}
     counts["inputs_sha256"] = {"recommender": sha256_of_text(hashed)}
     if shared is not None:
         counts["inputs_sha256"]["shared-reasons"] = inputs_sha256(shared.chosen())
     return counts
+
+
+def _keep_fitted(folder: Path, text_folder: Path | None, fitted: dict[str, Any]) -> None:
+    """Note that a system is fitted, once all that this vouches for is on the disk."""
+    for made in (folder, *((text_folder,) if text_folder else ())):
+        fsync_files(made)
+    write_json(folder / _FITTED, fitted)
 
 
 def _left_out(examples: Series[ScorerExample]) -> dict[str, int]:

@@ -20,13 +20,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 INGREDIENTS = ("sasrec+text", "sasrec", "title-similarity", "log-popularity")
+REVIEWS = "bm25-reviews"
+"""A further ingredient where people have written reviews."""
 TUNED = ("encoder-tuned", "morec")
 """Further ingredients where stage ``baselines`` has fitted them: text encoders tuned without reasons."""
 L2 = 1e-3
 
 Rows = Sequence["NDArray[np.float64]"]
 
-__all__ = ["INGREDIENTS", "L2", "TUNED", "Stacker", "fit_stacker", "log_popularity"]
+__all__ = ["INGREDIENTS", "L2", "REVIEWS", "TUNED", "Stacker", "fit_stacker", "log_popularity"]
 
 
 @dataclass(frozen=True)

@@ -147,6 +147,25 @@ def read_record(folder: Path) -> ScorerRecord:
         raise ArtifactError(f"{folder / RECORD}: {error}") from error
 
 
+def processor_of(record: ScorerRecord, path: str, revision: str | None) -> PulseScorerProcessor:
+    """The processor of a saved scorer, with its base model's tokenizer.
+
+    Args:
+        record: What is recorded of the scorer.
+        path: The base model: folder or Hub id.
+        revision: A commit of the Hub; ``None`` for a folder.
+
+    Raises:
+        ValueError: This tokenizer gives the judge text no tokens, or more than a candidate may have.
+    """
+    from transformers import AutoTokenizer
+
+    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
+
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
+    return PulseScorerProcessor(tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens)
+
+
 @one_load_at_a_time
 def load_scorer(
     base_id_or_path: str,
@@ -176,12 +195,10 @@ def load_scorer(
     """
     import torch
     from peft import PeftModel, get_peft_model_state_dict
-    from transformers import AutoTokenizer
 
     from pulse_hf.models.embedded import resolve_model
     from pulse_hf.models.precision import computes_in_bf16
     from pulse_hf.models.scorer.modeling_encoder_scorer import scorer_on
-    from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
     place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
     halved = place.type == "cuda" and computes_in_bf16(place.type)
@@ -210,17 +227,14 @@ def load_scorer(
         lora = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         _trained_tensors(folder / ADAPTER / "adapter_model.safetensors", lora)
         scorer = adapted.merge_and_unload() if merge else adapted.get_base_model()
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=revision, trust_remote_code=False)
-    found_sha256 = tokenizer_sha256(tokenizer)
+    processor = processor_of(record, path, revision)
+    found_sha256 = tokenizer_sha256(processor.tokenizer)
     if record.tokenizer_sha256 not in ("", found_sha256):
         raise ArtifactError(
             f"{folder}: trained with the tokenizer and chat template of sha256 {record.tokenizer_sha256}, but "
             f"{base_id_or_path} has {found_sha256}. Words would mean others to the model: load it on the base model "
             "it was trained on, with that one's own tokenizer and chat template."
         )
-    processor = PulseScorerProcessor(
-        tokenizer, record.judge_text, record.max_prompt_tokens, record.max_candidate_tokens
-    )
     return scorer.to(place).eval(), processor
 
 

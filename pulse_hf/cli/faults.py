@@ -1,0 +1,132 @@
+"""Which faults are told in a sentence, and the exit code of each; whatever is not known here is a bug of ours."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator
+from pathlib import Path
+
+from pulse_hf.artifacts import ArtifactError, DiskFullError
+from pulse_hf.hub.refusals import OvertakenError
+from pulse_hf.models.embedded import lost_on_the_way
+
+__all__ = ["require_run", "told"]
+
+# What `pip install pulse-hf` alone does not bring (pyproject.toml), by the name that is imported.
+_EXTRAS = {
+    "train": ("accelerate", "bm25s", "datasets", "trl", "sklearn", "scipy", "matplotlib"),
+    "space": ("gradio",),
+    "vllm": ("vllm",),
+}
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+_BAD_PATH = (
+    errno.ENOENT,
+    errno.EACCES,
+    errno.EPERM,
+    errno.EROFS,
+    errno.ENOTDIR,
+    errno.EISDIR,
+    errno.EEXIST,
+    errno.ENAMETOOLONG,
+    errno.ELOOP,
+)
+_MODEL_LIBRARIES = ("transformers", "sentence_transformers", "peft")
+
+
+def require_run(run: Path) -> None:
+    """Refuse a run folder that is not there, for commands that begin none.
+
+    Raises:
+        ValueError: It is not there, or is a file.
+    """
+    if not run.is_dir():
+        found = "is a file" if run.exists() else "does not exist"
+        raise ValueError(f"{run} {found}; give --run with the folder of a run that has been begun")
+
+
+def told(error: Exception) -> tuple[int, str] | None:
+    """Exit code and sentence of a fault of whoever runs a command, of the machine or of the Hub.
+
+    Returns:
+        ``None`` for a bug. (The codes are listed at :func:`pulse_hf.cli.main.main`.)
+
+    Example:
+        >>> told(FileExistsError(errno.EEXIST, "File exists", "runs/demo"))
+        (2, 'runs/demo: File exists. Check the path, and that you may read and write there.')
+        >>> told(KeyError("x")) is None
+        True
+    """
+    sentence = str(error)
+    if isinstance(error, ArtifactError | FloatingPointError):
+        return 4 if isinstance(error, DiskFullError) else 3 if isinstance(error, OvertakenError) else 6, sentence
+    full = next((one for one in _causes(error) if isinstance(one, OSError) and one.errno in _NO_ROOM), None)
+    if full is not None:
+        where = f"{full.filename}: " if full.filename else ""
+        return 4, (
+            f"{where}no room ({os.strerror(full.errno or 0)}). Nothing is lost: make room and run the same command "
+            "again."
+        )
+    if _is_memory(error):
+        return 4, (
+            f"the memory is full ({_line(sentence)}). End other programs, or take a smaller model, smaller batches or "
+            "a machine with more memory; the same command goes on from what is kept."
+        )
+    if isinstance(error, ValueError):  # before the next: a refusal by the Hub is of both kinds
+        return 2, sentence
+    if isinstance(error, ConnectionError):
+        return 5, sentence
+    if isinstance(error, ModuleNotFoundError):
+        extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
+        return (2, f"{error.name} is not installed here: pip install 'pulse-hf[{extra}]'") if extra else None
+    return _told_by_system(error) if isinstance(error, OSError) else None
+
+
+def _told_by_system(error: OSError) -> tuple[int, str] | None:
+    if error.errno in _BAD_PATH and error.filename is not None:
+        return 2, f"{error.filename}: {error.strerror}. Check the path, and that you may read and write there."
+    if isinstance(error, FileNotFoundError):
+        return 2, str(error)
+    if error.errno is None and _raised_in(error) in _MODEL_LIBRARIES:
+        if any(_is_silence(one) for one in _causes(error)):
+            return 5, _line(str(error))
+        return 2, (
+            f"{_line(str(error))} Give a model, as a folder or owner/name, that has a configuration, a tokenizer and "
+            "weights in .safetensors; no others are loaded."
+        )
+    return None
+
+
+def _causes(error: BaseException | None) -> Iterator[Exception]:
+    """An error, and those that it was raised from."""
+    while isinstance(error, Exception):
+        yield error
+        error = error.__cause__
+
+
+def _is_silence(error: Exception) -> bool:
+    """Whether the Hub gave no answer, and the cache had none."""
+    known = isinstance(error, ConnectionError) or type(error).__name__ == "LocalEntryNotFoundError"
+    return known or lost_on_the_way(error)
+
+
+def _is_memory(error: Exception) -> bool:
+    """Whether memory ran out: of Python and NumPy, of a GPU, of torch on the CPU, or for another process."""
+    return (
+        isinstance(error, MemoryError)
+        or type(error).__name__ == "OutOfMemoryError"
+        or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
+        or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
+    )
+
+
+def _raised_in(error: BaseException) -> str:
+    """The package whose code raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] if trace else ""
+
+
+def _line(text: str) -> str:
+    return " ".join(text.split()) or "no more could be told"

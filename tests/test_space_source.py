@@ -1,0 +1,56 @@
+"""A Space's source that is stopped: what is being made or read is let go."""
+
+import importlib.util
+import subprocess
+import sys
+import threading
+from types import SimpleNamespace
+
+import pytest
+from source import Source
+
+PATIENCE_S = 30
+
+
+@pytest.fixture
+def children(monkeypatch, tmp_path):
+    """Children that make nothing for as long as they are let."""
+    started, real = [], subprocess.Popen
+
+    def start(*_):
+        started.append(real([sys.executable, "-S", "-c", "import time; time.sleep(600)"]))
+        return started[-1]
+
+    monkeypatch.setattr(subprocess, "Popen", start)
+    monkeypatch.setattr(importlib.util, "find_spec", lambda *_: True)  # all that it is made with is installed
+    monkeypatch.chdir(tmp_path)
+    yield started
+    for child in started:
+        child.kill()
+        child.wait()
+
+
+def test_a_demo_that_is_being_made_is_let_go(children, monkeypatch):
+    source, made = Source(), threading.Event()
+    monkeypatch.setattr(source, "_loaded", lambda: pytest.fail("it was read after it was stopped"))
+    monkeypatch.setattr("source._stages_done", lambda run: made.set() or 0)
+    opening = threading.Thread(target=source._open, daemon=True)
+    opening.start()
+    while not children or source.status.state != "making":
+        assert made.wait(PATIENCE_S)
+    source.stop()
+    opening.join(PATIENCE_S)
+    assert not opening.is_alive()
+    assert [child.poll() is None for child in children] == [False]
+    assert source.status.state == "making"  # nor has it failed
+    assert not source.ready
+
+
+def test_what_was_read_when_it_was_stopped_is_closed_and_not_asked(monkeypatch):
+    source, closed = Source(repo_id="owner/shop"), []
+    answers = SimpleNamespace(mind=SimpleNamespace(close=lambda: closed.append(True)))
+    monkeypatch.setattr(source, "_loaded", lambda: source.stop() or answers)
+    source._open()
+    assert closed == [True]
+    assert source.status.state == "loading"  # nor has it failed
+    assert not source.ready
