@@ -9,10 +9,11 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.artifacts import MANIFEST, process, write_json
+from pulse_hf.artifacts import MANIFEST, models_of, process, write_json
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.world.stage import world
 from pulse_hf.evaluation.evaluate import evaluate
+from pulse_hf.models.embedded import settled
 from pulse_hf.reasoning.rationales import rationales
 from pulse_hf.reasoning.thoughts import thoughts
 from pulse_hf.retrieval.candidates import candidates
@@ -83,7 +84,8 @@ def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = F
         )
     started = time.perf_counter()
     logger.info("%s: %s", stage.word, stage.purpose)
-    folder = stage.make(run, group, seed=settings.seed, force=force)
+    with settled(models_of(run, stage.setting)):  # the Hub's main may have moved since the run began
+        folder = stage.make(run, group, seed=settings.seed, force=force)
     logger.info("%s: done in %.1f s", stage.word, time.perf_counter() - started)
     return folder
 

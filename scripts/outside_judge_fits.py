@@ -1,4 +1,4 @@
-"""What ``outside_judge.py`` and ``real_rationales.py`` share: fits and scores that are kept, and how a figure is written down."""
+"""What ``outside_judge.py`` and ``real_rationales.py`` share: kept fits and scores, and how figures are written."""
 
 from __future__ import annotations
 

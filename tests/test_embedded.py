@@ -86,3 +86,53 @@ def test_a_repo_of_pickles_is_refused_before_anything_is_fetched(hub: Any, tmp_p
     pickles, both = json.loads(out.splitlines()[-1])
     assert pickles.startswith("ValueError: bob/pickles@main holds pytorch_model.bin and no .safetensors weights")
     assert both == "by revision"
+
+
+def test_a_run_stays_at_the_commit_it_began_with(hub: Any, tmp_path: Path) -> None:
+    weights = {"config.json": b"{}", "model.safetensors": b"x"}
+    hub.create_repo("bob/base", weights)
+    code = """
+        import json, sys
+        from pathlib import Path
+        from pulse_hf import pipeline
+        from pulse_hf.artifacts import Fingerprint, build
+        from pulse_hf.models.embedded import resolve_model
+        from pulse_hf.settings import RunSettings
+
+        run, names = Path(sys.argv[1]), sys.argv[2:]
+
+        def toy(word, name):
+            def make(run, group, *, seed, force):
+                mark = Fingerprint(word, {}, 0, model=resolve_model(name)[1])
+                build(run / word, mark, lambda work: {}, force=force)
+                return run / word
+            return pipeline.Stage(word, word, make, "try")
+
+        for word in ("rationales", "thoughts"):
+            for name in names:
+                stage = toy(word, name)
+                pipeline.run_stage(stage, run, RunSettings())
+        print(json.dumps([json.loads((run / word / "manifest.json").read_text())["fingerprint"]["model.revision"]
+                          for word in ("rationales", "thoughts")]))
+    """
+    environment = hub.environment(tmp_path / "cache", "alice")
+
+    def made(run: str, *names: str) -> list[str]:
+        return [
+            json.loads(one)
+            for one in json.loads(run_client(code, environment, tmp_path / run, *names).splitlines()[-1])
+        ]
+
+    first = hub.commits("bob/base")[0]
+    assert made("run", "bob/base") == [first, first]
+    hub.commit("bob/base", {"README.md": b"only a card"})
+    latest = hub.commits("bob/base")[0]
+    assert latest != first
+    assert made("run", "bob/base") == [first, first]  # skipped, not refused
+    for path in (tmp_path / "run" / "thoughts").iterdir():
+        path.unlink()
+    (tmp_path / "run" / "thoughts").rmdir()
+    assert made("run", "bob/base") == [first, first]  # made anew with what the others have
+    assert made("other", "bob/base") == [latest, latest]
+    with pytest.raises(RuntimeError, match=r"model\.revision: was"):
+        made("run", f"bob/base@{latest}")

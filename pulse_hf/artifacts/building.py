@@ -70,6 +70,26 @@ class Fingerprint:
         return {key: json.dumps(value, sort_keys=True) for key, value in facts.items()}
 
 
+def models_of(run: Path, first: str) -> dict[str, str]:
+    """Which revision of each model the artefacts of a run were made with, finished or not.
+
+    Args:
+        run: The run folder.
+        first: Name of the artefact that is asked first; others tell of models that it does not.
+
+    Returns:
+        Name of each model to its revision: a commit of the Hub, or where else it came from.
+    """
+    told: dict[str, str] = {}
+    for path in sorted((*run.glob(f"*/{MANIFEST}"), *run.glob(f"*.partial/{_BEGUN}"))):
+        facts = read_json(path)
+        facts = facts if path.name == _BEGUN else facts.get("fingerprint", {})
+        name, revision = (json.loads(facts.get(f"model.{key}", '""')) for key in ("id", "revision"))
+        if name and (path.parent.name.removesuffix(".partial") == first or name not in told):
+            told[name] = revision
+    return told
+
+
 def build(
     folder: Path,
     fingerprint: Fingerprint,

