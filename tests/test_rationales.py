@@ -5,6 +5,7 @@ import shutil
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -45,6 +46,7 @@ class Space:
     def __init__(self, letter="e"):
         self.letter = letter
         self.weights = torch.ones(3)
+        self.processor = SimpleNamespace(truncated={"history": 0, "rationale": 2})
 
     def state_dict(self):
         return {"weights": self.weights}
@@ -253,6 +255,7 @@ def test_thoughts_of_all_splits_with_their_trees(run, spaces):
     assert counts["nodes"] == {"ok": 48 * 7}
     assert set(counts["mean_agreement"]) == {"train", "validation", "test"}
     assert set(counts["encoders_sha256"]) == {"model", "fold-0", "fold-1"}
+    assert counts["written_by_this_process"]["texts_cut"] == {"history": 0, "rationale": 6}  # of three spaces
 
 
 def test_training_thoughts_are_judged_by_the_space_that_has_not_seen_their_user(run, spaces):

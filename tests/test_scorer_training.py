@@ -22,7 +22,7 @@ from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.schema import CandidateSet, Item, Sequence
 from pulse_hf.training import candidate_trainer
 from pulse_hf.training.candidate_trainer import KeepBest, _parameter_groups
-from pulse_hf.training.scorer import RecommenderSettings, read_sets, recommender
+from pulse_hf.training.scorer import RecommenderSettings, _left_out, read_sets, recommender
 from pulse_hf.training.scorer_fit import adapted_scorer, make_processor, train_scorer
 
 WORDS = [f"w{number}" for number in range(12)]
@@ -195,6 +195,7 @@ def test_an_example_loses_its_oldest_events_first_and_never_a_candidate():
     limit = len(whole.prompt) - 10
     cut = scorer_example(HISTORY, ITEMS, WORDS, thought, SHAPE, lambda prompt: len(prompt) <= limit)
     assert 1 <= cut.num_events < 6
+    assert not cut.shortened
     assert "w5" in cut.prompt
     assert "w0" not in cut.prompt
     assert cut.candidates == whole.candidates
@@ -209,6 +210,14 @@ def test_a_long_reason_loses_words_once_one_event_is_left():
     assert example.num_events == 1
     assert "r0 r1" in example.prompt
     assert "r89" not in example.prompt
+    assert example.shortened
+    assert not scorer_example(HISTORY, ITEMS, WORDS, long, SHAPE, lambda prompt: True).shortened
+
+
+def test_what_a_scorers_prompts_leave_out_is_counted_by_decision():
+    rows = [("u#6", 6, False), ("u#6", 4, False), ("v#9", 1, True), ("a#b#2", 2, False)]
+    examples = [ScorerExample("", (), decision_id=key, num_events=shown, shortened=cut) for key, shown, cut in rows]
+    assert _left_out(examples) == {"decisions": 4, "older_events": 2, "reasons_or_titles": 1}
 
 
 def test_shapes_show_reason_and_agreement_only_where_asked():
@@ -289,6 +298,7 @@ def test_the_stage_trains_its_systems_counts_rows_and_resumes(base_folder, tmp_p
     assert counts["train"] == {"read": 16, "kept": 15, "dropped": {"no thought": 1}}
     assert counts["systems"]["pulse"]["rows"] == counts["systems"]["slm+sft"]["rows"] == 15
     assert counts["systems"]["pulse"]["validation_rows"] == 8
+    assert counts["candidate_titles_cut"] == 0
     assert counts["systems"]["pulse"]["tokens_per_epoch"] > counts["systems"]["slm+sft"]["tokens_per_epoch"]
     assert len(counts["inputs_sha256"]["recommender"]) == 64
     for name, reasoned in (("pulse", True), ("pulse-text", True), ("slm+sft", False)):

@@ -96,6 +96,7 @@ class ScorerExample:
         decision_id: Which decision, ``""`` while serving.
         features: Scalars beside each candidate; empty for the text-only system.
         num_events: History events the prompt shows after cutting.
+        shortened: Whether the reason or titles lost their ends because the prompt would not fit.
     """
 
     prompt: str
@@ -104,6 +105,7 @@ class ScorerExample:
     decision_id: str = ""
     features: tuple[tuple[float, ...], ...] = ()
     num_events: int = 0
+    shortened: bool = False
 
 
 def scorer_example(
@@ -132,10 +134,10 @@ def scorer_example(
     Raises:
         ValueError: Not even five characters of one title and of the reason fit, or votes are asked for and missing.
     """
-    prompt, num_events = _fitted_prompt(history, items, thought, shape, fits)
+    prompt, num_events, shortened = _fitted_prompt(history, items, thought, shape, fits)
     features = _features(history, items, candidate_ids, thought, shape, shared)
     texts = tuple(candidate_text(items[item_id]) for item_id in candidate_ids)
-    return ScorerExample(prompt, texts, features=features, num_events=num_events)
+    return ScorerExample(prompt, texts, features=features, num_events=num_events, shortened=shortened)
 
 
 def _features(
@@ -177,14 +179,15 @@ def shorter(num_events: int, num_words: int) -> list[tuple[int, int]]:
 
 def _fitted_prompt(
     history: Sequence, items: Mapping[str, Item], thought: Thought, shape: PromptShape, fits: Callable[[str], bool]
-) -> tuple[str, int]:
+) -> tuple[str, int, bool]:
+    """The prompt, how many events it shows, and whether reason or titles lost their ends."""
     agreement = thought.agreement if shape.use_agreement else None
     words = thought.reason.split() if thought.reason and shape.use_reason else []
     for events, reason, title_chars in _attempts(min(shape.budget.score_events, len(history)), words):
         budget = replace(shape.budget, score_events=events)
         prompt = score_prompt(history, items, reason or None, agreement, budget, title_chars)
         if fits(prompt):
-            return prompt, events
+            return prompt, events, title_chars is not None or reason != " ".join(words)
     raise ValueError(
         f"user {history.user_id}: the scorer's prompt exceeds its token budget even with one event; "
         "raise max_length or lower the budget's title_words"

@@ -24,6 +24,7 @@ Message = dict[str, str]
 
 TEMPLATES = ("rationale", "reason", "refine", "score", "candidate")
 NO_REASON = "none"
+CANDIDATE_WORDS = 16
 _WORD_CHARS = 16  # a "word" of a script without spaces, or of a long address, counts for as many as it fills
 
 _FIELD = re.compile(r"\{(\w+)\}")
@@ -137,12 +138,17 @@ def left_out(histories: Iterable[Sequence], items: Mapping[str, Item], budget: P
         start = max(0, len(history) - budget.max_events)
         counts["decisions"] += 1
         counts["older_events"] += start > 0
-        counts["titles"] += sum(_beyond(items[one].title, budget.title_words) for one in history.item_ids[start:])
-        counts["reviews"] += sum(_beyond(review, budget.review_words) for review in history.reviews[start:])
+        counts["titles"] += sum(is_cut(items[one].title, budget.title_words) for one in history.item_ids[start:])
+        counts["reviews"] += sum(is_cut(review, budget.review_words) for review in history.reviews[start:])
     return counts
 
 
-def _beyond(text: str, max_words: int) -> bool:
+def is_cut(text: str, max_words: int) -> bool:
+    """Whether :func:`inert` leaves out an end of a text.
+
+    >>> is_cut("a cork tray", 3), is_cut("a cork tray", 2)
+    (False, True)
+    """
     return len(text.split()) > max_words or len(text) > _WORD_CHARS * max_words
 
 
@@ -220,7 +226,7 @@ def score_prompt(
     )
 
 
-def candidate_text(item: Item, max_words: int = 16) -> str:
+def candidate_text(item: Item, max_words: int = CANDIDATE_WORDS) -> str:
     """One candidate's branch after the scorer's prompt."""
     return fill("candidate", item=inert(item.title, max_words))
 

@@ -181,12 +181,24 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
     counts = _counts(rows, nodes)
     return {
         **counts,
-        "written_by_this_process": {"trees": sum(map(len, mine)), **generator.usage.as_counts()},
+        "written_by_this_process": {
+            "trees": sum(map(len, mine)),
+            "texts_cut": _texts_cut(spaces.values()),
+            **generator.usage.as_counts(),
+        },
         "encoders_sha256": before,
         "tokenizer_sha256": getattr(generator, "tokenizer_sha256", ""),  # an extractive engine or a server has none
         "left_out": untold,
         "inputs_sha256": inputs_sha256(inputs),
     }
+
+
+def _texts_cut(spaces: Iterable[PulseThoughtSpaceModel]) -> dict[str, int]:
+    """Behaviours and reasons that were longer than the encoders read, by side."""
+    counts: Counter[str] = Counter()
+    for space in spaces:
+        counts.update(space.processor.truncated)
+    return dict(counts)
 
 
 def _read_inputs(run: Path, settings: ThoughtSettings, seed: int) -> tuple[list[ThoughtInput], dict[str, int]]:

@@ -31,7 +31,7 @@ from pulse_hf.artifacts import (
     write_json,
 )
 from pulse_hf.reasoning.examples import SCORERS, PromptShape, ScorerExample, Thought, examples_of_sets
-from pulse_hf.reasoning.prompts import PromptBudget, prompt_hashes
+from pulse_hf.reasoning.prompts import CANDIDATE_WORDS, PromptBudget, is_cut, prompt_hashes
 from pulse_hf.schema import CandidateSet, stable_hash
 
 FOLDER = "recommender"
@@ -170,6 +170,7 @@ def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> di
         shared = load_shared_reasons(run, sequences, list(items), load_space(run, FULL_SPACE))
         counts["votes"] = len(shared.vectors)
     hashed: list[str] = []
+    counts["candidate_titles_cut"] = sum(is_cut(one.title, CANDIDATE_WORDS) for one in items.values())
     counts["systems"] = {}
     for name in ("pulse", "slm+sft"):
         if name not in settings.systems:
@@ -209,9 +210,16 @@ def _keep_fitted(folder: Path, text_folder: Path | None, fitted: dict[str, Any])
 
 
 def _left_out(examples: Series[ScorerExample]) -> dict[str, int]:
-    """Decisions of whose history the prompt leaves out the oldest events; a decision's place tells its length."""
+    """Decisions whose prompt leaves out the oldest events, or ends of reason and titles.
+
+    A decision's place tells how long its history is.
+    """
     older = sum(int(one.decision_id.rpartition("#")[2]) > one.num_events for one in examples)
-    return {"decisions": len(examples), "older_events": older}
+    return {
+        "decisions": len(examples),
+        "older_events": older,
+        "reasons_or_titles": sum(one.shortened for one in examples),
+    }
 
 
 def prompt_shape(settings: RecommenderSettings, system: str) -> PromptShape:
