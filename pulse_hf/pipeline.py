@@ -74,7 +74,21 @@ def stage_named(word: str) -> Stage:
 
 
 def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = False) -> Path:
-    """Run one stage; a finished one whose inputs and settings are the same is skipped at once."""
+    """Run one stage; a finished one whose inputs and settings are the same is skipped at once.
+
+    Args:
+        stage: One of :data:`ROAD`.
+        run: The run folder.
+        settings: Of all stages.
+        force: Make it anew although its settings or inputs have changed.
+
+    Returns:
+        The artefact's folder.
+
+    Raises:
+        ValueError: A setting cannot be meant, or there is no data to read.
+        ArtifactError: An earlier stage is missing or damaged, or what lies there was made otherwise.
+    """
     group: Any = getattr(settings, stage.setting)
     if stage.word == "prepare":
         group = _input_of(run, settings)

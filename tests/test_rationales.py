@@ -255,6 +255,7 @@ def test_thoughts_of_all_splits_with_their_trees(run, spaces):
     assert counts["nodes"] == {"ok": 48 * 7}
     assert set(counts["mean_agreement"]) == {"train", "validation", "test"}
     assert set(counts["encoders_sha256"]) == {"model", "fold-0", "fold-1"}
+    assert counts["written_by_this_process"]["ends_trimmed"] == 0
     assert counts["written_by_this_process"]["texts_cut"] == {"history": 0, "rationale": 6}  # of three spaces
 
 

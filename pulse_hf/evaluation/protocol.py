@@ -103,7 +103,14 @@ class Study:
 
 
 def load_study(run: Path) -> Study:
-    """Read a run's sequences, catalogue and candidate sets."""
+    """Read a run's sequences, catalogue and candidate sets.
+
+    Args:
+        run: The run folder, with the stages ``prepare`` and ``candidates`` finished.
+
+    Raises:
+        ArtifactError: A table is missing or damaged.
+    """
     from pulse_hf.data.sequences import load_items, load_sequences
 
     sets: dict[str, CandidateSet] = {}

@@ -100,7 +100,16 @@ class ScoreBook:
         self.stackers: dict[str, dict[str, Any]] = {}
 
     def rows(self, system: System, split: str) -> list[Row]:
-        """The system's scores of all decisions of a split, in the study's order."""
+        """The system's scores of all decisions of a split, in the study's order.
+
+        Args:
+            system: What scores; not asked if its scores are kept.
+            split: ``validation`` or ``test``.
+
+        Raises:
+            ArtifactError: The kept scores are of other decisions.
+            ValueError: The system gave other numbers of rows or of scores than there are decisions or candidates.
+        """
         decisions = self.study.split(split)
         path = self.folder / split / f"{system.name}.parquet"
         # The file beside the scores is written last, so both are there or both are made again.

@@ -26,7 +26,15 @@ FULL_SPACE = "model"
 
 @one_load_at_a_time
 def load_space(run: Path, name: str) -> PulseThoughtSpaceModel:
-    """One thought space of a run, the full one or a fold's."""
+    """One thought space of a run, frozen.
+
+    Args:
+        run: The run folder.
+        name: :data:`FULL_SPACE`, or ``fold-N`` for the one fitted without the people of fold N.
+
+    Raises:
+        OSError: The run has none of that name.
+    """
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 
     space: PulseThoughtSpaceModel = PulseThoughtSpaceModel.from_pretrained(str(run / "thought_space" / name)).eval()

@@ -1,7 +1,7 @@
 """From what a model wrote to a reason, or to a named failure; nothing is dropped silently.
 
 A reason is what follows the marker ``Reason:``, as one line. Small slips are forgiven (Markdown,
-quotes, a fence, an unfinished last sentence); the rest fails with one of :data:`STATUSES`, and the
+quotes, a fence, an unfinished last sentence); the rest fails with one of :data:`Status`, and the
 caller keeps the raw text beside the status.
 """
 
@@ -11,11 +11,12 @@ import re
 import unicodedata
 from dataclasses import dataclass
 from functools import cache
+from typing import Literal
 
 from pulse_hf.reasoning.generator import Generation
 from pulse_hf.reasoning.prompts import TEMPLATES, template
 
-STATUSES = ("ok", "empty", "no_marker", "echo", "looping", "cut", "too_long")
+Status = Literal["ok", "empty", "no_marker", "echo", "looping", "cut", "too_long"]
 MAX_WORDS = 100
 MAX_CHARS = 2_000  # a "word" may be of any length, and some scripts have no spaces
 
@@ -36,12 +37,12 @@ class Parsed:
     """What became of one generated text.
 
     Args:
-        status: One of :data:`STATUSES`.
+        status: ``ok``, or why there is no reason.
         text: The reason on one line; ``""`` unless the status is ``"ok"``.
         repaired: The end was trimmed to the last full sentence, or to the first of several reasons.
     """
 
-    status: str
+    status: Status
     text: str = ""
     repaired: bool = False
 

@@ -209,11 +209,10 @@ def score_prompt(
         budget: How much of each field is shown.
         title_chars: Characters of a title at most; ``None`` for as many as the budget's words have.
     """
-    shown = history.before(len(history))
-    start = max(0, len(shown) - budget.score_events)
+    start = max(0, len(history) - budget.score_events)
     lines = [
         _line(_title(items[item], budget, title_chars), rating, "")
-        for item, rating in zip(shown.item_ids[start:], shown.ratings[start:], strict=True)
+        for item, rating in zip(history.item_ids[start:], history.ratings[start:], strict=True)
     ]
     return (
         fill(

@@ -63,7 +63,12 @@ class Stacker:
 
 
 def log_popularity(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
-    """log(1 + training events) of each candidate."""
+    """log(1 + training events) of each candidate.
+
+    Args:
+        study: Shared data.
+        decisions: What to score.
+    """
     counts = study.training_counts
     return [np.log1p([float(counts[item]) for item in candidates]) for candidates in study.candidates(decisions)]
 

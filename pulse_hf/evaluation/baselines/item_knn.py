@@ -42,7 +42,12 @@ def cosines(study: Study) -> Any:
 
 
 def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
-    """Sum of each candidate's cosines with the distinct items of the history; ties by popularity."""
+    """Sum of each candidate's cosines with the distinct items of the history; ties by popularity.
+
+    Args:
+        study: Shared data.
+        decisions: What to score.
+    """
     similar = cosines(study)
     most = 1 + max(study.training_counts.values(), default=0)
     index = study.item_index

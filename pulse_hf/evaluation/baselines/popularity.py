@@ -17,6 +17,11 @@ __all__ = ["scores"]
 
 
 def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
-    """The number of training events of each candidate."""
+    """The number of training events of each candidate.
+
+    Args:
+        study: Shared data.
+        decisions: What to score.
+    """
     counts = study.training_counts
     return [np.array([counts[item] for item in candidates], dtype=float) for candidates in study.candidates(decisions)]

@@ -18,7 +18,12 @@ __all__ = ["scores"]
 
 
 def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
-    """1 for an item of the history, 0 for others; ties (all, where repeats were removed) by popularity."""
+    """1 for an item of the history, 0 for others; ties (all, where repeats were removed) by popularity.
+
+    Args:
+        study: Shared data.
+        decisions: What to score.
+    """
     most = 1 + max(study.training_counts.values(), default=0)
     seen = [set(history.item_ids) for history in study.histories(decisions)]
     rows = zip(study.candidates(decisions), seen, popularity.scores(study, decisions), strict=True)

@@ -231,11 +231,22 @@ class PulseThoughtSpaceModel(PreTrainedModel):
         return ThoughtSpaceOutput(histories, rationales, (histories * rationales).sum(-1).clamp(-1, 1))
 
     def encode_histories(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Histories to unit vectors (n, dim), float32 on the CPU, in the order given."""
+        """Histories to unit vectors (paper §4.1: E_h).
+
+        Args:
+            texts: n histories, each one line as training told them; longer ones are cut at the end.
+            batch_size: Texts encoded at once, those of like length together.
+
+        Returns:
+            (n, dim), float32 on the CPU, in the order given.
+
+        Raises:
+            ValueError: The model has no processor.
+        """
         return self._encode("history", texts, batch_size)
 
     def encode_rationales(self, texts: Sequence[str], batch_size: int = 64) -> Tensor:
-        """Rationales to unit vectors (n, dim), float32 on the CPU, in the order given."""
+        """Rationales to unit vectors (paper §4.1: E_r); arguments, shapes and errors as :meth:`encode_histories`."""
         return self._encode("rationale", texts, batch_size)
 
     def agreement(
