@@ -294,6 +294,15 @@ def test_the_same_seed_gives_the_same_artefact(encoder_folder, tmp_path):
     assert hashes[0] == hashes[1]
 
 
+def test_many_texts_that_lose_their_ends_are_warned_of(encoder_folder, tmp_path, caplog):
+    write_run(tmp_path, *world(24))
+    changes = {"encoder": encoder_folder, "epochs": 1, "num_folds": 0, "max_rationale_tokens": 5}
+    train_thought_space(tmp_path, replace(SETTINGS, **changes), seed=7)
+    (told,) = (record.getMessage() for record in caplog.records if "lose their ends" in record.getMessage())
+    assert "more than 5 tokens" in told
+    assert "raise thought_space.max_rationale_tokens" in told
+
+
 # -- pairs ---------------------------------------------------------------------------------------------
 
 

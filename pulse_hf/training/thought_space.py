@@ -40,6 +40,7 @@ logger = logging.getLogger(__name__)
 
 FOLDER = "thought_space"
 _FIGURE_ROWS = 60
+_MANY_CUT = 0.01  # a share worth a warning
 
 
 @dataclass(frozen=True)
@@ -297,6 +298,7 @@ def _fit_all(
             continue
         models[name] = record
         if fold is None:
+            _warn_of_cuts(fitting)
             _figure(work / "figure3.png", fitting.untrained(), space, validation, seed)
             vectors = space.vectors("rationale", [pair.rationale for pair in pairs])
             artifacts.write_tensors(work / VECTORS, {"vectors": torch.from_numpy(vectors)})
@@ -307,6 +309,21 @@ def _fit_all(
         "truncated": dict(model.processor.truncated),
         "models": models,
     }
+
+
+def _warn_of_cuts(fitting: Fitting) -> None:
+    """Say so where many texts are longer than what the towers read; their ends teach nothing and tell nothing."""
+    for side, states in fitting.states.items():
+        cut, limit = fitting.model.processor.truncated[side], getattr(fitting.settings, f"max_{side}_tokens")
+        if cut > _MANY_CUT * len(states):
+            logger.warning(
+                "of %d %s texts %d have more than %d tokens and lose their ends; raise thought_space.max_%s_tokens",
+                len(states),
+                side,
+                cut,
+                limit,
+                side,
+            )
 
 
 _MASKINGS = (("titles", False), ("titles_masked", True))

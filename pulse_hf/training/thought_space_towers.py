@@ -174,6 +174,10 @@ class TextStates:
                 states = states.mean(0, keepdim=True) if self.pooled else states
                 self._kept[text] = states.to("cpu", dtype, copy=True)
 
+    def __len__(self) -> int:
+        """Different texts that were added."""
+        return len(self._ids)
+
     def length(self, text: str) -> int:
         """Tokens of a text that was added."""
         return len(self._ids[text])
