@@ -53,9 +53,9 @@ def demo() -> RunSettings:
             projection_learning_rate=2e-3,
             training_pairs_per_user=2,
             max_validation_pairs=150,
-            max_events=5,
+            max_events=10,  # with 5, cut at 112 tokens, half of all behaviours lost their ends
             review_words=24,
-            max_history_tokens=112,
+            max_history_tokens=256,
             max_rationale_tokens=48,
         ),
         thoughts=ThoughtSettings(
