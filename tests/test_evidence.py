@@ -1,5 +1,6 @@
 """The evidence's arms: settings that exist, data that may lie anywhere, and what the list says."""
 
+import json
 import shutil
 import sys
 from dataclasses import replace
@@ -12,7 +13,8 @@ sys.path.insert(0, str(ROOT / "scripts"))
 
 import evidence  # noqa: E402
 
-from pulse_hf.artifacts import ArtifactError  # noqa: E402
+from pulse_hf.artifacts import ArtifactError, sha256_of_text  # noqa: E402
+from pulse_hf.evaluation.outcomes import load_outcome  # noqa: E402
 
 ARMS = sorted(evidence.ARMS.glob("*.json"))
 
@@ -74,3 +76,13 @@ def test_a_seed_that_is_kept_is_not_run_again_unless_its_settings_changed(small_
     monkeypatch.setattr(evidence, "facts_of", lambda settings: {**facts_of(settings), "seed": "another"})
     with pytest.raises(ArtifactError, match="other settings"):
         evidence.outcome_of_seed(*asked, later=False, keep=True)
+
+
+@pytest.mark.parametrize("kept", sorted((evidence.REPORTS / "seeds").iterdir()), ids=lambda path: path.name)
+def test_every_kept_seed_is_of_the_arm_as_it_is(kept):
+    name = kept.name.rpartition("-s")[0]
+    settings = [
+        evidence.settings_of_arm(evidence.ARMS / f"{name}.json", evidence.DATA, later=one)[0] for one in (0, 1)
+    ]
+    known = [sha256_of_text([json.dumps(evidence.facts_of(one), sort_keys=True)]) for one in settings]
+    assert load_outcome(kept).settings_sha256 in known
