@@ -26,7 +26,7 @@ from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError, building, read_json, read_manifest, seal, write_json
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.hub.files import seal_folder
-from pulse_hf.models import text_encoder
+from pulse_hf.models import embedded, text_encoder
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.scorer.adapter import load_scorer
 from pulse_hf.models.text_encoder import encode_texts
@@ -378,6 +378,33 @@ def test_M16_weights_that_are_pickles_are_not_loaded(tmp_path: Path) -> None:  #
     (tmp_path / "config.json").write_text('{"model_type": "llama"}')
     with pytest.raises(ValueError, match=r"holds no \.safetensors weights; only safetensors are loaded"):
         resolve_model(str(tmp_path))
+
+
+def test_M16_an_encoder_that_was_not_looked_through_loads_no_pickle(  # noqa: N802
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A repo that is named by commit is not asked what files it has."""
+    from transformers import BertConfig, BertModel, BertTokenizerFast
+
+    tiny = {
+        "vocab_size": 8,
+        "hidden_size": 8,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "intermediate_size": 8,
+    }
+    model = BertModel(BertConfig(**tiny))
+    model.config.save_pretrained(tmp_path)
+    torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
+    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc")
+    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
+    monkeypatch.setattr(embedded, "resolve_model", lambda name: (name, {"revision": "local"}))
+    with pytest.raises(OSError, match="safetensors"):
+        text_encoder._opened(str(tmp_path))
+    with pytest.raises(OSError, match="safetensors"):
+        PulseThoughtSpaceModel.from_encoders(str(tmp_path))
+    model.save_pretrained(tmp_path)
+    assert text_encoder._opened(str(tmp_path))[0] is not None
 
 
 def test_M17_the_code_of_a_model_is_never_run(base_folder: Path, tmp_path: Path) -> None:  # noqa: N802

@@ -86,5 +86,6 @@ def _opened(encoder: str) -> tuple[SentenceTransformer, int | None]:
     name, identity = resolve_model(encoder)
     by_commit = {} if identity["revision"] in ("wheel", "package", "local") else {"revision": identity["revision"]}
     # float32 whatever the checkpoint's dtype: half precision is slow on a CPU, and vectors would differ by machine.
-    model = SentenceTransformer(name, model_kwargs={"dtype": torch.float32}, **by_commit)
+    kwargs = {"dtype": torch.float32, "use_safetensors": True}  # a repo named by commit is not looked through before
+    model = SentenceTransformer(name, model_kwargs=kwargs, **by_commit)
     return model, model.max_seq_length

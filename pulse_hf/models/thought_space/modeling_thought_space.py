@@ -105,7 +105,7 @@ class PulseThoughtSpaceModel(PreTrainedModel):
                 f"shared_towers=True, but a rationale encoder {rationale_encoder!r} is given; drop one of the two."
             )
         # float32 whatever the checkpoint's dtype: training in bf16 weights loses small updates.
-        loading = {"dtype": torch.float32, **loading}
+        loading = {"dtype": torch.float32, "use_safetensors": True, **loading}
         histories = _without_pooler(AutoModel.from_pretrained(history_encoder, **loading))
         rationales = (
             _without_pooler(AutoModel.from_pretrained(rationale_encoder, **loading))
