@@ -22,7 +22,7 @@ DISTILBERT = "distilbert/distilbert-base-uncased"  # paper §4.1
 
 
 def demo() -> RunSettings:
-    """The embedded shop and pulse-nano: everything small enough for 5 minutes on 2 CPU cores (all sizes ours)."""
+    """The embedded shop and pulse-nano: everything small enough for minutes on 2 CPU cores (all sizes ours)."""
     budget = PromptBudget(max_events=5, review_words=24, neighbour_items=3, score_events=3)
     return RunSettings(
         seed=7,
@@ -53,7 +53,7 @@ def demo() -> RunSettings:
             projection_learning_rate=2e-3,
             training_pairs_per_user=2,
             max_validation_pairs=150,
-            max_events=10,  # with 5, cut at 112 tokens, half of all behaviours lost their ends
+            max_events=10,  # with 5, cut at 112 tokens, 45 % of all behaviours lost their ends
             review_words=24,
             max_history_tokens=256,
             max_rationale_tokens=48,

@@ -50,6 +50,7 @@ TABLES = ("a", "b", "tree", "space", "words")
 
 Choose = Callable[[Study, Trees, Sequence[Decision], str, int], dict[str, Thought]]
 Explained = Sequence[tuple[Decision, str]]
+Retell = Callable[[Study, Explained, int], list[str]]
 
 
 @dataclass(frozen=True)
@@ -69,7 +70,7 @@ class Arm:
     name: str
     choose: Choose | None = None
     settings: dict[str, Any] = field(default_factory=dict)
-    retell: Callable[[Study, Explained, int], list[str]] | None = None
+    retell: Retell | None = None
     published: float | None = None
 
 
@@ -164,15 +165,14 @@ def rechosen(run: Path, folder: Path, name: str, choose: Choose, encoder: str, s
     artifacts.build(folder / "thoughts", artifacts.Fingerprint("thoughts", facts, seed, parents), make)
 
 
-def retold(run: Path, path: Path, arm: Arm, seed: int) -> dict[str, Any]:
+def retold(run: Path, path: Path, retell: Retell, seed: int) -> dict[str, Any]:
     """Write down what explains each training choice instead, and the settings that read it."""
     study = load_study(run)
     rows = artifacts.read_table(run / "rationales" / "rationales.parquet").to_pylist()
     explained = [
         (Decision(row["user_id"], row["position"], row["split"]), row["text"]) for row in rows if row["status"] == "ok"
     ]
-    assert arm.retell is not None
-    texts = arm.retell(study, explained, seed)
+    texts = retell(study, explained, seed)
     told = [
         {"user_id": one.user_id, "item_id": study.sequences[one.user_id].item_ids[one.position], "text": text}
         for (one, _), text in zip(explained, texts, strict=True)
@@ -190,7 +190,7 @@ def arm_run(run: Path, folder: Path, arm: Arm, settings: RunSettings, encoder: s
         changed = "recommender"
     else:
         folder.mkdir(parents=True, exist_ok=True)
-        differs = retold(run, folder / "retold.jsonl", arm, settings.seed) if arm.retell else arm.settings
+        differs = retold(run, folder / "retold.jsonl", arm.retell, settings.seed) if arm.retell else arm.settings
         changed = next(word for word in READ if STAGES[word] in differs)
         linked(run, folder, READ[: READ.index(changed)])
         settings = merge(settings, differs, arm.name)

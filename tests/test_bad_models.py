@@ -20,7 +20,7 @@ from small_road import small_settings
 from test_artifacts import ROW
 from test_modeling_scorer import base_folder, saved
 from test_scorer_training import SHAPE, settings_for, toy_examples
-from transformers import AutoTokenizer
+from transformers import AutoTokenizer, BertConfig, BertModel, BertTokenizerFast
 
 from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError, building, read_json, read_manifest, seal, write_json
@@ -239,10 +239,19 @@ def test_M19_a_shard_lies_beside_its_index_or_is_refused(base_folder: Path, shar
         open_generator("transformers", str(base_folder), batch_size=2)
 
 
+def tiny_bert(folder: Path) -> Any:
+    """An encoder that is not saved yet, its tokenizer in the folder."""
+    folder.mkdir(exist_ok=True)
+    (folder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc")
+    BertTokenizerFast(str(folder / "vocab.txt")).save_pretrained(folder)
+    sizes = {"hidden_size": 8, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 8}
+    return BertModel(BertConfig(vocab_size=8, **sizes))
+
+
 def test_M20_half_precision_is_computed_in_float32_where_it_is_not_native(  # noqa: N802
     base_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    from transformers import AutoModelForCausalLM, BertConfig, BertModel, BertTokenizerFast
+    from transformers import AutoModelForCausalLM
 
     AutoModelForCausalLM.from_pretrained(base_folder).half().save_pretrained(base_folder)
     assert read_json(base_folder / "config.json")["dtype"] == "float16"
@@ -255,17 +264,8 @@ def test_M20_half_precision_is_computed_in_float32_where_it_is_not_native(  # no
     saved(base_folder, tmp_path / "scorer")
     assert load_scorer(str(base_folder), tmp_path / "scorer")[0].model.dtype is torch.float32
 
-    tiny = {
-        "vocab_size": 8,
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-    }
     encoder = tmp_path / "encoder"
-    BertModel(BertConfig(**tiny)).half().save_pretrained(encoder)
-    (encoder / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc")
-    BertTokenizerFast(str(encoder / "vocab.txt")).save_pretrained(encoder)
+    tiny_bert(encoder).half().save_pretrained(encoder)
     assert PulseThoughtSpaceModel.from_encoders(str(encoder)).dtype is torch.float32
     assert encode_texts(["a b", "c"], str(encoder)).dtype == np.float32
     assert next(text_encoder._opened(str(encoder))[0].parameters()).dtype is torch.float32
@@ -384,20 +384,9 @@ def test_M16_an_encoder_that_was_not_looked_through_loads_no_pickle(  # noqa: N8
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A repo that is named by commit is not asked what files it has."""
-    from transformers import BertConfig, BertModel, BertTokenizerFast
-
-    tiny = {
-        "vocab_size": 8,
-        "hidden_size": 8,
-        "num_hidden_layers": 1,
-        "num_attention_heads": 2,
-        "intermediate_size": 8,
-    }
-    model = BertModel(BertConfig(**tiny))
+    model = tiny_bert(tmp_path)
     model.config.save_pretrained(tmp_path)
     torch.save(model.state_dict(), tmp_path / "pytorch_model.bin")
-    (tmp_path / "vocab.txt").write_text("[PAD]\n[UNK]\n[CLS]\n[SEP]\n[MASK]\na\nb\nc")
-    BertTokenizerFast(str(tmp_path / "vocab.txt")).save_pretrained(tmp_path)
     monkeypatch.setattr(embedded, "resolve_model", lambda name: (name, {"revision": "local"}))
     with pytest.raises(OSError, match="safetensors"):
         text_encoder._opened(str(tmp_path))
