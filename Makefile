@@ -20,10 +20,10 @@ demo: $(READY)  ## the whole road on the embedded synthetic shop, about 5 minute
 
 test: $(READY)  ## everything a change must pass, under 10 minutes on 2 cores
 	@echo "== tests, in two processes of one thread each =="
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile --no-loadscope-reorder
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q --durations=10 -n 2 --dist loadfile --no-loadscope-reorder --max-worker-restart 2
 
 test-slow: $(READY)  ## the long checks
-	$(BIN)/python -m pytest -q -m slow
+	$(BIN)/python -m pytest -q -m slow -o faulthandler_timeout=10800
 
 control: $(READY)  ## does the gain of PULSE follow the strength of the motives? (four demo-like worlds, long)
 	@echo "== control: motive knob 0, 1/4, 1/2, 1 =="

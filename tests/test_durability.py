@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import faulthandler
 import os
 import resource
 import shutil
 import signal
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -60,6 +62,8 @@ def in_child(action: Callable[[], Any]) -> int:
     """Run something in a forked process that ends at once; its exit code, or minus the signal."""
     child = os.fork()
     if child == 0:
+        # A lock that a thread of the parent held stays held in a child: it then says where it stands, and ends.
+        faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
         code = 1
         try:
             action()

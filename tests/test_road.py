@@ -463,6 +463,7 @@ def test_a_shop_that_no_settings_make_is_told(tmp_path):
 def test_a_missing_extra_is_named(monkeypatch, capsys):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None if name == "gradio" else 1 / 0)
     monkeypatch.setattr("sys.argv", ["pulse", "space"])
+    monkeypatch.setattr("signal.signal", lambda *_: None)  # else its handlers outlive the test
     with pytest.raises(SystemExit) as ended:
         main()
     assert ended.value.code == 2

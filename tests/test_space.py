@@ -582,7 +582,10 @@ def test_a_run_brings_people_and_rationales_a_saved_recommender_neither(small_ru
     assert saved.answers.rationales is None
     assert str(tmp_path) not in saved.answers.subject
     history = saved.answers.examples[0]
-    assert saved.answers.answer(history).ranking == small_answers.answer(history).ranking
+    here, there = (one.answer(history).ranking for one in (small_answers, saved.answers))
+    assert [replace(one, score=0.0) for one in there] == [replace(one, score=0.0) for one in here]
+    # Some machines add up a row alone in another order than one among many; which it was depends on earlier visits.
+    assert [one.score for one in there] == pytest.approx([one.score for one in here], abs=1e-5)
 
 
 @pytest.mark.parametrize("kind", ["missing", "damaged", "run"])
