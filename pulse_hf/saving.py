@@ -50,6 +50,18 @@ if TYPE_CHECKING:
 
 RECORD = "pulse.json"
 KIND = "recommender"
+_FIELDS: dict[str, type] = {
+    "base_model": str,
+    "encoder": str,
+    "seed": int,
+    "prompts": dict,
+    "neighbours.num_neighbours": int,
+    "neighbours.neighbour_items": int,
+    "thoughts.engine": str,
+    "thoughts.model": str,
+    "thoughts.batch_size": int,
+    "thoughts.budget": dict,
+}
 MAX_INCLUDED_BASE_BYTES = 128 * 2**20
 
 
@@ -254,11 +266,7 @@ def load_parts(
     if not (folder / RECORD).exists():
         raise ArtifactError(f"{folder} is not a saved recommender (no {RECORD})")
     check_folder(folder)
-    record = read_json(folder / RECORD)
-    if record.get("format_version") != FORMAT_VERSION:
-        raise ArtifactError(
-            f"{folder}: format {record.get('format_version')!r}, expected {FORMAT_VERSION}; save it again"
-        )
+    record = _record_in(folder)
     if generator is None and record["thoughts"]["engine"] == "server":
         # The address is whoever saved it's to choose, and histories would be sent there.
         raise ArtifactError(
@@ -282,6 +290,24 @@ def load_parts(
 
     folders = (folder / "thought_space", folder / "sequential")
     return compose(record, folder, *folders, items, vectors, pooling, voting, generator, device=device, dtype=dtype)
+
+
+def _record_in(folder: Path) -> dict[str, Any]:
+    """What ``pulse.json`` holds, if all that is asked of it is there: who published it may have written it by hand."""
+    record = read_json(folder / RECORD)
+    version = record.get("format_version") if isinstance(record, dict) else None
+    if version != FORMAT_VERSION:
+        raise ArtifactError(f"{folder}: format {version!r}, expected {FORMAT_VERSION}; save it again")
+    for place, kind in _FIELDS.items():
+        found: Any = record
+        for name in place.split("."):
+            found = found.get(name) if isinstance(found, dict) else None
+        if not isinstance(found, kind) or isinstance(found, bool):
+            raise ArtifactError(
+                f"{folder / RECORD}: {place} is {found!r:.80}, expected {kind.__name__}; it was changed after it was "
+                "saved. Save it again."
+            )
+    return dict(record)
 
 
 def _write_votes(path: Path, shared: SharedReasons) -> None:

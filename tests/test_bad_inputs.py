@@ -412,6 +412,19 @@ def test_a_value_of_parquet_that_its_role_does_not_hold_is_named(
     assert (count.read, len(events), count.dropped) == (2, number - 1, {f"bad {name}": 3 - number})
 
 
+def test_a_time_beyond_all_calendars_is_named(tmp_path: Path) -> None:
+    path = tmp_path / "log.parquet"
+    times = pa.array([START, 10**14], pa.timestamp("s"))
+    pa.parquet.write_table(pa.table({key: [value] * 2 for key, value in GOOD.items()} | {"timestamp": times}), path)
+    form = Format(FULL, timestamp_unit="iso")
+    with pytest.raises(
+        ValueError, match=r"row 2: field 'timestamp': found '1000.* \(timestamp\[ms\]\)', expected an ISO"
+    ):
+        read(path, form)
+    events, count = read(path, form, drop=True)
+    assert (len(events), count.dropped) == (1, {"bad timestamp": 1})
+
+
 def test_a_column_of_parquet_that_stands_twice_is_refused_where_it_is_read(tmp_path: Path) -> None:
     path, names = tmp_path / "log.parquet", [*GOOD, "rating"]
     made = pa.Table.from_arrays([pa.array([GOOD[name]]) for name in names], names=names)

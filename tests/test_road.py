@@ -2,17 +2,28 @@
 
 import json
 import math
+import os
 import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 from small_road import small_settings
 from typer.testing import CliRunner
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_tensors, verify, write_json, write_tensors
+from pulse_hf.artifacts import (
+    ArtifactError,
+    content_sha256,
+    read_json,
+    read_manifest,
+    read_tensors,
+    verify,
+    write_json,
+    write_tensors,
+)
 from pulse_hf.cli.main import app, main
 from pulse_hf.composition import _pinned
 from pulse_hf.evaluation.evaluate import SYSTEMS
@@ -78,6 +89,22 @@ def test_a_second_run_changes_nothing_and_a_changed_setting_is_refused(run):
     assert (run / "report.json").read_bytes() == report
     with pytest.raises(ArtifactError, match=r"settings\.num_negatives"):
         run_road(run, override(small_settings(), ["candidates.num_negatives=4"]))
+
+
+def test_the_same_bytes_whatever_the_hash_seed_the_time_zone_and_the_language(small_run, tmp_path):
+    code = """if True:
+        import sys
+        from pathlib import Path
+        sys.path.insert(0, sys.argv[2])
+        from small_road import small_settings
+        from pulse_hf.pipeline import run_road
+        run_road(Path(sys.argv[1]), small_settings(), until="rationales")
+    """
+    elsewhere = {"PYTHONHASHSEED": "7", "TZ": "Pacific/Kiritimati", "LC_ALL": "C", "PYTHONCOERCECLOCALE": "0"}
+    command = [sys.executable, "-X", "utf8=0", "-c", code, str(tmp_path / "run"), str(Path(__file__).parent)]
+    subprocess.run(command, env={**os.environ, **elsewhere}, check=True, capture_output=True)
+    for name in ("world", "sequences", "sequential", "candidates", "rationales"):
+        assert content_sha256(tmp_path / "run" / name) == content_sha256(small_run / name), name
 
 
 def test_recommend_for_a_known_user(recommender):

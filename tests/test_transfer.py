@@ -181,6 +181,11 @@ def test_files_come_back_whole_and_damage_on_the_way_is_mended_once_and_then_ref
         done = run_client(PULL, patient=False, env=hub.environment(tmp_path / f"once{number}"))
         assert "Error" not in done, f"{effect}: {done}"
         hub.faults.clear()
+    for number, path in enumerate(("pulse.json", "checksums.json", "/api/models/alice/shop")):
+        busy = hub.faults.add(Status(503), path=path, times=2)
+        done = run_client(PULL, patient=False, env=hub.environment(tmp_path / f"busy{number}"))
+        assert (busy.hits, "Error" in done) == (2, False), f"{path}: {done}"
+        hub.faults.clear()
     hub.faults.add(FlipByte(), method="GET", path="pulse.json", times=None)
     refused = run_client(PULL, patient=False, env=hub.environment(tmp_path / "always"))
     assert "ArtifactError" in refused

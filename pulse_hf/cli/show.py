@@ -62,9 +62,11 @@ def show_recommendations(folder: Path, *, user: str | None, history: list[str], 
 
 
 def _open(folder: Path) -> PulseRecommender:
+    from pulse_hf.artifacts import finish_replacing
     from pulse_hf.recommender import PulseRecommender
     from pulse_hf.saving import RECORD
 
+    finish_replacing(folder)  # of a save that was killed
     if (folder / RECORD).exists():
         return PulseRecommender.from_pretrained(folder)
     if not folder.is_dir():

@@ -33,6 +33,7 @@ from pulse_hf.data.item_text import clean_text, without_surrogates
 from pulse_hf.data.rows import (
     Row,
     RowError,
+    batch_rows,
     check_header,
     csv_rows,
     delimiter_of,
@@ -119,7 +120,7 @@ class _Reader:
         """Every row by itself."""
         if self.kind == "parquet":
             for first, batch in parquet_batches(self.path, self.declared):
-                yield from self._by_rows(_batch_rows(self.path, first, _plain_times(self.path, batch, self.form)))
+                yield from self._by_rows(batch_rows(self.path, first, _plain_times(self.path, batch, self.form)))
         elif self.kind == "csv":
             rows = csv_rows(self.path, self._chunks(chunk_bytes), self.declared, delimiter_of(self.path))
             yield from self._by_rows(rows)
@@ -134,7 +135,7 @@ class _Reader:
                 batch = _plain_times(self.path, batch, self.form)
                 repairs: Counter[str] = Counter()
                 fast = from_batch(batch, self.form, repairs)
-                yield from self._either(fast, _batch_rows(self.path, first, batch), repairs)
+                yield from self._either(fast, batch_rows(self.path, first, batch), repairs)
         elif self.kind == "csv":
             yield from self._csv_tables(self._chunks(chunk_bytes))
         else:
@@ -241,10 +242,6 @@ def _plain_times(path: Path, batch: pa.RecordBatch, form: Format) -> pa.RecordBa
             "tie that do not; declare timestamp_unit 'ms' or 'us', or round them in the file"
         ) from error
     return batch.set_column(place, form.columns.when, ticks)
-
-
-def _batch_rows(path: Path, first: int, batch: pa.RecordBatch) -> Rows:
-    return ((f"{path}: row {number}", row) for number, row in enumerate(batch.to_pylist(), first))
 
 
 def _of_five(table: pa.Table, highest: float, repaired: Counter[str]) -> pa.Table:

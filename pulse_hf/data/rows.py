@@ -123,8 +123,7 @@ def read_rows(
     kind = kind_of(path, layout)
     if kind == "parquet":
         for first, batch in parquet_batches(path, required, wanted, tell):
-            for number, row in enumerate(batch.to_pylist(), first):
-                yield f"{path}: row {number}", row
+            yield from batch_rows(path, first, batch)
         return
     chunks = read_chunks(path, repaired, encoding, salvage=salvage)
     if kind == "csv":
@@ -314,6 +313,27 @@ def parquet_batches(
             f"{path}: not a whole Parquet file that can be read here, after {number - 1} good rows ({error}). Copy or "
             "download it again, or write it anew with zstd or snappy compression."
         ) from error
+
+
+def batch_rows(path: Path, first: int, batch: Any) -> Iterator[tuple[str, Row]]:
+    """The rows of a Parquet batch with the place of each; a value that Python has no form for comes as its text.
+
+    Nothing is made before the first one is asked for.
+    """
+    try:
+        rows = batch.to_pylist()
+    except (OverflowError, ValueError):  # a time beyond its calendar: whoever needs it says which
+        columns = {name: list(map(_value, batch[name])) for name in batch.schema.names}
+        rows = [dict(zip(columns, cells, strict=True)) for cells in zip(*columns.values(), strict=True)]
+    for number, row in enumerate(rows, first):
+        yield f"{path}: row {number}", row
+
+
+def _value(cell: Any) -> Any:
+    try:
+        return cell.as_py()
+    except (OverflowError, ValueError):
+        return f"{cell.value} ({cell.type})"
 
 
 def _require_text(path: Path, first: int, batch: Any) -> None:

@@ -9,7 +9,15 @@ from contextlib import contextmanager
 from pulse_hf.artifacts import ArtifactError, DiskFullError
 from pulse_hf.models.embedded import lost_on_the_way
 
-__all__ = ["NoAccessError", "OvertakenError", "WrongRepoError", "not_writable", "overtaken", "plain_errors"]
+__all__ = [
+    "NoAccessError",
+    "OvertakenError",
+    "WrongRepoError",
+    "is_passing",
+    "not_writable",
+    "overtaken",
+    "plain_errors",
+]
 
 
 class NoAccessError(ConnectionError, ValueError):
@@ -80,6 +88,12 @@ def plain_errors(
                 f"{repo_id} is not in the cache, and the Hub is out of reach or was not to be asked. ({text})"
             ) from None
         raise ConnectionError(f"{repo_id}: {type(error).__name__}: {text}") from None
+
+
+def is_passing(error: Exception) -> bool:
+    """Whether the Hub answered that it cannot now."""
+    status = _status(error)
+    return status is not None and (status >= 500 or status in (408, 425, 429))
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -9,14 +9,15 @@ from __future__ import annotations
 import hashlib
 import logging
 import shutil
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.hub.files import CHECKSUMS, PublishedFile, damaged_files, list_files, read_seal
-from pulse_hf.hub.refusals import NoAccessError, WrongRepoError, overtaken
+from pulse_hf.hub.refusals import NoAccessError, WrongRepoError, is_passing, overtaken
 from pulse_hf.hub.refusals import plain_errors as _plain_errors
 from pulse_hf.hub.repos import RepoType, is_repo_id, refuse_public, require_repo_id
 from pulse_hf.models.embedded import is_here
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 __all__ = ["NoAccessError", "Pushed", "is_repo_id", "pull", "push_folder", "require_cached"]
 
 logger = logging.getLogger(__name__)
+_PAUSES_S = (0.5, 2.0)  # ours: a Hub that is busy for longer is told of
 
 
 @dataclass(frozen=True)
@@ -229,7 +231,11 @@ def pull(
     def fetch(names: Iterable[str], commit: str | None, *, again: bool = False) -> Path:
         patterns = [_place(name, under) for name in names]
         with _plain_errors(repo_id, token):
-            root = snapshot_download(repo_id, revision=commit, allow_patterns=patterns, force_download=again, **asked)
+            root = _patiently(
+                lambda: snapshot_download(
+                    repo_id, revision=commit, allow_patterns=patterns, force_download=again, **asked
+                )
+            )
         return Path(root)
 
     root = fetch([CHECKSUMS], revision)
@@ -254,6 +260,18 @@ def pull(
             "Nothing was loaded; tell its owner, or pin another revision."
         )
     return folder
+
+
+def _patiently(fetch: Callable[[], str]) -> str:
+    """Ask again where the Hub is busy: the client library does so for some of its requests only."""
+    for pause in _PAUSES_S:
+        try:
+            return fetch()
+        except Exception as error:
+            if not is_passing(error):
+                raise
+            time.sleep(pause)
+    return fetch()
 
 
 def require_cached(model_id: str) -> None:

@@ -78,7 +78,7 @@ def _read(row: Row | RowError, where: str, repaired: Counter[str]) -> tuple[str,
     if isinstance(row, RowError):
         raise row
     user_id, item_id = (read_id(row, name, where, repaired) for name in ("user_id", "item_id"))
-    return user_id, item_id, clean_text(read_text(row, "text", where), repaired)
+    return user_id, item_id, clean_text(read_text(row, "text", where, repaired), repaired)
 
 
 def recorded_identity(file: str) -> dict[str, str]:
