@@ -46,7 +46,8 @@ evidence: $(READY)  ## every table of hub_cards/reports/README.md but `make cont
 	$(BIN)/python scripts/ablations.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 2000 --arms a b
 	@test -e runs/demo/report.json || $(MAKE) demo
 	cp runs/demo/report.json hub_cards/reports/demo.json
-	$(BIN)/python scripts/ablations.py --run runs/demo
+	$(BIN)/python scripts/ablations.py --run runs/demo --arms a b tree space
+	$(BIN)/python scripts/ablations.py --run runs/demo --arms words --out hub_cards/reports/ablations-of-demo-words.json
 	$(BIN)/python scripts/leak_worth.py --run runs/demo --users 500 --out hub_cards/reports/leak-worth-of-demo.json
 	$(BIN)/python scripts/outside_judge.py --data $(DATA) --thought-space runs/demo/thought_space/model
 	$(BIN)/python scripts/real_rationales.py --data $(DATA)

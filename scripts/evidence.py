@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, sha256_of_text, write_json
+from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS, TUNED
 from pulse_hf.evaluation.outcomes import Outcome, code_sha256, load_outcome, outcome_of, save_outcome
 from pulse_hf.evaluation.pooled import pooled_report
 from pulse_hf.pipeline import run_road
@@ -38,7 +39,6 @@ ARMS = Path(__file__).with_suffix("")
 REPORTS = ROOT / "hub_cards" / "reports"
 DATA = ROOT.parent / "shared" / "data"
 SEEDS = (0, 1, 2)
-CAME_LATER = ("bm25-reviews",)  # rows that kept seeds lack, which does not make them stale
 
 
 def arm_of(path: Path) -> dict[str, Any]:
@@ -85,7 +85,7 @@ def facts_of(settings: RunSettings) -> dict[str, Any]:
         facts["prepare"][key] = Path(facts["prepare"][key] or "").name
     if settings.rationales.engine == "recorded":
         facts["rationales"]["model"] = Path(settings.rationales.model).name
-    facts["evaluate"]["systems"] = [name for name in settings.evaluate.systems if name not in CAME_LATER]
+    facts["evaluate"]["fused"] = [*INGREDIENTS, REVIEWS, *TUNED]  # of other ones a fusion is another row
     del facts["seed"]
     return _set_only(facts)
 
@@ -133,8 +133,10 @@ def run_arm(name: str, data: Path, seeds: list[int], runs: Path, *, keep: bool) 
         )
     for seed in seeds:
         outcomes.append(outcome_of_seed(name, seed, data, runs, later=seed != seeds[0], keep=keep))
-    if len({one.code_sha256 for one in outcomes}) > 1:
-        print(f"{name}: its seeds were run by different versions of the package (code_sha256 in the report)")
+    if len({one.code_sha256 for one in outcomes}) > 1 or not outcomes[0].code_sha256:
+        print(
+            f"{name}: its seeds were run by different or unknown versions of the package (code_sha256 in the report)"
+        )
     report = pooled_report(outcomes)
     report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
     if data.resolve() != DATA.resolve():  # made by a script, as its folder tells

@@ -13,10 +13,11 @@ import argparse
 import json
 import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.evaluation.report import against_the_strongest, p_value, strongest_baseline
+from pulse_hf.evaluation.report import against_the_strongest, p_value, strongest_baseline, what_thoughts_add
 from pulse_hf.hub import cards
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -79,14 +80,15 @@ def table(report: dict[str, Any]) -> str:
         cells[0] += "*" * (len(report["systems"][row["name"]].get("seeds", [0])) < seeds)
         lines.append(f"| {' | '.join(cells + [figure(published.get('systems', {}), row['name'])] * len(paper))} |")
     against = against_the_strongest(report)
-    lines += differences("against the strongest row that is not ours (HR@1, paired)", against)
+    lines += differences("against the strongest row that is not ours (HR@1, paired)", against, report["comparisons"])
     for part in ("cold", "warm"):
         tested = against_the_strongest(report, part)
         lines += differences(
             f"{part} targets: against the strongest row there that is not ours (HR@1, paired)", tested
         )
-    controls = [row for row in report.get("controls", []) if row["metric"] == "hr@1"]
-    lines += differences("what thoughts add, each against the same without them (HR@1, paired)", controls)
+    controls = what_thoughts_add(report)
+    first = [row for row in controls if row["metric"] == "hr@1"]
+    lines += differences("what thoughts add, each against the same without them (HR@1, paired)", first, controls)
     runs = report.get("worth_of_a_reason", {}).get("runs", seeds)
     part = "" if runs == seeds else f", {runs} of {seeds} seeds"
     lines += differences(f"what a reason is worth (`pulse`, HR@1, paired{part})", cards.worth_of_a_reason(report))
@@ -201,12 +203,15 @@ def abroad(report: dict[str, Any]) -> str:
     return "\n".join(lines + differences("paired over the same users (HR@1)", paired))
 
 
-def differences(title: str, rows: list[dict[str, Any]]) -> list[str]:
-    """A table of paired differences in HR@1, if there are any."""
-    lines = ["", f"| {title} | difference | p | p (Holm) |", "|---|---|---|---|"]
+def differences(title: str, rows: list[dict[str, Any]], beside: Sequence[dict[str, Any]] = ()) -> list[str]:
+    """A table of paired differences in HR@1, if there are any, with those in NDCG@10 where they are told, too."""
+    ranked = {(row["system"], row["baseline"]): row for row in beside if row["metric"] == "ndcg@10"}
+    lines = ["", *header(title, "difference", "p", "p (Holm)", *(["NDCG@10", "p (Holm)"] if ranked else []))]
     for row in rows:
-        found = f"{signed(row)} | {p_value(row['p'])} | {p_value(row['p_holm'])}"
-        lines.append(f"| {row['system']} against {row['baseline']} | {found} |")
+        pair = row["system"], row["baseline"]
+        cells = [" against ".join(pair), signed(row), p_value(row["p"]), p_value(row["p_holm"])]
+        cells += [signed(ranked[pair]), p_value(ranked[pair]["p_holm"])] if ranked else []
+        lines.append(f"| {' | '.join(cells)} |")
     return lines if rows else []
 
 
@@ -315,12 +320,19 @@ def added(report: dict[str, Any]) -> str:
         f"{report['people']:,} people of whom no fit saw anything, 1 of 10 candidates, {len(report['seeds'])} seeds "
         "(real data):",
         "",
-        *header("fitted on", "titles", "further texts", "HR@1 (95 % interval)", "MRR"),
+        *header("fitted on", "titles", "further texts", "epoch kept, by seed", "HR@1 (95 % interval)", "MRR"),
     ]
     for row in rows:
         name = row["space"] if row["space"] in ("untrained", "titles") else f"titles and {row['space']}"
         titles = report["training_choices"].get(row.get("among"), 0)
-        cells = [f"{titles:,}", f"{row.get('further_pairs', 0):,}", cards.span(row["hr@1"]), cards.span(row["mrr"])]
+        epochs = ", ".join(map(str, row.get("best_epochs", []))) or "–"
+        cells = [
+            f"{titles:,}",
+            f"{row.get('further_pairs', 0):,}",
+            epochs,
+            cards.span(row["hr@1"]),
+            cards.span(row["mrr"]),
+        ]
         lines.append(f"| {name} | {' | '.join(cells)} |")
     names = ("the rationale, against", "among", "HR@1 (paired)", "p (Holm)", "MRR (paired)", "p (Holm)")
     lines += ["", *header(*names)]

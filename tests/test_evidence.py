@@ -78,7 +78,7 @@ def test_a_seed_that_is_kept_is_not_run_again_unless_its_settings_changed(small_
         evidence.outcome_of_seed(*asked, later=False, keep=True)
 
 
-@pytest.mark.parametrize("kept", sorted((evidence.REPORTS / "seeds").iterdir()), ids=lambda path: path.name)
+@pytest.mark.parametrize("kept", sorted((evidence.REPORTS / "seeds").glob("*")), ids=lambda path: path.name)
 def test_every_kept_seed_is_of_the_arm_as_it_is(kept):
     name = kept.name.rpartition("-s")[0]
     settings = [

@@ -47,6 +47,8 @@ def test_the_mean_over_seeds_is_that_of_each_users_means(runs):
     warm = {(row["system"], row["baseline"]): row["difference"] for row in pooled["slice_comparisons"]["warm"]}
     ours, other = (pooled["systems"][name]["slices"]["warm"]["hr@1"]["value"] for name in ("pulse", "popularity"))
     assert warm["pulse", "popularity"] == pytest.approx(ours - other)
+    assert pooled["stackers_by_seed"] == [single["stackers"]] * 2
+    assert set(pooled["vote_weights_by_seed"][0]) == {"text", "reason", "behaviour"}
     assert pooled["protocol"]["seeds"] == [single["protocol"]["seed"], single["protocol"]["seed"] + 1]
     worth = {row["baseline"]: row["difference"] for row in single["worth_of_a_reason"]["comparisons"]}
     again = {row["baseline"]: row["difference"] for row in pooled["worth_of_a_reason"]["comparisons"]}

@@ -13,7 +13,15 @@ from pulse_hf.evaluation.faithfulness import faithfulness, names_one
 from pulse_hf.evaluation.figures import draw_figures
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.reasons import derangement
-from pulse_hf.evaluation.report import against_the_strongest, compare, compare_slices, render, summarise
+from pulse_hf.evaluation.report import (
+    against_the_strongest,
+    compare,
+    compare_slices,
+    compared_pairs,
+    render,
+    summarise,
+    what_thoughts_add,
+)
 from pulse_hf.metrics import METRICS, rank_metrics
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates
 from pulse_hf.schema import Item, Sequence
@@ -132,6 +140,19 @@ def test_a_slice_is_tested_among_its_own_users_and_against_its_own_strongest(rep
     assert warm_row["difference"] == pytest.approx(expected)
     assert sorted(row["p_holm"] / row["p"] for row in found["warm"])[-1] <= 2  # two pairs, a family of their own
     assert "Cold targets, against the strongest row there" in render(changed)
+
+
+def test_what_thoughts_add_has_one_corrected_p_also_in_reports_that_had_two():
+    row = {"metric": "hr@1", "difference": 0.1, "low": 0.0, "high": 0.2, "p": 0.01}
+    fused = {**row, "system": "pulse-fused", "baseline": "fusion+slm+sft"}
+    text = {**row, "system": "pulse-text", "baseline": "slm+sft", "p_holm": 0.02}
+    older = {"comparisons": [{**fused, "p_holm": 0.2}], "controls": [{**fused, "p_holm": 0.02}, text]}
+    assert what_thoughts_add(older) == [text, {**fused, "p_holm": 0.2}]
+    assert what_thoughts_add({"comparisons": [{**fused, "p_holm": 0.2}]}) == [{**fused, "p_holm": 0.2}]
+    systems = ["slm+sft", "fusion+slm+sft", "pulse", "pulse-text", "pulse-fused"]
+    pairs = compared_pairs(systems)
+    assert len(set(pairs)) == len(pairs) == 4 + 3 + 1
+    assert ("pulse-text", "slm+sft") in pairs
 
 
 def test_a_slice_without_users_is_not_tested(metrics):

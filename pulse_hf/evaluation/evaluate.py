@@ -203,7 +203,7 @@ def _publish(run: Path, folder: Path) -> None:
 
 def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
     from pulse_hf.evaluation.protocol import load_study
-    from pulse_hf.evaluation.report import compare, compare_slices, compared_pairs, control_pairs, summarise
+    from pulse_hf.evaluation.report import compare, compare_slices, compared_pairs, summarise
     from pulse_hf.evaluation.systems import ScoreBook, systems
 
     study = load_study(run)
@@ -224,12 +224,18 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
         "systems": {name: {**summary[name], "cost": _cost(run, book, known, name)} for name in settings.systems},
         "comparisons": compare(metrics, pairs, seed=seed),
         "slice_comparisons": compare_slices(measured, pairs, cold=cold, seed=seed),
-        "controls": compare(metrics, control_pairs(settings.systems), seed=seed),
         "stages": _stages(run),
         "versions": package_versions(),
         "stackers": stacked,
+        "vote_weights": _vote_weights(run) if "pulse" in settings.systems else {},
     }
     return report | _extras(run, study, decisions, book, metrics, settings=settings, seed=seed)
+
+
+def _vote_weights(run: Path) -> dict[str, float]:
+    """What the language model's logit and each vote count in ``pulse``, as fitted on validation."""
+    fits = read_manifest(run / "recommender")["counts"]["systems"]
+    return dict(fits.get("pulse", {}).get("weights", {}))
 
 
 def _check_decisions(run: Path, decisions: Sequence[Decision]) -> None:

@@ -37,7 +37,7 @@ __all__ = ["Outcome", "code_sha256", "load_outcome", "outcome_of", "save_outcome
 
 _PACKAGE = Path(__file__).resolve().parents[1]
 _REPORT, _PLACES = "outcome.json", "places.parquet"
-_KEPT = ("protocol", "systems", "audit", "stages", "versions", "worth_of_a_reason")
+_KEPT = ("protocol", "systems", "audit", "stages", "versions", "worth_of_a_reason", "stackers", "vote_weights")
 
 
 @dataclass(frozen=True)

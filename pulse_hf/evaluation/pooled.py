@@ -20,7 +20,6 @@ from pulse_hf.evaluation.report import (
     compare_measured,
     compare_slices,
     compared_pairs,
-    control_pairs,
     summarise,
 )
 from pulse_hf.metrics import METRICS
@@ -32,6 +31,7 @@ __all__ = ["pooled_report"]
 
 _SAME = ("split", "negatives", "sampling", "users", "refit", "synthetic", "repeats")
 _KEPT = ("stages", "versions")
+_WEIGHTS = ("stackers", "vote_weights")  # fitted on validation; a mean of them is nobody's
 
 
 def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, Any]:
@@ -46,7 +46,8 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
         over which, a pair is compared over those that have both; ``protocol`` has all ``seeds`` and each run's
         ``candidates_sha256``; ``code_sha256`` is of the package that kept each run (empty where nobody told);
         ``by_seed`` has each run's HR@1, ``None`` where it has none. What cannot be pooled
-        (stackers, training rows) is left to the runs' own reports.
+        is told by seed (``stackers_by_seed``, ``vote_weights_by_seed``) or left to the runs' own reports (training
+        rows).
 
     Raises:
         ArtifactError: The runs differ in protocol or users, or an audit did not pass.
@@ -76,13 +77,13 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
         },
         "comparisons": compare_measured(measured, pairs, seed),
         "slice_comparisons": compare_slices(measured, pairs, cold=cold, seed=seed),
-        "controls": compare_measured(*_pairs(outcomes, having, control_pairs(systems)), seed),
         "by_seed": {
             name: [one["systems"][name]["hr@1"]["value"] if name in one["systems"] else None for one in reports]
             for name in systems
         },
         "audit": {"passed": True, "checks": [check for one in reports for check in one["audit"]["checks"]]},
         **{key: reports[0][key] for key in _KEPT},
+        **{f"{key}_by_seed": [one.get(key, {}) for one in reports] for key in _WEIGHTS},
         "code_sha256": [one.code_sha256 for one in outcomes],
     }
     told = [one for one in outcomes if "worth_of_a_reason" in one.report]

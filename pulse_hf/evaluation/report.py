@@ -33,11 +33,11 @@ __all__ = [
     "compare",
     "compare_slices",
     "compared_pairs",
-    "control_pairs",
     "p_value",
     "render",
     "strongest_baseline",
     "summarise",
+    "what_thoughts_add",
 ]
 
 
@@ -70,22 +70,23 @@ def summarise(metrics: Mapping[str, Metrics], *, cold: NDArray[np.bool_], seed: 
 
 
 def compared_pairs(systems: Sequence[str]) -> list[tuple[str, str]]:
-    """Ours against everything else. One question, one row: pulse against pulse-fused is the mirror of the other.
+    """Ours against everything else, and what of :data:`CONTROLS` that leaves out: one family of tests.
 
-    >>> compared_pairs(["sasrec", "pulse", "pulse-fused"])
-    [('pulse', 'sasrec'), ('pulse-fused', 'sasrec'), ('pulse-fused', 'pulse')]
+    One question, one row: pulse against pulse-fused is the mirror of the other.
+
+    >>> compared_pairs(["slm+sft", "pulse", "pulse-text"])
+    [('pulse', 'slm+sft'), ('pulse', 'pulse-text'), ('pulse-text', 'slm+sft')]
     """
     pairs = [(ours, other) for ours in COMPARED_SYSTEMS if ours in systems for other in systems if other != ours]
+    pairs += [pair for pair in CONTROLS if set(pair) <= set(systems) and pair not in pairs]
     return [pair for pair in pairs if pair != ("pulse", "pulse-fused")]
 
 
-def control_pairs(systems: Sequence[str]) -> list[tuple[str, str]]:
-    """What of :data:`CONTROLS` a report can tell.
-
-    >>> control_pairs(["slm+sft", "pulse", "pulse-text"])
-    [('pulse-text', 'slm+sft')]
-    """
-    return [pair for pair in CONTROLS if set(pair) <= set(systems)]
+def what_thoughts_add(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Comparisons of :data:`CONTROLS`; what older reports corrected apart is taken from there only if it must be."""
+    rows = {(row["system"], row["baseline"], row["metric"]): row for row in report.get("controls", [])}
+    rows |= {(row["system"], row["baseline"], row["metric"]): row for row in report["comparisons"]}
+    return [rows[(*pair, metric)] for metric in COMPARED_METRICS for pair in CONTROLS if (*pair, metric) in rows]
 
 
 def compare(
@@ -286,10 +287,11 @@ def _comparisons(report: Mapping[str, Any]) -> str:
 
 
 def _controls(report: Mapping[str, Any]) -> str:
-    if not report.get("controls"):
+    rows = what_thoughts_add(report)
+    if not rows:
         return ""
     caption = f"Each row of ours that thinks against the same without thoughts, paired ({_kind(report)})."
-    return "## What thoughts add\n\n" + _comparison_table(report["controls"]) + "\n\n" + caption
+    return "## What thoughts add\n\n" + _comparison_table(rows) + "\n\n" + caption
 
 
 def _worth(report: Mapping[str, Any]) -> str:

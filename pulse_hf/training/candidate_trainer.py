@@ -257,7 +257,10 @@ class ProgressBar(TrainerCallback):
     ) -> None:
         """Open the bar."""
         self.bar = tqdm(
-            total=state.max_steps, desc=f"recommender {self.name}", disable=not state.is_world_process_zero
+            total=state.max_steps,
+            initial=state.global_step,  # of a fit that goes on
+            desc=f"recommender {self.name}",
+            disable=not state.is_world_process_zero,
         )
 
     def on_step_end(

@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 
 SHARE, UNSEEN = "share of events", "never chosen"
 FOLDS = 5
-_PULLS = (1.0, 10.0, 100.0)
+_PULLS = (1.0, 10.0, 100.0, 1000.0)
 
 __all__ = ["FOLDS", "SHARE", "UNSEEN", "Fusion", "by_popularity", "events_shares", "fit_fusion", "log_loss"]
 
@@ -102,7 +102,7 @@ def fit_fusion(rows: Mapping[str, Rows], gates: Rows, targets: Sequence[int], *,
         rows: Each ingredient's validation scores.
         gates: Each candidate's share of events.
         targets: Where each target stands.
-        l2: The weakest pull to zero; ten and a hundred times it are tried, too.
+        l2: The weakest pull to zero; ten, a hundred and a thousand times it are tried, too.
 
     Returns:
         The variant with the smallest held-out log-loss, fitted on all of the decisions; with fewer than two of them a

@@ -19,7 +19,7 @@ from pulse_hf.schema import Decision
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INGREDIENTS = ("sasrec+text", "sasrec", "title-similarity", "log-popularity")
+INGREDIENTS = ("sasrec+text", "sasrec", "item-knn", "title-similarity", "bm25", "log-popularity")
 REVIEWS = "bm25-reviews"
 """A further ingredient where people have written reviews."""
 TUNED = ("encoder-tuned", "morec")
