@@ -442,6 +442,20 @@ def test_extractive_without_reviews_names_items_and_without_evidence_fails():
     assert parse_reason(empty).status == "empty"
 
 
+@pytest.mark.parametrize("target", [None, "Polish"])
+def test_what_is_quoted_is_no_loop(target):
+    """Items of one name are told of once, and a person who repeats a word did: nothing of it is lost."""
+    named = Evidence((("Nail Polish", None, ""),) * 3 + (("Kettle", None, ""),), ("Rug", "Rug", "Rug"), target)
+    wrote = Evidence((("Fan", 5.0, "Love love love love love it so much, I need nothing else."),), (), target)
+    prompts = [Prompt("u#4", ({"role": "user", "content": "?"},), one) for one in (named, wrote)]
+    (titles,), (words,) = ExtractiveGenerator().generate(prompts, width=1, sampling=Sampling(), seed=0)
+    assert "things like Nail Polish, Kettle." in titles.text
+    assert titles.text.count("Rug") == (0 if target else 1)
+    assert "Love love love love love it so much" in words.text
+    assert [parse_reason(one).status for one in (titles, words)] == ["ok", "ok"]
+    assert parse_reason(Generation(words.text)).status == "looping"  # of a model it is
+
+
 LONG = " ".join(f"word{number}" for number in range(120))
 INSTRUCTION = template("reason").splitlines()[-1]
 

@@ -534,7 +534,7 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert report["protocol"]["users"] == 40
     compared = {(row["system"], row["baseline"]) for row in report["comparisons"]}
     pairs = {(ours, other) for ours in ("pulse", "pulse-fused") for other in known if other != ours}
-    assert compared == pairs - {("pulse", "pulse-fused")}
+    assert compared == pairs - {("pulse", "pulse-fused")} | {("pulse-text", "slm+sft")}
     assert set(report["worth_of_a_reason"]["variants"]) == {
         "own",
         "none",
@@ -546,7 +546,9 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert set(report["stackers"]) == {"fusion", "fusion+slm+sft", "pulse-fused"}
     fused, ours = report["stackers"]["fusion"], report["stackers"]["pulse-fused"]
     assert fused["names"][: len(INGREDIENTS) + 1] == [*INGREDIENTS, REVIEWS]
-    assert ours["names"][: len(INGREDIENTS) + 2] == [*INGREDIENTS, REVIEWS, "pulse"]
+    thoughts = ["pulse-text", "votes-of-reason", "votes-of-behaviour"]
+    assert ours["names"][: len(INGREDIENTS) + 4] == [*INGREDIENTS, REVIEWS, *thoughts]
+    assert set(report["vote_weights"]) == {"text", "reason", "behaviour"}
     assert set(fused["cross_validated"]) == set(ours["cross_validated"])
     rows = report["train_vs_test"]
     assert [rows[name]["decisions"] for name in sorted(rows)] == [40, 80, 80]

@@ -218,7 +218,7 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
     cold, pairs = study.cold(decisions), compared_pairs(settings.systems)
     summary = summarise(metrics, cold=cold, seed=seed)
     measured = [(metrics[ours], metrics[other]) for ours, other in pairs]
-    stacked = {name: book.beside(known[name], "test")["stacker"] for name in settings.systems if known[name].parts}
+    fitted = {name: book.beside(known[name], "test")["stacker"] for name in settings.systems if known[name].parts}
     report = {
         "protocol": _protocol(run, study, decisions, seed),
         "systems": {name: {**summary[name], "cost": _cost(run, book, known, name)} for name in settings.systems},
@@ -226,7 +226,7 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
         "slice_comparisons": compare_slices(measured, pairs, cold=cold, seed=seed),
         "stages": _stages(run),
         "versions": package_versions(),
-        "stackers": stacked,
+        "stackers": {name: stacker for name, stacker in fitted.items() if stacker},
         "vote_weights": _vote_weights(run) if "pulse" in settings.systems else {},
     }
     return report | _extras(run, study, decisions, book, metrics, settings=settings, seed=seed)

@@ -63,6 +63,13 @@ __all__ = [
 ]
 
 OURS = ("pulse", "pulse-text", "pulse-fused", "thought-space")
+VOTES = {
+    "reason": "votes-of-reason",
+    "behaviour": "votes-of-behaviour",
+    "reason, title": "title-near-reason",
+    "behaviour, title": "title-near-behaviour",
+}
+"""What stands beside the logit in ``pulse``, by its name there."""
 _REASON_MODELS = ("sequential/sasrec", "thought_space")
 _SLM_STAGES = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")
 
@@ -234,13 +241,22 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
     named = {system.name: system for system in known}
     text = partial(_with_reasons, folder="pulse-text")
     named["pulse-text"] = System("pulse-text", text, _SLM_STAGES, (*_REASON_MODELS, "recommender/pulse-text"))
-    beside = partial(_with_votes, book=book, text=named["pulse-text"])
-    named["pulse"] = System("pulse", beside, _SLM_STAGES, (*_REASON_MODELS, "recommender/pulse"))
+    known_votes: dict[str, list[NDArray[np.float64]]] = {}
+    for place, name in enumerate(_features(book.study.run)):
+        read = partial(_feature, place=place, known=known_votes)
+        named[VOTES[name]] = System(VOTES[name], read, _SLM_STAGES[:-1], _REASON_MODELS)
+    voting = [named[VOTES[name]] for name in _features(book.study.run)]
+    joined = [named["pulse-text"], *voting] if voting else []
+    beside = partial(_with_votes, book=book, parts=joined) if voting else partial(_with_reasons, folder="pulse")
+    models, parts = (*_REASON_MODELS, "recommender/pulse"), tuple(one.name for one in joined)
+    named["pulse"] = System("pulse", beside, _SLM_STAGES, models, parts)
     # Exactly pulse-fused's ingredients and stacker minus the thoughts (DESIGN §8.7): without the scorer that reads
     # them, and with the same scorer tuned without reasons in its place.
     tuned = tuple(name for name in fusion.TUNED if (book.study.run / "baselines" / name).exists())
     shared = (*fusion.INGREDIENTS, *((fusion.REVIEWS,) if has_reviews(book.study.run) else ()), *tuned)
-    thinking = (*(("thought-space",) if fitted_with_titles(book.study.run) else ()), "pulse")
+    # Not `pulse` as one: what the logit and each vote count may differ between rare and popular items.
+    thoughts = ("pulse-text", *(one.name for one in voting)) if voting else ("pulse",)
+    thinking = (*(("thought-space",) if fitted_with_titles(book.study.run) else ()), *thoughts)
     for name, parts in (
         ("fusion", shared),
         ("fusion+slm+sft", (*shared, "slm+sft")),
@@ -289,30 +305,53 @@ def _with_reasons(study: Study, decisions: Sequence[Decision], *, folder: str) -
     return slm_scores(study, decisions, folder=folder, thoughts=_thoughts_of(study, decisions))
 
 
+def _features(run: Path) -> tuple[str, ...]:
+    """The votes beside the logit in ``pulse``, if the run has tuned it with such and kept the logit's own adapter."""
+    from pulse_hf.models.scorer.adapter import RECORD, read_record
+    from pulse_hf.reasoning.examples import PromptShape
+
+    folder = run / "recommender"
+    if not ((folder / "pulse" / RECORD).exists() and (folder / "pulse-text").is_dir()):
+        return ()
+    return PromptShape.from_dict(read_record(folder / "pulse").prompt).features
+
+
+def _weights(run: Path, names: Sequence[str]) -> list[float]:
+    fitted = read_manifest(run / "recommender")["counts"]["systems"]["pulse"].get("weights", {})
+    return [float(fitted.get(name, 0.0)) for name in names]
+
+
+def _feature(
+    study: Study, decisions: Sequence[Decision], *, place: int, known: dict[str, list[NDArray[np.float64]]]
+) -> list[NDArray[np.float64]]:
+    """One of the votes; all of them are read at once, and ``known`` keeps those of a split."""
+    from pulse_hf.models.scorer.adapter import read_record
+    from pulse_hf.reasoning.examples import PromptShape, features_of_sets
+
+    if not decisions:
+        return []
+    split = decisions[0].split
+    if split not in known:
+        shape = PromptShape.from_dict(read_record(study.run / "recommender" / "pulse").prompt)
+        sets, thoughts = [study.sets[one.decision_id] for one in decisions], _thoughts_of(study, decisions)
+        read = features_of_sets(sets, study.sequences, study.items, thoughts, shape, study.shared)
+        known[split] = [np.array(row) for row in read]
+    return [row[:, place] for row in known[split]]
+
+
 def _with_votes(
-    study: Study, decisions: Sequence[Decision], *, book: ScoreBook, text: System
+    study: Study, decisions: Sequence[Decision], *, book: ScoreBook, parts: Sequence[System]
 ) -> list[NDArray[np.float64]]:
     """``pulse``: what ``pulse-text`` gives, weighed, and the votes beside it.
 
     Both are one fit (:func:`pulse_hf.training.scorer_fit.train_scorer`), so that no text is read twice.
     """
-    from pulse_hf.models.scorer.adapter import read_record
-    from pulse_hf.reasoning.examples import PromptShape, features_of_sets
-
-    folder = study.run / "recommender"
-    fitted = read_manifest(folder)["counts"]["systems"]["pulse"]
-    shape = PromptShape.from_dict(read_record(folder / "pulse").prompt)
-    weights = [fitted.get("weights", {}).get(name) for name in ("text", *shape.features)]
-    if not decisions or not shape.features or not weights[0] or not (folder / text.name).is_dir():
-        return _with_reasons(study, decisions, folder="pulse")
-    sets = [study.sets[decision.decision_id] for decision in decisions]
-    features = features_of_sets(
-        sets, study.sequences, study.items, _thoughts_of(study, decisions), shape, study.shared
-    )
-    logits = _whole(book, [text], decisions[0].split)[text.name]
-    return [
-        weights[0] * row + np.array(votes) @ np.array(weights[1:]) for row, votes in zip(logits, features, strict=True)
-    ]
+    if not decisions:
+        return []
+    weights = _weights(study.run, ("text", *_features(study.run)))
+    rows = _whole(book, parts, decisions[0].split)
+    weighed = [[weight * row for row in rows[part.name]] for weight, part in zip(weights, parts, strict=True)]
+    return [np.sum(of_one, axis=0) for of_one in zip(*weighed, strict=True)]
 
 
 def _a_llmrec_with_reasons(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:

@@ -281,7 +281,8 @@ def _read_together(
     """Encode what the votes of many sets ask for at once, which is faster than set by set."""
     if shared is None or shape.shared_temperature is None:
         return
-    wanted = {item_id for one in candidate_sets for item_id in one.item_ids} if shape.title_agreement else ()
+    # In the order of the sets: which texts share a batch must not hang on a hash.
+    wanted = dict.fromkeys(item_id for one in candidate_sets for item_id in one.item_ids if shape.title_agreement)
     shared.read(
         (_thought(one, thoughts).reason or "" for one in candidate_sets),
         (shared.told(_history(one, sequences), items) for one in candidate_sets),

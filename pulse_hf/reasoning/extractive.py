@@ -55,7 +55,7 @@ class ExtractiveGenerator:
 
     engine: str = "extractive"
     model_id: str = "extractive"
-    revision: str = "1"
+    revision: str = "2"
 
     def __init__(self) -> None:
         self.usage = Usage()
@@ -73,7 +73,7 @@ class ExtractiveGenerator:
     def _write(self, prompt: Prompt, sample: int) -> Generation:
         told = " ".join(message["content"] for message in prompt.messages if message["role"] == "assistant")
         text = _reason(prompt.evidence, told, sample)
-        return Generation(text, num_tokens=len(text.split()))
+        return Generation(text, num_tokens=len(text.split()), quoted=True)
 
 
 def _reason(evidence: Evidence, told: str, sample: int) -> str:
@@ -86,14 +86,20 @@ def _reason(evidence: Evidence, told: str, sample: int) -> str:
     if quotes:
         parts.append(f"They say: {' and '.join(quotes)}.")
     elif evidence.events:
-        parts.append(f"They keep choosing things like {_listed(title for title, _, _ in evidence.events[-3:])}.")
+        latest = _distinct(title for title, _, _ in reversed(evidence.events))[:3]
+        parts.append(f"They keep choosing things like {_listed(reversed(latest))}.")
     if evidence.target_title:
         parts.append(f"That led them to {evidence.target_title}.")
     elif evidence.neighbour_titles:
-        lent = evidence.neighbour_titles
+        lent = _distinct(evidence.neighbour_titles)
         start = (sample + told.count("Reason:")) % len(lent)
         parts.append(f"People of similar taste went on to {_listed((lent[start:] + lent[:start])[:2])}.")
     return f"Reason: {' '.join(parts)}" if parts else ""
+
+
+def _distinct(titles: Iterable[str]) -> list[str]:
+    """Each title once: several items of one name are one thing to tell of."""
+    return list(dict.fromkeys(titles))
 
 
 def _listed(titles: Iterable[str]) -> str:

@@ -31,6 +31,7 @@ class Generation:
             model's own distribution, at most 0; 0 for engines that have none.
         num_tokens: Tokens written, the closing one included.
         finish: ``"stop"`` if the engine ended by itself, ``"length"`` if it was cut off.
+        quoted: The words are people's own, so that words which come again and again are no sign of a loop.
 
     Raises:
         FloatingPointError: The likelihood is not finite: whatever a model with such numbers writes means nothing.
@@ -40,6 +41,7 @@ class Generation:
     log_likelihood: float = 0.0
     num_tokens: int = 0
     finish: Finish = "stop"
+    quoted: bool = False
 
     def __post_init__(self) -> None:
         if not math.isfinite(self.log_likelihood):

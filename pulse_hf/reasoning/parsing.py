@@ -68,7 +68,7 @@ def parse_reason(generation: Generation) -> Parsed:
         return Parsed("empty")
     if _echoes(text):
         return Parsed("echo")
-    if loops(text):
+    if not generation.quoted and loops(text):  # a person who wrote the same word four times did
         return Parsed("looping")
     repaired = len(first) > 1
     if generation.finish == "length" and not repaired:

@@ -185,7 +185,7 @@ class SharedReasons:
 
         Args:
             query: ``(dim,)`` of unit length; without one nothing is known and all is 0.
-            item_ids: Items; one outside the catalogue gets 0.
+            item_ids: Items; one outside the catalogue gets what one that nobody chose gets.
             temperature: As in :meth:`votes`.
             smoothing: As in :meth:`votes`.
             user_id: Whose decision it is; this person's own rationales do not vote.
@@ -194,7 +194,7 @@ class SharedReasons:
             >>> shared = SharedReasons(np.eye(2, dtype=np.float32), np.array([0, 1]), {"a": 0, "b": 1}, None)
             >>> found = shared.evidence(np.array([1.0, 0.0]), ["a", "b", "new"], temperature=0.2, smoothing=0.5)
             >>> [round(value, 2) for value in found]
-            [0.51, -1.07, 0.0]
+            [0.51, -1.07, -1.1]
         """
         if query is None or not len(self.vectors):
             return [0.0] * len(item_ids)
@@ -205,7 +205,8 @@ class SharedReasons:
         if mean == 0:
             return [0.0] * len(item_ids)
         known = np.log((support / mean + smoothing) / (1 + smoothing))
-        return [float(known[self.places[item_id]]) if item_id in self.places else 0.0 for item_id in item_ids]
+        unknown = np.log(smoothing / (1 + smoothing))  # 0 would be above most of a catalogue, whose mean a few carry
+        return [float(known[self.places[one]] if one in self.places else unknown) for one in item_ids]
 
 
 def _vector(known: Mapping[str, NDArray[np.float32]], text: str | None) -> NDArray[np.float32] | None:
