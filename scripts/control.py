@@ -10,12 +10,12 @@ world. Synthetic: it shows the mechanism, not a result on real data.
 from __future__ import annotations
 
 import argparse
-import json
 import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+from pulse_hf.artifacts import package_versions, read_json, write_json
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.evaluation.report import against_the_strongest, strongest_baseline
 from pulse_hf.pipeline import run_road
@@ -32,7 +32,7 @@ def gains(report: dict[str, Any]) -> dict[str, Any]:
     return {
         "strongest": strongest_baseline(report),
         "hr@1": {name: systems[name]["hr@1"]["value"] for name in systems},
-        **{name: {key: tested[name][key] for key in ("difference", "low", "high", "p")} for name in SHOWN},
+        **{name: {key: tested[name][key] for key in ("difference", "low", "high", "p", "p_holm")} for name in SHOWN},
     }
 
 
@@ -60,7 +60,7 @@ def main() -> None:
             evaluate=replace(preset.evaluate, worth_of_a_reason=False),
         )
         folder = run_road(arguments.out / f"motive-{knob:g}", settings)
-        rows[f"{knob:g}"] = gains(json.loads((folder / "report.json").read_text(encoding="utf-8")))
+        rows[f"{knob:g}"] = gains(read_json(folder / "report.json"))
     print("synthetic worlds; gain in HR@1 over the strongest baseline, 95 % interval\n")
     print("| motive knob | strongest baseline | pulse | pulse-fused |\n|---|---|---|---|")
     for knob_name, row in rows.items():
@@ -68,7 +68,15 @@ def main() -> None:
             f"{row[name]['difference']:+.3f} [{row[name]['low']:+.3f}, {row[name]['high']:+.3f}]" for name in SHOWN
         ]
         print(f"| {knob_name} | {row['strongest']} {row['hr@1'][row['strongest']]:.3f} | {' | '.join(cells)} |")
-    (arguments.out / "control.json").write_text(json.dumps(rows, indent=2) + "\n", encoding="utf-8")
+    kept = {
+        "command": f"python scripts/control.py --users {arguments.users} --test-users {arguments.test_users} "
+        f"--seed {arguments.seed}",
+        "seed": arguments.seed,
+        "users": arguments.test_users,
+        "worlds": rows,
+        "versions": package_versions(),
+    }
+    write_json(arguments.out / "control.json", kept)
 
 
 if __name__ == "__main__":

@@ -148,16 +148,30 @@ def figure(published: dict[str, float], name: str) -> str:
 
 def knobs(control: dict[str, Any]) -> str:
     """What ``scripts/control.py`` found in each of its worlds."""
+    worlds = control["worlds"]
     lines = [
-        "2,000 test users in each of four **synthetic** worlds; gain in HR@1 over the strongest row that is not ours:",
+        f"{control['users']:,} test users in each of {len(worlds)} **synthetic** worlds (seed {control['seed']}); "
+        "gain in HR@1 over the strongest row that is not ours (p by Holm within a world):",
         "",
-        "| motive knob | strongest | `pulse` | `pulse-fused` |",
-        "|---|---|---|---|",
+        *header("motive knob", "strongest", "`pulse`", "`pulse-fused`"),
     ]
-    for knob, row in control.items():
-        gains = [signed(row[name]) for name in ("pulse", "pulse-fused")]
+    for knob, row in worlds.items():
+        told = [(signed(row[name]), row[name]["p_holm"]) for name in ("pulse", "pulse-fused")]
+        gains = [gain if p is None else f"{gain}, p {p_value(p)}" for gain, p in told]
         lines.append(f"| {knob} | {row['strongest']} {row['hr@1'][row['strongest']]:.3f} | {' | '.join(gains)} |")
     return "\n".join(lines)
+
+
+def steered(report: dict[str, Any]) -> str:
+    """What ``scripts/steering.py`` found, as a paragraph."""
+    rose, third = (round(report[name] * report["users"]) for name in ("steered", "control"))
+    before, after = report["first_ten"]
+    return (
+        "Steering is real and moderate on the embedded (**synthetic**) shop: with the reason edited to another known "
+        f"motive, the items\nof that motive rose for {rose} of {report['users']} people, by {report['places']:.1f} of "
+        f"100 places on average ({before:.1f} of them among the first ten\nbefore, {after:.1f} after); those of a "
+        f"motive that nobody asked for rose for {third} (`scripts/steering.py`)."
+    )
 
 
 def leaks(report: dict[str, Any]) -> str:
@@ -350,6 +364,7 @@ SHAPES = {
     "question-answering": answered,
     "control": knobs,
     "leak-worth": leaks,
+    "steering": steered,
     "protocols": grown,
     "ablations": ablated,
     "cross-domain": abroad,

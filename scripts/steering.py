@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from pulse_hf.artifacts import write_json
 from pulse_hf.data.world.stage import load_truth
 from pulse_hf.recommender import NUM_RETRIEVED, PulseRecommender, Recommendation
 
@@ -61,16 +62,20 @@ def steering(recommender: PulseRecommender, truth: dict[str, Any], *, users: int
 
 
 def main() -> None:
-    """Print the figures for a run."""
+    """Print and keep the figures of a run."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--run", type=Path, default=Path("runs/demo"))
     parser.add_argument("--users", type=int, default=200)
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--out", type=Path, default=Path("hub_cards/reports/steering-of-demo.json"))
     given = parser.parse_args()
     truth = load_truth(given.run)
     if truth is None:
         raise SystemExit(f"{given.run} is no run of the embedded world; only there it is known what items serve")
-    print(steering(PulseRecommender.from_run(given.run), truth, users=given.users, seed=given.seed))
+    found = steering(PulseRecommender.from_run(given.run), truth, users=given.users, seed=given.seed)
+    print(found)
+    command = f"python scripts/steering.py --run {given.run} --users {given.users} --seed {given.seed}"
+    write_json(given.out, {"command": command, "run": given.run.name, "seed": given.seed, **found})
 
 
 if __name__ == "__main__":
