@@ -3,23 +3,25 @@
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, MutableMapping
 from collections.abc import Sequence as Series
-from dataclasses import asdict, dataclass
+from copy import deepcopy
+from dataclasses import asdict, dataclass, replace
 from functools import wraps
+from numbers import Integral
 from pathlib import Path
 from threading import RLock
-from typing import TYPE_CHECKING, Concatenate, ParamSpec, TypeVar
+from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import Parts, parts_of_run
 from pulse_hf.hub.transfer import is_repo_id, pull
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
-from pulse_hf.retrieval.names import Event, Names, Title
+from pulse_hf.retrieval.names import Event, Names, Title, typed_text
 from pulse_hf.retrieval.retriever import Retriever
 from pulse_hf.saving import load_parts, save_parts
-from pulse_hf.schema import Decision, Item, Sequence
+from pulse_hf.schema import Decision, Item, Sequence, stable_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -46,11 +48,11 @@ class Recommendation:
     """One ranked item.
 
     Args:
-        item_id: The catalogue's id, or the title itself for a candidate outside the catalogue.
+        item_id: The catalogue's id, or the (cleaned) title itself for a candidate outside the catalogue.
         title: Its title.
         score: The scorer's raw logit; comparable within one call.
         rationale: The reason the ranking stands on, the same for all items of a call.
-        agreement: How well the reason agrees with the behaviour, in [-1, 1]; ``None`` without a reason.
+        agreement: How well the reason agrees with the behaviour, in [-1, 1]; ``None`` without a reason or a history.
         cold_start: Whether the history holds no item of the catalogue: it is empty, or all titles in it are unknown.
     """
 
@@ -60,6 +62,26 @@ class Recommendation:
     rationale: str
     agreement: float | None
     cold_start: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class _Asked:
+    """A history as it was read, with the catalogue and what it names beyond, and what is to be scored for it."""
+
+    past: Sequence
+    items: MutableMapping[str, Item]
+    candidates: Series[str] = ()
+
+    @property
+    def key(self) -> str:
+        """Seeds what is drafted: the history's own, so that no other history's company changes its reasons."""
+        past = self.past
+        return f"{stable_hash('history', *past.item_ids, *map(str, past.ratings), *past.reviews):016x}"
+
+
+def _require_count(k: object) -> None:
+    if isinstance(k, bool) or not isinstance(k, Integral) or k < 1:
+        raise ValueError(f"k is {k!r}; expected a whole number, at least 1")
 
 
 def _one_at_a_time(
@@ -79,7 +101,7 @@ class PulseRecommender:
     """Recommend with reasons (paper §4.2): similar users, tree of thought, candidate scorer.
 
     Safe to be asked by several threads; it answers one at a time. (Two recommenders of the same ``parts`` know nothing
-    of each other: share one.)
+    of each other: share one, or give each a ``copy.deepcopy``, made while nobody asks.)
 
     Args:
         parts: What it is composed of.
@@ -106,6 +128,14 @@ class PulseRecommender:
         thoughts = dict(parts.record["thoughts"])
         self._settings = ThoughtSettings(**{**thoughts, "budget": PromptBudget(**thoughts["budget"])})
 
+    def __getstate__(self) -> dict[str, Any]:
+        """What a copy takes over: all but the lock and the trees, which it grows anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("_turn", "_trees")}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self._trees, self._turn = OrderedDict(), RLock()
+
     # -- using it --------------------------------------------------------------------------------
 
     @_one_at_a_time
@@ -122,36 +152,47 @@ class PulseRecommender:
             history: Oldest first: item ids, titles (known or not), or :class:`Event` with words. A text that is the id
                 of one item and the title of another means the former; :class:`Title` means the latter.
             k: How many items at most; more than the catalogue holds gives all that the history does not hold.
-            candidates: Item ids or titles to rank; by default the best of the catalogue by SASRec (100, or
-                ``k`` if that is more), without the history's items.
-            rationale: A reason to rank by instead of a generated one.
+            candidates: Item ids or titles to rank, each item once; by default the best of the catalogue by SASRec
+                (100, or ``k`` if that is more), without the history's items.
+            rationale: A reason to rank by instead of a generated one; ``""`` for none.
 
         Returns:
             At most ``k`` items, best first; equal scores keep the candidates' order.
 
         Raises:
-            ValueError: ``k`` is below 1, ``candidates`` is empty, an item of it or of the history is, or one of the
-                two is no list.
+            ValueError: ``k`` is no whole number or below 1, ``candidates`` is empty, an item of it or of the history
+                is, one of the two is no list, a rating is no number, or a review or the rationale is no text.
             ConnectionError: The encoder of titles outside the catalogue is not here and the Hub is out of reach, or a
                 server that writes the reasons does not answer.
         """
-        if k < 1:
-            raise ValueError(f"k is {k}; expected at least 1")
-        past, items = self._names.read(history)
-        if candidates is None:
-            chosen = self._retriever.best(past, items, max(NUM_RETRIEVED, k))
-        else:
-            chosen = self._given(candidates, items)
-        if not chosen:  # the history holds the whole catalogue
-            return []
-        thought = self._thought(past, items, rationale)
-        scores = self._score(past, items, chosen, thought)
-        ranked = sorted(zip(chosen, scores, strict=True), key=lambda pair: -pair[1])[:k]
-        cold = not any(one in self.parts.items for one in past.item_ids)
-        return [
-            Recommendation(one, items[one].title, score, thought.reason or "", thought.agreement, cold)
-            for one, score in ranked
-        ]
+        return self._ranked([history], k, candidates, rationale)[0]
+
+    @_one_at_a_time
+    def recommend_many(
+        self, histories: Series[Series[str | Event]], k: int = 10, candidates: Series[str] | None = None
+    ) -> list[list[Recommendation]]:
+        """Rank items for many histories at once: as :meth:`recommend` one by one, but their reasons grow together.
+
+        Args:
+            histories: See :meth:`recommend`; all their trees and scores are held in memory.
+            k: See :meth:`recommend`.
+            candidates: See :meth:`recommend`; the same for every history.
+
+        Returns:
+            What :meth:`recommend` gives for each history, in their order and up to rounding: where the language model
+            computes in bfloat16, a reason may now and then be drafted with another word.
+
+        Raises:
+            ValueError: See :meth:`recommend`.
+            ConnectionError: See :meth:`recommend`.
+
+        Example:
+            As in the class, it needs models::
+
+                for ranked in recommender.recommend_many([["Bamboo Kettle"], ["Cork Tray"]], k=3):
+                    print([item.title for item in ranked])
+        """
+        return self._ranked(histories, k, candidates, None)
 
     @_one_at_a_time
     def score(
@@ -168,12 +209,12 @@ class PulseRecommender:
             One raw logit per candidate, in the candidates' order; independent of that order and of each other.
 
         Raises:
-            ValueError: There is no candidate, one is empty, or one of the lists is none.
+            ValueError: There is no candidate, or as in :meth:`recommend`.
             ConnectionError: See :meth:`recommend`.
         """
         past, items = self._names.read(history)
-        chosen = self._given(candidates, items)
-        return self._score(past, items, chosen, self._thought(past, items, rationale))
+        asked = [_Asked(past, items, self._given(candidates, items))]
+        return self._scores(asked, self._thoughts(asked, rationale))[0]
 
     @_one_at_a_time
     def explain(self, history: Series[str | Event]) -> Tree:
@@ -183,14 +224,14 @@ class PulseRecommender:
             history: See :meth:`recommend`.
 
         Returns:
-            The whole tree: every draft with its likelihood and agreement, and the chosen leaf, if one was usable.
+            The whole tree, a copy of one's own: every draft with its likelihood and agreement (``None`` of an empty
+            history), and the chosen leaf, if one was usable.
 
         Raises:
-            ValueError: The history is no list, or an item of it is empty.
+            ValueError: The history is no list, or as in :meth:`recommend`.
             ConnectionError: See :meth:`recommend`.
         """
-        past, items = self._names.read(history)
-        return self._tree(past, items)
+        return deepcopy(self._trees_of([_Asked(*self._names.read(history))])[0])
 
     @_one_at_a_time
     def embed(
@@ -204,19 +245,22 @@ class PulseRecommender:
 
         Returns:
             Unit vectors: ``(dim,)`` of the behaviour and ``(len(reasons), dim)``, comparable with
-            ``parts.shared.vectors``. The product of the two is the agreement.
+            ``parts.shared.vectors``. The product of the two is the agreement; of an empty history it means nothing.
 
         Raises:
-            ValueError: The history is no list, or an item of it is empty.
+            ValueError: The history is no list, or as in :meth:`recommend`, or ``reasons`` is no list of texts.
         """
         import numpy as np
 
+        if isinstance(reasons, str) or not all(isinstance(one, str) for one in reasons):
+            raise ValueError(f"found {reasons!r}, expected a list of texts")
+        texts = [typed_text(one, "a reason") for one in reasons]
         past, items = self._names.read(history)
         space = self.parts.thought_space
         behaviour = np.asarray(space.encode_histories([self.parts.shared.told(past, items)])[0].cpu(), np.float32)
-        if not reasons:
+        if not texts:
             return behaviour, np.empty((0, len(behaviour)), np.float32)
-        return behaviour, np.asarray(space.encode_rationales(list(reasons)).cpu(), np.float32)
+        return behaviour, np.asarray(space.encode_rationales(texts).cpu(), np.float32)
 
     def history_of(self, user_id: str) -> list[Event]:
         """The events of a user of the run it was made from, as a history.
@@ -247,51 +291,109 @@ class PulseRecommender:
             raise ValueError("there are no candidates to score; give at least one item id or title")
         return chosen
 
-    def _tree(self, past: Sequence, items: Mapping[str, Item]) -> Tree:
+    def _ranked(
+        self,
+        histories: Series[Series[str | Event]],
+        k: int,
+        candidates: Series[str] | None,
+        rationale: str | None,
+    ) -> list[list[Recommendation]]:
+        _require_count(k)
+        asked = [self._asked(history, k, candidates) for history in histories]
+        served = [one for one in asked if one.candidates]  # the others' histories hold the whole catalogue
+        thoughts = self._thoughts(served, rationale)
+        scores = self._scores(served, thoughts)
+        ranked = iter([self._ranking(*row)[:k] for row in zip(served, thoughts, scores, strict=True)])
+        return [next(ranked) if one.candidates else [] for one in asked]
+
+    def _asked(self, history: Series[str | Event], k: int, candidates: Series[str] | None) -> _Asked:
+        past, items = self._names.read(history)
+        if candidates is None:
+            return _Asked(past, items, self._retriever.best(past, items, max(NUM_RETRIEVED, k)))
+        return _Asked(past, items, list(dict.fromkeys(self._given(candidates, items))))
+
+    def _ranking(self, one: _Asked, thought: Thought, scores: list[float]) -> list[Recommendation]:
+        cold = not any(item_id in self.parts.items for item_id in one.past.item_ids)
+        return [
+            Recommendation(item_id, one.items[item_id].title, score, thought.reason or "", thought.agreement, cold)
+            for item_id, score in sorted(zip(one.candidates, scores, strict=True), key=lambda pair: -pair[1])
+        ]
+
+    def _trees_of(self, asked: Series[_Asked]) -> list[Tree]:
+        """The tree of each history; those that are not kept from before grow together."""
+        new = {one.past: one for one in asked if one.past not in self._trees}
+        grown = dict(zip(new, self._grown(list(new.values())), strict=True)) if new else {}
+        found = {one.past: grown[one.past] if one.past in grown else self._trees[one.past] for one in asked}
+        for past, tree in found.items():
+            self._trees[past] = tree
+            self._trees.move_to_end(past)
+        while len(self._trees) > KEPT_THOUGHTS:
+            self._trees.popitem(last=False)
+        return [found[one.past] for one in asked]
+
+    def _grown(self, asked: Series[_Asked]) -> list[Tree]:
+        from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with
         from pulse_hf.reasoning.prompts import reason_prompt
         from pulse_hf.reasoning.tree_of_thought import grow_trees
 
-        if past in self._trees:
-            self._trees.move_to_end(past)
-            return self._trees[past]
-        decision = Decision("", len(past), "test")
-        prompt = reason_prompt(decision, past, items, self._retriever.lent(past, items), self._settings.budget)
-        (tree,) = grow_trees(
-            [prompt],
+        told = [
+            (Decision(one.key, len(one.past), "test"), self.parts.shared.told(one.past, one.items)) for one in asked
+        ]
+        prompts = [
+            reason_prompt(
+                decision, one.past, one.items, self._retriever.lent(one.past, one.items), self._settings.budget
+            )
+            for one, (decision, _) in zip(asked, told, strict=True)
+        ]
+        measured = agreement_with(told, {FULL_SPACE: self.parts.thought_space}, self.parts.record["seed"])
+        untold = {decision.decision_id for decision, text in told if not text}
+
+        def evaluate(pairs: list[tuple[str, str]]) -> list[float]:
+            # An empty history agrees with nothing: all its reasons alike, and the tie is broken as any other.
+            return [0.0 if key in untold else found for (key, _), found in zip(pairs, measured(pairs), strict=True)]
+
+        trees = grow_trees(
+            prompts,
             self.parts.generator,
-            lambda pairs: self._agreements(past, items, [text for _, text in pairs]),
+            evaluate,
             self._settings.tree,
             self._settings.sampling,
             self.parts.record["seed"],
         )
-        self._trees[past] = tree
-        if len(self._trees) > KEPT_THOUGHTS:
-            self._trees.popitem(last=False)
-        return tree
+        for tree in trees:
+            if tree.prompt.key in untold:
+                tree.nodes = [replace(node, agreement=None) for node in tree.nodes]
+        return trees
 
-    def _agreements(self, past: Sequence, items: Mapping[str, Item], reasons: Series[str]) -> list[float]:
-        told = self.parts.shared.told(past, items)
-        agreements: list[float] = self.parts.thought_space.agreement(told, list(reasons)).tolist()
-        return agreements
-
-    def _thought(self, past: Sequence, items: Mapping[str, Item], rationale: str | None) -> Thought:
-        from pulse_hf.reasoning.examples import Thought
+    def _thoughts(self, asked: Series[_Asked], rationale: str | None) -> list[Thought]:
+        from pulse_hf.reasoning.examples import NO_THOUGHT, Thought
 
         if rationale is None:
-            node = self._tree(past, items).chosen
-            return Thought(None, None) if node is None else Thought(node.text, node.agreement)
-        text = " ".join(rationale.split())
-        return Thought(text, self._agreements(past, items, [text])[0]) if text else Thought(None, None)
+            chosen = [tree.chosen for tree in self._trees_of(asked)]
+            return [NO_THOUGHT if node is None else Thought(node.text, node.agreement) for node in chosen]
+        text = typed_text(rationale, "the rationale")
+        return [Thought(text, self._agreement(one, text)) if text else NO_THOUGHT for one in asked]
 
-    def _score(self, past: Sequence, items: Mapping[str, Item], chosen: Series[str], thought: Thought) -> list[float]:
+    def _agreement(self, one: _Asked, reason: str) -> float | None:
+        told = self.parts.shared.told(one.past, one.items)
+        return float(self.parts.thought_space.agreement(told, [reason])[0]) if told else None
+
+    def _scores(self, asked: Series[_Asked], thoughts: Series[Thought]) -> list[list[float]]:
         from pulse_hf.models.scorer.processing_scorer import score_sets
         from pulse_hf.reasoning.examples import scorer_example
 
         parts = self.parts
         parts.shared.forget(beyond=KEPT_THOUGHTS)
         parts.processor.forget(beyond=KEPT_THOUGHTS + len(parts.items))
-        example = scorer_example(past, items, chosen, thought, parts.shape, parts.processor.prompt_fits, parts.shared)
-        return score_sets(parts.scorer, parts.processor, [example])[0]
+        if parts.shape.shared_temperature is not None:  # at once, which is faster; each example then finds its own
+            told = [parts.shared.told(one.past, one.items) for one in asked]
+            parts.shared.read((thought.reason or "" for thought in thoughts), told)
+        fits, shared = parts.processor.prompt_fits, parts.shared
+        examples = [
+            scorer_example(one.past, one.items, one.candidates, thought, parts.shape, fits, shared)
+            for one, thought in zip(asked, thoughts, strict=True)
+        ]
+        return score_sets(parts.scorer, parts.processor, examples)
 
     # -- keeping it ------------------------------------------------------------------------------
 

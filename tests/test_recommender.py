@@ -1,5 +1,6 @@
 """A recommender without its models: what is refused or mended before any of them is read or asked."""
 
+import copy
 import os
 import shutil
 from pathlib import Path
@@ -7,12 +8,17 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from pulse_hf.artifacts import ArtifactError, replacing, write_json
 from pulse_hf.cli.show import show_recommendations
 from pulse_hf.composition import FORMAT_VERSION
 from pulse_hf.hub.files import check_folder, seal_folder
-from pulse_hf.recommender import PulseRecommender
+from pulse_hf.reasoning.examples import PromptShape
+from pulse_hf.reasoning.generator import Generation, ScriptedGenerator
+from pulse_hf.reasoning.shared_reasons import SharedReasons
+from pulse_hf.recommender import Event, PulseRecommender
+from pulse_hf.retrieval.retriever import Pool
 from pulse_hf.schema import Item
 
 ITEMS = {one: Item(one, one, one) for one in ("kettle", "tray")}
@@ -41,6 +47,197 @@ def test_no_candidates_are_refused_before_a_reason_is_drafted(modelless):
     ):
         with pytest.raises(ValueError, match="there are no candidates to score"):
             ask()
+
+
+def test_what_is_no_number_or_no_text_is_refused_with_what_was_found(modelless):
+    given = ["kettle"]
+    for ask, said in (
+        (lambda: modelless.recommend(given, k=2.0), r"k is 2\.0; expected a whole number"),
+        (lambda: modelless.recommend(given, k="3"), "k is '3'; expected a whole number"),
+        (lambda: modelless.recommend(given, k=True), "k is True; expected a whole number"),
+        (lambda: modelless.recommend_many([given], k=0), "k is 0; expected a whole number"),
+        (lambda: modelless.recommend(given, candidates=given, rationale=5), "rationale is 5; expected a text"),
+        (lambda: modelless.score(given, given, rationale=["x"]), r"rationale is \['x'\]; expected a text"),
+        (lambda: modelless.embed(given, "abc"), "found 'abc', expected a list of texts"),
+        (lambda: modelless.embed(given, ["a", 5]), r"found \['a', 5\], expected a list of texts"),
+        (lambda: modelless.explain([Event("kettle", rating="five")]), "rating is 'five'; expected a number"),
+        (lambda: modelless.explain([Event("kettle", review=3)]), "review is 3; expected a text"),
+        (lambda: modelless.recommend_many("kettle"), "found the text 'k', expected a list"),
+    ):
+        with pytest.raises(ValueError, match=said):
+            ask()
+
+
+# -- a recommender of one's own making: letters for a space, votes for a scorer ----------------------
+
+
+class Letters:
+    """A thought space in which texts of like letters are near each other; it notes what it read."""
+
+    config = SimpleNamespace(max_events=5, review_words=20)
+
+    def __init__(self):
+        self.read = []
+
+    def _encode(self, texts):
+        self.read += texts
+        counts = torch.tensor([[text.count(letter) + 0.1 for letter in "aeioukt"] for text in texts])
+        return torch.nn.functional.normalize(counts, dim=1)
+
+    def encode_histories(self, texts, batch_size=64):
+        return self._encode(texts)
+
+    def encode_rationales(self, texts, batch_size=64):
+        return self._encode(texts)
+
+    def agreement(self, told, reasons):
+        return self._encode(reasons) @ self._encode([told])[0]
+
+
+class Keyed(ScriptedGenerator):
+    """Writes by the prompt's key and last message, as a sampling engine does."""
+
+    def generate(self, prompts, *, width, sampling, seed):
+        self.asked = [*getattr(self, "asked", []), [prompt.key for prompt in prompts]]
+        return [
+            [Generation(f"Reason: They like {sum(map(ord, f'{prompt}{sample}')):x}.") for sample in range(width)]
+            for prompt in prompts
+        ]
+
+
+@pytest.fixture
+def parts():
+    ids = ("kettle", "tray", "lamp", "rug", "kite")
+    space, places = Letters(), {one: place for place, one in enumerate(ids)}
+    reasons = space._encode([f"They like {one}s." for one in ids]).numpy()
+    record = {
+        "encoder": "none is asked",
+        "neighbours": {"num_neighbours": 1, "neighbour_items": 1},
+        "thoughts": {"depth": 1, "width": 2, "budget": {}},
+        "seed": 0,
+    }
+    asked = []
+    return SimpleNamespace(
+        items={one: Item(one, one, one) for one in ids},
+        item_vectors=np.eye(5, dtype=np.float32),
+        record=record,
+        sequential=SimpleNamespace(
+            user_vectors=lambda histories: torch.tensor([[1.0, sum(one)] for one in histories]),
+            scores=lambda histories: torch.tensor(
+                [[0.0, *(5.0 - sum(one) % n for n in range(1, 6))] for one in histories]
+            ),
+        ),
+        pool=Pool(np.array([[1, 2], [1, 9]], np.float32), [("lamp", "rug"), ("tray",)]),
+        generator=Keyed({}),
+        thought_space=space,
+        shared=SharedReasons(reasons, np.arange(5), places, space),
+        shape=PromptShape(shared_temperature=0.2),
+        scorer=SimpleNamespace(
+            reads_text=False, feature_score=SimpleNamespace(weight=torch.tensor([[1.0, 0.5]])), asked=asked
+        ),
+        processor=SimpleNamespace(
+            prompt_fits=lambda prompt: bool(asked.append(prompt)) or True, forget=lambda beyond: None
+        ),
+    )
+
+
+def test_an_item_given_by_id_and_by_title_is_ranked_once_and_scored_twice(parts):
+    parts.items["tray"] = Item("tray", "Cork Tray", "Cork Tray")
+    recommender, given = PulseRecommender(parts), ["tray", "Cork Tray", "lamp", "tray"]
+    ranked = recommender.recommend(["kettle"], candidates=given)
+    assert sorted(one.item_id for one in ranked) == ["lamp", "tray"]
+    scores = recommender.score(["kettle"], given)
+    assert scores[0] == scores[1] == scores[3]
+    assert {one.item_id: one.score for one in ranked} == {"tray": scores[0], "lamp": scores[2]}
+
+
+def test_words_are_cleaned_as_the_pipeline_cleans_them(parts):
+    recommender = PulseRecommender(parts)
+    event, dirty = Event("kettle", 4, "quiet &amp; <b>light</b>"), "They like\u200b tea &amp;  rugs."
+    clean = Event("kettle", 4, "quiet & light")
+    assert recommender.score([event], ["tray"]) == recommender.score([clean], ["tray"])
+    assert "kettle: quiet & light" in parts.thought_space.read
+    assert not [text for text in parts.thought_space.read if "&amp;" in text]
+    (found,) = recommender.recommend([event], k=1, rationale=dirty)
+    assert found.rationale == "They like tea & rugs."
+    behaviour, (reason,) = recommender.embed([event], [dirty])
+    assert found.agreement == pytest.approx(float(behaviour @ reason), abs=1e-6)
+    for broken in ("\ud83d", "half of \udc00 it"):
+        parts.thought_space.read.clear()
+        recommender.recommend([Event("kettle", review=broken)], candidates=[broken, "tray"], rationale=broken)
+        recommender.embed(["kettle"], [broken])
+        assert parts.thought_space.read
+        "".join(parts.thought_space.read).encode()
+
+
+def test_a_copy_answers_alike_and_apart(parts):
+    recommender = PulseRecommender(parts)
+    expected = recommender.recommend(["kettle"], k=3)
+    other = copy.deepcopy(recommender)
+    assert other.recommend(["kettle"], k=3) == expected
+    assert other._turn is not recommender._turn
+    assert other.parts.shared is not recommender.parts.shared
+    assert not copy.copy(recommender)._trees
+    assert recommender._trees
+
+
+def test_a_tree_that_was_given_out_changes_nothing(parts):
+    recommender = PulseRecommender(parts)
+    tree = recommender.explain(["kettle"])
+    expected, chosen = copy.deepcopy(tree), recommender.recommend(["kettle"], k=1)
+    tree.leaf = -1
+    tree.nodes.clear()
+    tree.prompt.messages[0]["content"] = ""
+    assert recommender.explain(["kettle"]) == expected
+    assert recommender.recommend(["kettle"], k=1) == chosen
+
+
+def test_nothing_agrees_with_an_empty_history(parts):
+    recommender = PulseRecommender(parts)
+    tree = recommender.explain([])
+    assert tree.chosen.depth == 1
+    assert {node.agreement for node in tree.nodes} == {None}
+    assert {node.status for node in tree.nodes} == {"ok"}
+    for rationale in (None, "They like tea."):
+        (found,) = recommender.recommend([], k=1, rationale=rationale)
+        assert found.agreement is None
+        assert found.rationale == (rationale or tree.chosen.text)
+        assert parts.scorer.asked[-1].endswith("Agreement with their behaviour: none\n")
+    parts.thought_space.agreement = None  # is it asked? then it fails
+    parts.shared.forget(beyond=0)
+    assert recommender.recommend([], k=1, rationale="They like tea.")[0].agreement is None
+    mixed = PulseRecommender(parts).recommend_many([["kettle"], []], k=1)
+    assert [one[0].agreement is None for one in mixed] == [False, True]
+    assert mixed[1] == recommender.recommend([], k=1)
+
+
+def test_many_histories_are_answered_together_as_one_by_one(parts):
+    words = Event("kettle", 4.0, "so quiet")
+    everything = list(parts.items)
+    histories = [["kettle"], ["tray"], [words], ["kettle", "lamp"], [], ["kettle"], everything, ["lamp", "kettle"]]
+    for candidates in (None, ["rug", "kite", "rug"]):
+        alone = [PulseRecommender(parts).recommend(one, 2, candidates) for one in histories]
+        parts.generator.asked = []
+        recommender = PulseRecommender(parts)
+        recommender.explain(["tray"])
+        together = recommender.recommend_many(histories, 2, candidates)
+        assert len(parts.generator.asked) == 4  # base reasons and refinements: of one alone, of all others
+        keys = parts.generator.asked[2]
+        assert len(keys) == len(set(keys)) == (5 if candidates is None else 6)
+        for one, other in zip(together, alone, strict=True):
+            assert [found.item_id for found in one] == [found.item_id for found in other]
+            assert [found.rationale for found in one] == [found.rationale for found in other]
+            assert [found.score for found in one] == pytest.approx([found.score for found in other], abs=1e-5)
+    assert len({found[0].rationale for found in together}) > 3
+    assert PulseRecommender(parts).recommend_many([]) == []
+
+
+def test_more_histories_than_trees_are_kept(parts, monkeypatch):
+    monkeypatch.setattr("pulse_hf.recommender.KEPT_THOUGHTS", 2)
+    recommender = PulseRecommender(parts)
+    histories = [[one] for one in parts.items]
+    assert [len(one) for one in recommender.recommend_many(histories, k=1)] == [1] * 5
+    assert len(recommender._trees) == 2
 
 
 RECORD = {

@@ -3,9 +3,11 @@
 import random
 from collections import Counter
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import decisions, training_decisions
@@ -17,6 +19,8 @@ from pulse_hf.retrieval.candidates import (
     draw_candidates,
     load_candidates,
 )
+from pulse_hf.retrieval.names import Names
+from pulse_hf.retrieval.retriever import Pool, Retriever
 from pulse_hf.retrieval.similar_users import NO_USER, lend_items, lendable, neighbours
 from pulse_hf.schema import Item, Sequence
 
@@ -117,6 +121,33 @@ def test_votes_are_weighted_by_similarity():
     lenders = {"a": user("a", ["x"]), "b": user("b", ["x"]), "c": user("c", ["y"])}
     lent = lend_items(["a", "c", "b"], [0.4, 0.1, -0.9], lenders, history=[], before=None, max_items=2)
     assert lent == ["x", "y"]  # who is unlike does not vote against
+
+
+def lent_by(history, rows, vectors, num_neighbours=1):
+    """What a catalogue's people lend to a history whose vector is (1, 0)."""
+    items = {one: Item(one, one, one) for one in ITEMS}
+    asked = SimpleNamespace(user_vectors=lambda histories: torch.tensor([[1.0, 0.0]] * len(histories)))
+    names = Names(items, np.zeros((60, 2), np.float32), "none is asked")
+    pool = Pool(np.array(vectors, np.float32), rows)
+    retriever = Retriever(asked, names, pool, num_neighbours, 9)
+    return retriever.lent(*names.read(history))
+
+
+def test_a_person_is_not_lent_what_they_chose_later():
+    own, other = ("i1", "i2", "i3", "i4", "i5"), ("i1", "i2", "i7")
+    near, far = [1.0, 0.1], [1.0, 0.4]
+    for known in (3, 4, 5):
+        assert lent_by(own[:known], [own, other], [near, far]) == ["i7"]
+    assert lent_by((*own, "i6"), [own, other], [near, far]) == ["i7"]
+    # Two events alike are a coincidence, and so is a start that goes on otherwise.
+    assert lent_by(own[:2], [own, other], [near, far]) == ["i5", "i4", "i3"]
+    assert lent_by(("i1", "i2", "i9"), [own, other], [near, far]) == ["i5", "i4", "i3"]
+
+
+def test_whoever_a_short_row_belongs_to_a_later_one_is_never_lent():
+    own, short, twin = ("i1", "i2", "i3", "i4"), ("i1",), ("i1", "i2", "i3", "i8")
+    rows, vectors = [short, own, twin, ("i7",)], [[1.0, 0.0], [1.0, 0.1], [1.0, 0.2], [1.0, 0.3]]
+    assert lent_by(own[:3], rows, vectors, num_neighbours=2) == ["i7"]
 
 
 # -- candidates ------------------------------------------------------------------------------------

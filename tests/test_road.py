@@ -29,6 +29,7 @@ from pulse_hf.composition import _pinned
 from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.hub.files import check_folder, seal_folder
 from pulse_hf.models.embedded import MINILM_ID, NANO_ID, resolve_model
+from pulse_hf.models.scorer.adapter import files_sha256
 from pulse_hf.pipeline import ROAD, run_road, run_stage, settings_of_run, stage_named, token_budget
 from pulse_hf.presets import preset_named
 from pulse_hf.reasoning.generator import ScriptedGenerator
@@ -159,6 +160,20 @@ def test_a_title_finds_its_item_and_a_new_candidate_keeps_its_title(recommender)
     assert recommender.score([title], ["Brand New Thing"]) == recommender.score([item_id], ["Brand New Thing"])
 
 
+def test_many_histories_get_what_each_gets_alone(run):
+    recommender = PulseRecommender.from_run(run, dtype=torch.float32)  # in bfloat16 rounding may choose another word
+    users = list(recommender.users)[:4]
+    histories = [*map(recommender.history_of, users), [], ["Bamboo Kettle", Event("An unheard-of thing", 4)]]
+    alone = [recommender.recommend(history, k=5) for history in histories]
+    together = PulseRecommender(recommender.parts).recommend_many(histories, k=5)
+    assert len({ranked[0].rationale for ranked in together}) > 2
+    for one, other in zip(together, alone, strict=True):
+        assert [(found.item_id, found.rationale) for found in one] == [(it.item_id, it.rationale) for it in other]
+        for found, it in zip(one, other, strict=True):
+            assert found.score == pytest.approx(it.score, abs=1e-4)
+            assert found.agreement == pytest.approx(it.agreement, abs=1e-4)
+
+
 def test_explain_gives_the_whole_tree(recommender):
     tree = recommender.explain(recommender.history_of(next(iter(recommender.users))))
     assert len(tree.nodes) == 3
@@ -174,6 +189,7 @@ def test_explain_gives_the_whole_tree(recommender):
         (lambda r: r.recommend(["x"], k=0), "k is 0"),
         (lambda r: r.recommend(["x"], candidates=[]), "no candidates"),
         (lambda r: r.recommend("one string"), "expected a list"),
+        (lambda r: r.recommend(["x"], k=2.5), r"k is 2\.5; expected a whole number"),
         (lambda r: r.recommend([" "]), "an item is empty"),
         (lambda r: r.history_of("nobody"), "not known here"),
     ],
@@ -295,7 +311,7 @@ def test_a_base_model_of_this_machine_travels_under_its_name_and_without_what_is
     write_json(scorer / "scorer.json", told | {"base": told["base"] | {"id": str(base)}})
     config = scorer / "adapter" / "adapter_config.json"
     write_json(config, read_json(config) | {"base_model_name_or_path": str(base)})
-    parts = replace(recommender.parts, record=record, folder=scorer)
+    parts = replace(recommender.parts, record=record, folder=scorer, scorer_sha256=files_sha256(scorer))
     save_published(parts, tmp_path / "shop", None)
     texts = "".join(path.read_text() for path in (tmp_path / "shop").rglob("*.json"))
     assert "secret place" not in texts

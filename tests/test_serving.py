@@ -1,5 +1,6 @@
 """A recommender that serves: several threads, odd texts, typed titles, and what grows with the shop or with time."""
 
+import copy
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -10,6 +11,7 @@ import torch
 from transformers import AutoTokenizer
 
 from pulse_hf.cli import show
+from pulse_hf.data.item_text import build_item
 from pulse_hf.models import text_encoder
 from pulse_hf.models.embedded import NANO_ID, resolve_model
 from pulse_hf.models.scorer.adapter import load_scorer
@@ -19,7 +21,7 @@ from pulse_hf.reasoning.generator import ScriptedGenerator
 from pulse_hf.reasoning.prompts import score_prompt, template
 from pulse_hf.reasoning.shared_reasons import SharedReasons
 from pulse_hf.reasoning.transformers_engine import TransformersGenerator
-from pulse_hf.recommender import PulseRecommender, Title
+from pulse_hf.recommender import Event, PulseRecommender, Title
 from pulse_hf.retrieval.names import Names
 from pulse_hf.retrieval.retriever import Pool
 from pulse_hf.schema import CandidateSet, Item, Sequence
@@ -91,6 +93,15 @@ def test_threads_get_what_one_alone_gets(parts, monkeypatch):
     expected = [answer(one) for one in asked]
     with ThreadPoolExecutor(6) as threads:
         assert list(threads.map(answer, asked)) == expected
+
+
+def test_a_copy_answers_what_the_original_answers(small_recommender):
+    ids = list(small_recommender.parts.items)
+    expected = small_recommender.recommend(ids[:2], k=3)  # its writer keeps a cache of this, to be copied with it
+    other = copy.deepcopy(small_recommender)
+    assert other.recommend(ids[:2], k=3) == expected
+    assert other.users == small_recommender.users
+    assert other.parts.scorer is not small_recommender.parts.scorer
 
 
 # -- how many, and of whom nothing is known ----------------------------------------------------------
@@ -187,6 +198,55 @@ def test_an_id_is_an_id_and_a_typed_title_a_title():
     assert typed == ["7", "7", "8", "9", "300", "unheard of"]
     assert {type(one) for one in typed} == {str}
     assert type(items["unheard of"].title) is str
+
+
+LONG = "The cream of the crop " * 20
+SHOP = {
+    "B1": Item("B1", "Crabtree & Evelyn", "Crabtree & Evelyn"),
+    "B2": Item("B2", "Salt &amp; Pepper", "Salt &amp; Pepper"),  # the shop had escaped it twice
+    "B3": build_item("B3", LONG)[0],
+    "&amp;": Item("&amp;", "Tea", "Tea"),
+}
+
+
+@pytest.mark.parametrize(
+    ("name", "found"),
+    [
+        ("Crabtree &amp; Evelyn", "B1"),
+        ("<b>crabtree</b>  &\u200b  Evelyn ", "B1"),
+        ("Salt &amp;amp; Pepper", "B2"),
+        ("Salt &amp; Pepper", "B2"),
+        (LONG, "B3"),
+        (SHOP["B3"].title, "B3"),
+        ("&amp;", "&amp;"),  # an id is an id
+    ],
+)
+def test_a_name_as_the_shop_wrote_it_finds_its_item(name, found):
+    names = Names(SHOP, np.zeros((4, 2), np.float32), "none is asked")
+    assert names.found([name], dict(SHOP)) == [found]
+
+
+def test_a_name_that_finds_nothing_becomes_a_cleaned_item():
+    names, items = Names(SHOP, np.zeros((4, 2), np.float32), "none is asked"), dict(SHOP)
+    dirty = ["Soap &amp; <i>Water</i>", "Soap  & Water", Title("soap \ud800")]
+    assert names.found(dirty, items) == ["Soap & Water", "Soap & Water", "soap \ufffd"]
+    assert items["Soap & Water"] == Item("Soap & Water", "Soap & Water", "Soap & Water")
+    for name in ("", " ", "<br>", "\u200b\u00ad"):
+        with pytest.raises(ValueError, match="an item is empty"):
+            names.found([name], dict(SHOP))
+
+
+def test_stars_and_words_that_are_not_known_are_none():
+    names = Names(SHOP, np.zeros((4, 2), np.float32), "none is asked")
+    events = [Event("B1", 4, None), Event("B1", np.float32("nan")), Event("B1", np.int64(3), " so\x00 light&nbsp;")]
+    past, _ = names.read(events)
+    assert past.ratings == (4.0, None, 3.0)
+    assert past.reviews == ("", "", "so light")
+    for wrong in ("4", True, float("inf"), [4]):
+        with pytest.raises(ValueError, match="rating is .*; expected a number"):
+            names.read([Event("B1", wrong)])
+    with pytest.raises(ValueError, match="review is 5; expected a text"):
+        names.read([Event("B1", review=5)])
 
 
 def test_the_command_line_takes_titles_before_ids(monkeypatch):
@@ -295,9 +355,10 @@ def test_a_known_user_is_not_lent_to_by_himself(small_recommender, monkeypatch):
     number = small_recommender.parts.record["neighbours"]["num_neighbours"]
     for user_id in list(small_recommender.users)[:10]:
         history = small_recommender.history_of(user_id)
-        past, items = small_recommender._names.read(history)
-        assert small_recommender._retriever.lent(past, items) == ["lent"]
-        assert len(taken[-1]) == number
         own = small_recommender.users[user_id].training().item_ids
         assert own in small_recommender.parts.pool.item_ids
-        assert own not in taken[-1]
+        for known in (len(history), max(3, len(history) - 3)):  # whole, and cut back as for a test
+            past, items = small_recommender._names.read(history[:known])
+            assert small_recommender._retriever.lent(past, items) == ["lent"]
+            assert len(taken[-1]) == number
+            assert own not in taken[-1]

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import unicodedata
 from collections import ChainMap
 from collections.abc import Iterable, Mapping, MutableMapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass
+from numbers import Real
 from typing import TYPE_CHECKING, Any
 
+from pulse_hf.data.item_text import MAX_TITLE_CHARS, clean_text
 from pulse_hf.schema import Item, Sequence
 
 if TYPE_CHECKING:
@@ -17,7 +20,7 @@ if TYPE_CHECKING:
 
 ALIKE = 0.5  # cosine from which an unknown title counts as like a known item
 
-__all__ = ["Event", "Names", "Title"]
+__all__ = ["Event", "Names", "Title", "typed_text"]
 
 
 class Title(str):
@@ -42,13 +45,13 @@ class Event:
 
     Args:
         item: An item id of the catalogue, or any title (:class:`Title` where it is a title before it is an id).
-        rating: Stars, if known.
+        rating: Stars; ``None`` or NaN where unknown.
         review: The person's own words, if any; reasons are drawn from them.
     """
 
     item: str
     rating: float | None = None
-    review: str = ""
+    review: str | None = ""
 
 
 class Names:
@@ -70,23 +73,25 @@ class Names:
         """A history as a sequence, and the catalogue with whatever it names beyond.
 
         Args:
-            history: Oldest first: item ids, titles (known or not), or events with words.
+            history: Oldest first: item ids, titles (known or not), or events with words, which are cleaned.
 
         Raises:
-            ValueError: It is a text instead of a list, or an item is empty.
+            ValueError: It is a text instead of a list, an item is empty, a rating is no number or a review no text.
         """
         if isinstance(history, str):
             raise ValueError(f"found the text {history!r}, expected a list of item ids, titles or events")
         events = [event if isinstance(event, Event) else Event(event) for event in history]
         items: MutableMapping[str, Item] = ChainMap({}, self.items)  # no copy: it is as large as the shop
         ids = tuple(self.found([event.item for event in events], items))
-        past = Sequence("", ids, (), tuple(event.rating for event in events), tuple(event.review for event in events))
-        return past, items
+        ratings = tuple(_stars(event.rating) for event in events)
+        reviews = tuple(typed_text(event.review, "a review") for event in events)
+        return Sequence("", ids, (), ratings, reviews), items
 
     def found(self, names: Series[str], items: MutableMapping[str, Item]) -> list[str]:
-        """Item ids of ids or titles; a title outside the catalogue becomes an item of its own.
+        """Item ids of ids or titles; a title outside the catalogue becomes, cleaned, an item of its own.
 
-        What is both is an id, of a :class:`Title` a title.
+        What is both is an id, of a :class:`Title` a title. Ids are taken exactly as they are, titles also as the shop
+        wrote them before the pipeline cleaned them.
 
         Args:
             names: Ids or titles.
@@ -100,12 +105,22 @@ class Names:
         found = []
         for name in names:
             known = name in items and not isinstance(name, Title)
-            item_id = str(name if known else self._titles.get(_spelling(name), name))
-            if not item_id.strip():
-                raise ValueError("an item is empty; give an item id or a title")
+            item_id = str(name) if known else self._titled(name)
+            if not item_id:
+                raise ValueError(f"an item is empty: found {name!r}, expected an item id or a title")
             items.setdefault(item_id, Item(item_id, item_id, item_id))
             found.append(item_id)
         return found
+
+    def _titled(self, name: str) -> str:
+        """The id of the item of this title, else the title that a new item has; ``""`` if nothing of it is readable.
+
+        As it stands first: a title of the catalogue is clean, and what a shop escaped twice would be cleaned on.
+        """
+        for title in (name, clean_text(name, max_chars=MAX_TITLE_CHARS)):
+            if _spelling(title) in self._titles:
+                return self._titles[_spelling(title)]
+        return clean_text(name)
 
     def best(self, scores: NDArray[Any], count: int, without: Iterable[str]) -> list[str]:
         """Ids of the items with the largest scores, largest first, equal ones in catalogue order.
@@ -152,6 +167,36 @@ class Names:
             for item_id in ids
             if item_id in self._index or item_id in nearest
         ]
+
+
+def typed_text(text: object, what: str) -> str:
+    """Words that somebody typed, cleaned as the pipeline cleans those that models are fitted on.
+
+    Args:
+        text: What was given; ``None`` for no words.
+        what: What to call it in a refusal.
+
+    Raises:
+        ValueError: It is no text.
+
+    Example:
+        >>> typed_text("so <b>quiet</b> &amp; light", "a review")
+        'so quiet & light'
+    """
+    if text is None:
+        return ""
+    if not isinstance(text, str):
+        raise ValueError(f"{what} is {text!r}; expected a text, or None for none")
+    return clean_text(text)
+
+
+def _stars(rating: object) -> float | None:
+    """A rating as prompts show it; NaN is how tables say that there is none."""
+    if rating is None:
+        return None
+    if isinstance(rating, bool) or not isinstance(rating, Real) or math.isinf(rating):
+        raise ValueError(f"a rating is {rating!r}; expected a number of stars, or None for none")
+    return None if math.isnan(rating) else float(rating)
 
 
 def _by_title(items: Mapping[str, Item]) -> dict[str, str]:

@@ -21,6 +21,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Pool", "Retriever"]
 
+OWN_EVENTS = 3  # a start of so many events that somebody shares is the same person's; two may be a coincidence
+
 
 @dataclass(frozen=True)
 class Pool:
@@ -84,6 +86,10 @@ class Retriever:
     def lent(self, past: Sequence, items: Mapping[str, Item]) -> list[str]:
         """Items that similar users lend; none where nothing is known of the person.
 
+        Whoever is in the pool does not lend to themselves: neither somebody all of whose events the history begins
+        with nor, of three events or more, whoever goes on from the whole history. A history that was cut back to try
+        a recommender is so not told what came later; one of one or two events may be.
+
         Args:
             past: The history.
             items: What :meth:`~pulse_hf.retrieval.names.Names.read` returned beside it.
@@ -99,10 +105,14 @@ class Retriever:
         if not indices:
             return []
         query, rows = self.sequential.user_vectors([indices]).cpu().numpy(), self.pool.item_ids
-        places, cosines = self._users.nearest(query, ["new user"], self.num_neighbours + 1)
+        # Twice as many as lend, so that there are enough when some are left out.
+        places, cosines = self._users.nearest(query, ["new user"], 2 * self.num_neighbours + 1)
         found = [pair for pair in zip(places[0].tolist(), cosines[0].tolist(), strict=True) if pair[0] != NO_USER]
-        # Somebody of the pool whose history goes on as this one does is the same person, who has nothing to lend.
-        own = [pair for pair in found if past.item_ids[: len(rows[pair[0]])] == rows[pair[0]]][:1]
+        known = past.item_ids
+        ahead = [pair for pair in found if len(known) >= OWN_EVENTS and rows[pair[0]][: len(known)] == known]
+        behind = [pair for pair in found if known[: len(rows[pair[0]])] == rows[pair[0]]]
+        # Of several whose events the history begins with, the nearest is the person; of those ahead any may be.
+        own = ahead or behind[:1]
         found = [pair for pair in found if pair not in own][: self.num_neighbours]
         return lend_items(
             [str(place) for place, _ in found],
