@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,13 +40,18 @@ if TYPE_CHECKING:
     from pulse_hf.reasoning.examples import PromptShape
     from pulse_hf.reasoning.generator import Generator
 
+logger = logging.getLogger(__name__)
+
 FORMAT_VERSION = 2
 BASE = "base"
 
 
 @dataclass(frozen=True)
 class Parts:
-    """Everything a recommender is composed of; made by ``from_run`` and ``from_pretrained``."""
+    """Everything a recommender is composed of; made by ``from_run`` and ``from_pretrained``.
+
+    ``folder`` holds the tuned scorer, which is saved from there, and ``scorer_sha256`` says which files were loaded.
+    """
 
     scorer: PulseScorerModel
     processor: PulseScorerProcessor
@@ -58,6 +65,7 @@ class Parts:
     shared: SharedReasons
     record: Mapping[str, Any]
     folder: Path
+    scorer_sha256: Mapping[str, str]
 
 
 @one_load_at_a_time
@@ -209,7 +217,7 @@ def compose(
         item_vectors: ``(num_items, dim)`` vectors of the item texts.
         pooling: Makes the users that similar users are sought among, given SASRec.
         voting: Makes the voting rationales, given the thought space.
-        generator: Writes the reasons, instead of the recorded language model.
+        generator: Writes the reasons, instead of the recorded language model (see :func:`open_writer`).
         device: Of the language models that score and write; by default a GPU if there is one.
         dtype: Of their weights; by default bfloat16 where the hardware computes in it (the scorer's on a CPU float32).
 
@@ -218,10 +226,9 @@ def compose(
     """
     from pulse_hf.models.folders import check_model_folder
     from pulse_hf.models.sasrec import PulseSASRecModel
-    from pulse_hf.models.scorer.adapter import load_scorer, read_record
+    from pulse_hf.models.scorer.adapter import files_sha256, load_scorer, read_record
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
     from pulse_hf.reasoning.examples import PromptShape
-    from pulse_hf.reasoning.generator import open_generator
 
     changed = sorted(name for name, sha256 in prompt_hashes().items() if record["prompts"].get(name) != sha256)
     if changed:
@@ -230,19 +237,15 @@ def compose(
         )
     for folder in (thought_space, sequential):
         check_model_folder(folder)
-    base = base_of(record, scorer)
+    base, scorer_sha256 = base_of(record, scorer), files_sha256(scorer)
     model, processor = load_scorer(base, scorer, device=device, dtype=dtype)
-    thoughts = record["thoughts"]
     space = PulseThoughtSpaceModel.from_pretrained(thought_space).eval()
     sasrec, shared = PulseSASRecModel.from_pretrained(sequential).eval(), voting(space)
     for name, module in (("scorer", model), ("thought_space", space), ("sequential", sasrec)):
         _require_finite(scorer, name, module.named_parameters())
     _check_sizes(scorer, len(items), len(item_vectors), sasrec, space, shared)
     if generator is None:
-        writer = base if thoughts["model"] == record["base_model"] else thoughts["model"]
-        generator = open_generator(
-            thoughts["engine"], writer, batch_size=thoughts["batch_size"], device=device, dtype=dtype
-        )
+        generator = open_writer(record, base, device=device, dtype=dtype)
         _require_writers_words(scorer, record, generator)
     return Parts(
         scorer=model,
@@ -257,7 +260,32 @@ def compose(
         shared=shared,
         record=record,
         folder=scorer,
+        scorer_sha256=scorer_sha256,
     )
+
+
+def open_writer(
+    record: Mapping[str, Any], base: str, *, device: str | None = None, dtype: torch.dtype | None = None
+) -> Generator:
+    """The language model that wrote a recommender's reasons, to write more.
+
+    Where vLLM wrote them and is not installed, engine ``transformers`` opens the same model, which is asked with the
+    same prompts: only slower, and sampled texts are others.
+
+    Args:
+        record: What ``pulse.json`` holds.
+        base: The base model, which writes the reasons, too, where the record names no other.
+        device: See :func:`compose`.
+        dtype: See :func:`compose`.
+    """
+    from pulse_hf.reasoning.generator import open_generator
+
+    thoughts = record["thoughts"]
+    engine, model = thoughts["engine"], base if thoughts["model"] == record["base_model"] else thoughts["model"]
+    if engine == "vllm" and find_spec("vllm") is None:
+        logger.info("reasons were written by vLLM, which is not installed; %s goes on in this process", model)
+        engine = "transformers"
+    return open_generator(engine, model, batch_size=thoughts["batch_size"], device=device, dtype=dtype)
 
 
 def _require_writers_words(folder: Path, record: Mapping[str, Any], generator: Generator) -> None:

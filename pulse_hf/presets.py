@@ -113,6 +113,7 @@ def paper() -> RunSettings:
             learning_rate=2e-4,  # ours: the number is lost
             max_length=512,  # paper §5.3
             batch_size=4,  # ours: likewise
+            eval_batch_size=4,  # ours: no more than a step has room for
             gradient_checkpointing=True,  # ours: fits 24 GB
             head_tokens=None,
             systems=("pulse", "slm+sft"),

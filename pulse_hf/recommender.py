@@ -482,7 +482,7 @@ class PulseRecommender:
             source: A folder written by :meth:`save_pretrained`, or ``owner/name``.
             revision: Branch, tag or commit of a repo.
             token: Access token of the repo; the one logged in with by default. Models that it only names (a base of
-                more than 128 MiB) are loaded with the latter, from the default cache.
+                the Hub, or of more than 128 MiB) are loaded with the latter, from the default cache.
             cache_dir: Cache folder of the repo.
             local_files_only: Use what is cached; a repo, a language model or an encoder of titles that is not there is
                 an error. (``HF_HUB_OFFLINE=1`` never asks for anything.)

@@ -4,7 +4,7 @@ The folder::
 
     pulse.json                 identities of base and encoder, tree settings, prompt hashes
     adapter/ score_head.safetensors scorer.json      the tuned scorer (PEFT's own layout; merged/ instead if asked for)
-    base/                      the base language model, if it is small enough to include
+    base/                      the base language model, if it lies on this machine and is small enough to include
     thought_space/             both towers with their processor, and the rationales that vote (vectors and items)
     sequential/                SASRec and the pool of anonymous users it compares with
     catalogue/                 items.parquet, item_vectors.safetensors
@@ -68,9 +68,10 @@ MAX_INCLUDED_BASE_BYTES = 128 * 2**20
 def save_parts(parts: Parts, folder: Path, *, merge: bool = False, cards: ModelCards | None = None) -> None:
     """Write everything into one folder; no user of the run is in it.
 
-    The pool of similar users keeps item lists without ids, ratings or words. A base model of at most
-    128 MiB is included, a larger one is named by id and revision. The parts may have been loaded from this very
-    folder: it holds the old recommender or the new one whatever fails (:func:`pulse_hf.artifacts.replacing`).
+    The pool of similar users keeps item lists without ids, ratings or words. A base model of at most 128 MiB is
+    included if it is a folder or comes with this package; a larger one, and one of the Hub, is named by id and
+    revision. The parts may have been loaded from this very folder: it holds the old recommender or the new one
+    whatever fails (:func:`pulse_hf.artifacts.replacing`).
 
     Args:
         parts: What to keep.
@@ -79,8 +80,9 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False, cards: ModelC
         cards: Writes a card and figures beside them.
 
     Raises:
-        ArtifactError: The folder holds something else.
+        ArtifactError: The folder holds something else, or the scorer's files are not those that were loaded.
     """
+    _require_loaded_files(parts)
     folder.mkdir(parents=True, exist_ok=True)
     finish_replacing(folder)
     with replacing(folder, _earlier_save(folder), last=CHECKSUMS) as made:
@@ -88,6 +90,21 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False, cards: ModelC
         if cards is not None:
             _write_card(parts, made, cards)
         seal_folder(made, KIND)
+
+
+def _require_loaded_files(parts: Parts) -> None:
+    """Refuse to copy another adapter than the loaded one: it would stand beside a catalogue that it does not know."""
+    from pulse_hf.models.scorer.adapter import ADAPTER, MERGED, files_sha256
+
+    expected, found = parts.scorer_sha256, files_sha256(parts.folder)
+    wrong = sorted(name for name in expected.keys() | found.keys() if expected.get(name) != found.get(name))
+    if (parts.folder / MERGED).is_dir():  # a save into this very folder, merged, took the adapter away
+        wrong = [name for name in wrong if not name.startswith(f"{ADAPTER}/")]
+    if wrong:
+        raise ArtifactError(
+            f"{parts.folder}: found other files than were loaded, or none ({', '.join(wrong[:3])}): the stage was "
+            "made anew, or the folder moved. Load the recommender again, then save it."
+        )
 
 
 def _write_parts(parts: Parts, folder: Path, *, merge: bool) -> None:
@@ -153,8 +170,10 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
         merge: See :func:`save_parts`.
 
     Raises:
-        ArtifactError: A part lies on this machine only, or the folder holds something else.
+        ArtifactError: A part lies on this machine only, the folder holds something else, or the scorer's files are not
+            those that were loaded.
     """
+    _require_loaded_files(parts)
     require_public(parts)
     save_parts(parts, folder, merge=merge, cards=cards)
 
@@ -192,7 +211,7 @@ def _earlier_save(folder: Path) -> set[str]:
 
 
 def _small_base(parts: Parts) -> Path | None:
-    """The base model's folder, if it is small enough to be included."""
+    """The base model's folder, if there is one and it is small enough to be included; a name of the Hub has none."""
     from pulse_hf.models.embedded import resolve_model
 
     base = Path(resolve_model(base_of(parts.record, parts.folder))[0])
@@ -252,7 +271,8 @@ def load_parts(
 
     Args:
         folder: Written by :func:`save_parts`; every file is compared with its checksum first.
-        generator: Writes the reasons, instead of the recorded language model.
+        generator: Writes the reasons, instead of the recorded language model; where that one needs vLLM and it is not
+            installed, see :func:`pulse_hf.composition.open_writer`.
         device: See :func:`pulse_hf.composition.compose`.
         dtype: See :func:`pulse_hf.composition.compose`.
         local_files_only: Refuse models that it only names and that are not in the cache.

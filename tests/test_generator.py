@@ -30,12 +30,14 @@ from pulse_hf.reasoning import branch_decoding
 from pulse_hf.reasoning.branch_cache import ATTENTION
 from pulse_hf.reasoning.chat_tokens import ChatTokens
 from pulse_hf.reasoning.extractive import ExtractiveGenerator
-from pulse_hf.reasoning.generator import Generation, Sampling, open_generator
+from pulse_hf.reasoning.generator import Generation, Sampling, ScriptedGenerator, open_generator, with_room
 from pulse_hf.reasoning.parsing import parse_reason
-from pulse_hf.reasoning.prompts import Evidence, Prompt, refine_message, template
+from pulse_hf.reasoning.prompts import Evidence, Prompt, PromptBudget, reason_prompt, refine_message, template
 from pulse_hf.reasoning.rewinding import second_copy
 from pulse_hf.reasoning.token_choice import choose_tokens
 from pulse_hf.reasoning.transformers_engine import TransformersGenerator
+from pulse_hf.reasoning.tree_of_thought import TreeSettings, grow_trees
+from pulse_hf.schema import Decision, Item, Sequence
 
 TEMPLATE = (
     "{% for m in messages %}<|{{ m.role }}|>{{ m.content }}<|end|>\n{% endfor %}"
@@ -342,12 +344,73 @@ def test_memory_that_ends_while_loops_are_rewound_is_freed_as_well(tiny, monkeyp
     assert kept
 
 
+@pytest.mark.parametrize("batch_size", [5, 1])
+def test_one_prompt_for_which_memory_ends_is_written_without_the_kept_caches(
+    tokenizer, monkeypatch, caplog, batch_size
+):
+    made = engine(llama(len(tokenizer)), tokenizer, batch_size=batch_size)
+    asked, sampling = prompts(), Sampling(8, 1.0)
+    first = texts(made.generate(asked, width=1, sampling=sampling, seed=2))
+    after = [ask(f"{one.key}/0", one.messages[0]["content"], text) for one, (text,) in zip(asked, first, strict=True)]
+    expected = texts(made.generate(after, width=1, sampling=sampling, seed=2))
+    assert texts(made.generate(asked, width=1, sampling=sampling, seed=2)) == first
+    decode = branch_decoding.decode_branches
+    held = [weakref.ref(place.block.layers[0][0]) for place in made._kept.values()]
+    asked_for = []
+
+    def small_memory(model, rows, *rest):
+        asked_for.append(len(rows))
+        if any(one() is not None for one in held):
+            raise torch.OutOfMemoryError
+        places = decode(model, rows, *rest)
+        held.extend(weakref.ref(place.block.layers[0][0]) for branches in places for place in branches)
+        return places
+
+    monkeypatch.setattr("pulse_hf.reasoning.transformers_engine.decode_branches", small_memory)
+    assert held
+    assert texts(made.generate(after, width=1, sampling=sampling, seed=2)) == expected
+    assert "going on without the kept caches" in caplog.text
+    assert made._kept == {}
+    assert texts(made.generate(asked, width=1, sampling=sampling, seed=2)) == first
+
+    def no_memory(*_):
+        asked_for.append(1)
+        raise torch.OutOfMemoryError
+
+    monkeypatch.setattr("pulse_hf.reasoning.transformers_engine.decode_branches", no_memory)
+    made._kept, asked_for[:] = {}, []
+    with pytest.raises(torch.OutOfMemoryError):
+        made.generate(asked[:1], width=1, sampling=sampling, seed=2)
+    assert asked_for == [1]  # nothing was kept that could make room
+
+
 def test_a_prompt_without_room_for_a_reply_is_a_failure_of_its_own(tiny, caplog):
     replies = tiny.generate([ask("long#1", "soft " * 300), *prompts(1)], width=1, sampling=Sampling(8), seed=0)
     assert replies[0] == [Generation("", finish="length")]
     assert parse_reason(replies[0][0]).status == "empty"
     assert replies[1][0].num_tokens > 0
     assert "long#1" in caplog.text
+
+
+def test_a_long_prompt_loses_its_oldest_events_until_a_reply_fits(tokenizer):
+    names = [f"i{number}" for number in range(6)]
+    items = {name: Item(name, f"Title {name}", "") for name in names}
+    past = Sequence("u", (*names, "i0"), tuple(range(7)), (5.0,) * 7, ("soft cloth " * 12,) * 7)
+    whole = reason_prompt(Decision("u", 6, "test"), past, items, ["i1"], PromptBudget())
+    size = len(ChatTokens(tokenizer).encode([whole.messages])[0])
+    made = engine(llama(len(tokenizer), max_position_embeddings=size), tokenizer)
+    assert not made.fits(whole, 8)
+    assert made.generate([whole], width=1, sampling=Sampling(8), seed=0)[0][0].text == ""
+    (tree,) = grow_trees([whole], made, lambda pairs: [0.0] * len(pairs), TreeSettings(depth=0), Sampling(8), 0)
+    told = tree.prompt.evidence.events
+    assert 0 < len(told) < 6
+    assert told == whole.evidence.events[-len(told) :]
+    assert tree.prompt == reason_prompt(Decision("u", 6, "test"), past, items, ["i1"], PromptBudget(len(told)))
+    assert tree.nodes[0].raw
+    short = reason_prompt(Decision("u", 1, "test"), past, items, [], PromptBudget())
+    assert with_room([short, whole], made, 8) == [short, tree.prompt]
+    assert with_room([whole], made, size)[0].evidence.events == whole.evidence.events[-1:]  # the last one stays
+    assert with_room([whole], ScriptedGenerator({}), 8) == [whole]
 
 
 def test_user_text_cannot_forge_control_tokens(tokenizer):

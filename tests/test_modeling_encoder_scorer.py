@@ -13,7 +13,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pulse_hf.models.embedded import MINILM_ID, resolve_model
 from pulse_hf.models.scorer.adapter import load_scorer, save_adapter, save_merged
-from pulse_hf.models.scorer.configuration_scorer import PulseScorerConfig
+from pulse_hf.models.scorer.configuration_scorer import PulseEncoderScorerConfig
 from pulse_hf.models.scorer.modeling_branches import branch_mask
 from pulse_hf.models.scorer.modeling_encoder_scorer import PulseEncoderScorerModel, scorer_on
 from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
@@ -41,7 +41,7 @@ def tiny_encoder_scorer(family: str, attention: str = "sdpa", **settings) -> Pul
     torch.manual_seed(0)
     config = tiny_config(family)
     config._attn_implementation = attention
-    model = PulseEncoderScorerModel(PulseScorerConfig(base_config=config, initializer_range=0.3, **settings))
+    model = PulseEncoderScorerModel(PulseEncoderScorerConfig(base_config=config, initializer_range=0.3, **settings))
     with torch.no_grad():  # weights large enough that a wrong mask shows
         for parameter in model.parameters():
             parameter.add_(torch.randn_like(parameter) * 0.1)
@@ -132,7 +132,7 @@ def test_a_base_model_takes_the_scorer_of_its_kind(encoder_folder, tmp_path):
     with pytest.raises(ValueError, match="encoder and answers with no token"):
         scorer_on(str(encoder_folder), head_token_ids=(4, 5))
     with pytest.raises(ValueError, match="no encoder that packed scoring is shown equal for; there are bert"):
-        PulseEncoderScorerModel(PulseScorerConfig(base_config=tiny_base_config("llama")))
+        PulseEncoderScorerModel(PulseEncoderScorerConfig(base_config=tiny_base_config("llama")))
 
 
 @pytest.mark.parametrize(
@@ -169,6 +169,16 @@ def test_an_adapted_encoder_loads_as_it_was_saved(encoder_folder, tmp_path, merg
     loaded, reader = load_scorer(str(encoder_folder), tmp_path / "scorer", merge=not merge)
     for found, wanted in zip(score_sets(loaded, reader, examples), expected, strict=True):
         assert found == pytest.approx(wanted, abs=1e-4)
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_a_whole_saved_encoder_scorer_comes_back_as_one(family, tmp_path):
+    model, processor, examples = tiny_encoder_scorer(family), tiny_processor(), some_examples()
+    expected = score_sets(model, processor, examples)
+    model.save_pretrained(tmp_path)
+    for loaded in (AutoModel.from_pretrained(tmp_path), PulseEncoderScorerModel.from_pretrained(tmp_path)):
+        assert type(loaded) is PulseEncoderScorerModel
+        assert score_sets(loaded, processor, examples) == expected
 
 
 def test_the_stage_adapts_every_linear_layer_of_the_genuine_encoder():

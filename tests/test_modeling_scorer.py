@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import itertools
-from dataclasses import dataclass
+import shutil
+from dataclasses import dataclass, fields
 from pathlib import Path
 
 import pytest
@@ -13,12 +14,14 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 from transformers import AutoModelForCausalLM, PreTrainedTokenizerFast
 from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
-from pulse_hf.artifacts import ArtifactError, read_json, write_json
-from pulse_hf.models.scorer.adapter import load_scorer, save_adapter
+from pulse_hf.artifacts import ArtifactError, read_json, read_tensors, write_json, write_tensors
+from pulse_hf.composition import Parts
+from pulse_hf.models.scorer.adapter import files_sha256, load_scorer, save_adapter
 from pulse_hf.models.scorer.configuration_scorer import PulseScorerConfig
 from pulse_hf.models.scorer.modeling_branches import branch_mask
 from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
 from pulse_hf.models.scorer.processing_scorer import EncodedExample, PulseScorerProcessor, score_sets
+from pulse_hf.saving import save_parts, save_published
 
 WORDS = [f"w{number}" for number in range(50)]
 SIZES = {
@@ -194,6 +197,38 @@ def test_score_sets_keeps_the_order_and_takes_large_sets():
     assert score_sets(model, processor, [], batch_size=2) == []
 
 
+def test_scoring_holds_the_logits_of_a_thousand_tokens_at_most_and_training_of_all():
+    model, processor, seen = tiny_scorer(), tiny_processor(), []
+    examples = [Example("w1 w2", [" ".join(WORDS[first : first + 20]) for first in range(30)]) for _ in range(3)]
+    model.lm_head.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
+    batch = processor(examples)
+    whole = model(**batch).logits.detach()
+    with torch.inference_mode():
+        parts = model(**batch).logits
+    assert seen[0] == sum(seen[1:]) == 3 * 30 * 20
+    assert max(seen[1:]) <= 1024
+    torch.testing.assert_close(parts, whole)
+
+
+def test_memory_errors_halve_the_batch_and_change_no_score(monkeypatch, caplog):
+    model, processor, examples = tiny_scorer(), tiny_processor(), some_examples() * 2
+    expected = score_sets(model, processor, examples, batch_size=6)
+    forward, fits = model.forward, [2]
+
+    def small_memory(**batch):
+        if len(batch["input_ids"]) > fits[0]:
+            raise torch.OutOfMemoryError
+        return forward(**batch)
+
+    monkeypatch.setattr(model, "forward", small_memory)
+    for found, wanted in zip(score_sets(model, processor, examples, batch_size=6), expected, strict=True):
+        assert found == pytest.approx(wanted, abs=1e-5)
+    assert "out of memory with 6 decisions" in caplog.text
+    fits[0] = 0
+    with pytest.raises(torch.OutOfMemoryError):
+        score_sets(model, processor, examples[:1])
+
+
 def test_a_text_that_counts_for_nothing_is_not_read_and_changes_nothing():
     model, processor, example = tiny_scorer(num_candidate_features=2), tiny_processor(), some_examples()[0]
     example.features = tuple((float(i), -0.5) for i in range(4))
@@ -352,6 +387,22 @@ def test_another_base_model_is_refused_with_both_named(base_folder, tmp_path):
     write_json(tmp_path / "scorer" / "scorer.json", record)
     with pytest.raises(ArtifactError, match=f"{IDENTITY['id']}.*{'0' * 64}.*base"):
         load_scorer(str(base_folder), tmp_path / "scorer")
+
+
+@pytest.mark.parametrize("change", ["changed", "gone"])
+def test_files_that_are_not_the_loaded_ones_are_not_saved(base_folder, tmp_path, change):
+    saved(base_folder, tmp_path / "scorer")
+    rest = dict.fromkeys(field.name for field in fields(Parts))
+    parts = Parts(**rest | {"folder": tmp_path / "scorer", "scorer_sha256": files_sha256(tmp_path / "scorer")})
+    if change == "gone":
+        shutil.rmtree(tmp_path / "scorer")
+    else:  # the stage was made anew
+        weights = tmp_path / "scorer" / "adapter" / "adapter_model.safetensors"
+        write_tensors(weights, {name: 2 * value for name, value in read_tensors(weights).items()})
+    for save in (save_parts, lambda *given: save_published(*given, None)):
+        with pytest.raises(ArtifactError, match=r"adapter/adapter_model\.safetensors.*[Ll]oad"):
+            save(parts, tmp_path / "shop")
+    assert not (tmp_path / "shop").exists()
 
 
 def test_save_and_load_of_the_whole_model_and_its_processor(tmp_path):

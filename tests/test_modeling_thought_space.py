@@ -7,6 +7,7 @@ import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
 from transformers import AutoModel, BertConfig, BertModel, DistilBertConfig, DistilBertModel, PreTrainedTokenizerFast
+from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pulse_hf.models.thought_space import PulseThoughtSpaceConfig, PulseThoughtSpaceModel, PulseThoughtSpaceProcessor
 
@@ -147,6 +148,24 @@ def test_forward_takes_what_the_processor_gives(encoders):
     with torch.no_grad():
         out = model(**batch)
     torch.testing.assert_close(out.agreement, model.agreement(TEXTS, TEXTS[::-1]), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    ("family", "most"), [("bert", 20), ("roberta", 18), ("xlm-roberta", 18), ("mpnet", 18), ("esm", 18)]
+)
+def test_the_longest_allowed_text_encodes(family, most, tmp_path):
+    sizes = {"hidden_size": 16, "num_hidden_layers": 1, "num_attention_heads": 2, "intermediate_size": 32}
+    config = CONFIG_MAPPING[family](vocab_size=44, max_position_embeddings=20, pad_token_id=1, **sizes)
+    AutoModel.from_config(config).save_pretrained(tmp_path)
+    tokenizer().save_pretrained(tmp_path)
+    model = space([str(tmp_path)], max_history_tokens=500, max_rationale_tokens=7)
+    assert (model.processor.max_history_tokens, model.processor.max_rationale_tokens) == (most, 7)
+    assert model.encode_histories([" ".join(WORDS)]).isfinite().all()
+    assert model.processor.truncated["history"] == 1
+    shorter = tokenizer()
+    shorter.model_max_length = 11
+    shorter.save_pretrained(tmp_path)
+    assert space([str(tmp_path)], max_history_tokens=500).processor.max_history_tokens == 11
 
 
 def test_long_texts_lose_their_end_and_are_counted(encoders):

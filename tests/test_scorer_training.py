@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import random
+import shutil
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers
-from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
+from transformers import BloomConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 from transformers.trainer_pt_utils import LengthGroupedSampler
 from trl import SFTConfig, SFTTrainer
 
@@ -326,6 +327,15 @@ def test_fewer_negatives_are_read_while_training_only(base_folder, tmp_path):
 def test_an_unknown_system_is_refused(base_folder, tmp_path):
     with pytest.raises(ValueError, match="pulze"):
         recommender(tmp_path, settings_for(base_folder, systems=("pulze",)), seed=0)
+
+
+def test_more_tokens_than_the_base_model_has_positions_are_refused(base_folder, tmp_path):
+    assert make_processor(settings_for(base_folder, max_length=256)).max_prompt_tokens == 208
+    with pytest.raises(ValueError, match=r"max_length is 257.*256 positions.*recommender\.max_length"):
+        make_processor(settings_for(base_folder, max_length=257))
+    shutil.copytree(base_folder, tmp_path / "alibi", ignore=shutil.ignore_patterns("config.json"))
+    BloomConfig().save_pretrained(tmp_path / "alibi")  # distances only: it has no last position
+    assert make_processor(settings_for(tmp_path / "alibi", max_length=257)).max_prompt_tokens == 209
 
 
 @pytest.mark.parametrize("processes", [1, 2, 4])

@@ -481,6 +481,29 @@ def test_the_loss_is_asked_for_as_the_settings_say(encoder_folder, monkeypatch):
     assert sorted(told) == sorted(groups_of(pairs[8:]).tolist())
 
 
+def test_a_batch_without_negatives_is_passed_over_and_counted(encoder_folder, tmp_path, monkeypatch):
+    sequences, items, rows = world(16, seed=3)
+    settings = replace(SETTINGS, titles=True, batch_size=2, epochs=2)
+    pairs = some_pairs(16)
+    fitted_on = with_titles(pairs[8:], sequences, items, settings)  # a pair and its twin share all three groups
+    report = fit(space_on(encoder_folder), fitted_on, pairs[:8], settings, seed=0)
+    assert report.skipped_batches > 0
+    assert len(report.losses) + report.skipped_batches == 2 * num_batches(len(fitted_on), 2)
+    monkeypatch.setattr(artifacts.Checkpoints, "due", lambda _: True)
+    honest = thought_space_fit.info_nce_loss
+    steps = iter(range(9))
+    monkeypatch.setattr(
+        thought_space_fit, "info_nce_loss", lambda *given, **how: (next(steps), honest(*given, **how))[1]
+    )
+    kept = {"seed": 0, "checkpoints": artifacts.Checkpoints(tmp_path, "fit")}
+    with pytest.raises(StopIteration):  # killed in its tenth step
+        fit(space_on(encoder_folder), fitted_on, pairs[:8], settings, **kept)
+    monkeypatch.setattr(thought_space_fit, "info_nce_loss", honest)
+    assert fit(space_on(encoder_folder), fitted_on, pairs[:8], settings, **kept) == report
+    with pytest.raises(ValueError, match="none of the 2 batches of epoch 1 has two pairs that are negatives"):
+        fit(space_on(encoder_folder), fitted_on[:2] + fitted_on[24:26], pairs[8:], settings, seed=0)
+
+
 def test_projections_and_encoders_learn_at_their_own_rates_and_vectors_do_not_decay(encoder_folder):
     space = space_on(encoder_folder)
     rates = {"encoder_learning_rate": 1e-5, "projection_learning_rate": 1e-3, "weight_decay": 0.1}

@@ -2,15 +2,18 @@
 
 import sys
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec
 from types import ModuleType, SimpleNamespace
 
 import pytest
 import torch
 
+from pulse_hf.composition import open_writer
 from pulse_hf.models.embedded import NANO_ID, resolve_model
 from pulse_hf.reasoning.generator import Sampling, engine_identity, open_generator
 from pulse_hf.reasoning.prompts import Evidence, Prompt
 from pulse_hf.reasoning.transformers_engine import TransformersGenerator
+from pulse_hf.reasoning.vllm_engine import VllmGenerator
 
 PROMPTS = [
     Prompt(f"u{number}#3", ({"role": "user", "content": f"Why does a person want {what}?"},), Evidence(()))
@@ -63,6 +66,7 @@ class LLM:
 @pytest.fixture
 def vllm(monkeypatch):
     module = ModuleType("vllm")
+    module.__spec__ = ModuleSpec("vllm", None)
     module.LLM, module.SamplingParams = LLM, SamplingParams
     monkeypatch.setitem(sys.modules, "vllm", module)
 
@@ -98,3 +102,16 @@ def test_a_prompt_without_room_is_a_failure_of_its_own_and_a_missing_vllm_is_sai
     monkeypatch.setitem(sys.modules, "vllm", None)
     with pytest.raises(ValueError, match="vllm is not installed"):
         open_generator("vllm", NANO_ID, batch_size=1)
+
+
+def test_a_recommender_whose_reasons_vllm_wrote_opens_without_it(monkeypatch):
+    monkeypatch.setitem(sys.modules, "vllm", None)
+    record = {"base_model": "owner/base", "thoughts": {"engine": "vllm", "model": NANO_ID, "batch_size": 2}}
+    writer = open_writer(record, "owner/base")
+    assert isinstance(writer, TransformersGenerator)
+    assert (writer.model_id, writer.batch_size) == (NANO_ID, 2)
+
+
+def test_a_recommender_whose_reasons_vllm_wrote_opens_with_it_where_it_is(vllm):
+    record = {"base_model": NANO_ID, "thoughts": {"engine": "vllm", "model": NANO_ID, "batch_size": 2}}
+    assert isinstance(open_writer(record, NANO_ID), VllmGenerator)

@@ -12,10 +12,10 @@ from collections.abc import Sequence as Series
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Literal, Protocol
 
+from pulse_hf.reasoning.prompts import Prompt, without_oldest
+
 if TYPE_CHECKING:
     import torch
-
-    from pulse_hf.reasoning.prompts import Prompt
 
 Engine = Literal["transformers", "vllm", "server", "extractive"]
 Finish = Literal["stop", "length"]
@@ -141,6 +141,28 @@ class Generator(Protocol):
             One list of ``width`` generations per prompt, in the order of the prompts.
         """
         ...
+
+
+def with_room(prompts: Series[Prompt], generator: Generator, max_new_tokens: int) -> list[Prompt]:
+    """Prompts without their oldest events where the generator's model has no room for a reply else.
+
+    The newest event always stays. Generators that do not tell what fits (a server, an engine without a language model)
+    get the prompts as they are.
+
+    Args:
+        prompts: As :mod:`pulse_hf.reasoning.prompts` makes them.
+        generator: Who will be asked.
+        max_new_tokens: The longest reply.
+    """
+    fits = getattr(generator, "fits", None)
+    if fits is None:
+        return list(prompts)
+    shown = []
+    for prompt in prompts:
+        while len(prompt.evidence.events) > 1 and not fits(prompt, max_new_tokens):
+            prompt = without_oldest(prompt)
+        shown.append(prompt)
+    return shown
 
 
 @dataclass

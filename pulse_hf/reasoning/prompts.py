@@ -13,7 +13,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib import resources
 
@@ -166,8 +166,7 @@ def rationale_prompt(
         )
     target = _title(items[sequence.item_ids[decision.position]], budget)
     events = _events(sequence.before(decision.position), items, budget)
-    content = fill("rationale", history=_history(events), target=target)
-    return Prompt(decision.decision_id, ({"role": "user", "content": content},), Evidence(events, (), target))
+    return _asked(decision.decision_id, Evidence(events, (), target))
 
 
 def reason_prompt(
@@ -180,8 +179,22 @@ def reason_prompt(
     """Phase II (paper §4.2): a base reason from the history and similar users' items, target unknown."""
     events = _events(sequence.before(decision.position), items, budget)
     lent = tuple(_title(items[item_id], budget) for item_id in neighbour_item_ids[: budget.neighbour_items])
-    content = fill("reason", history=_history(events), neighbours="; ".join(lent) or "nothing known")
-    return Prompt(decision.decision_id, ({"role": "user", "content": content},), Evidence(events, lent))
+    return _asked(decision.decision_id, Evidence(events, lent))
+
+
+def without_oldest(prompt: Prompt) -> Prompt:
+    """A prompt of :func:`rationale_prompt` or :func:`reason_prompt` without the oldest of the events that it tells."""
+    return _asked(prompt.key, replace(prompt.evidence, events=prompt.evidence.events[1:]))
+
+
+def _asked(key: str, evidence: Evidence) -> Prompt:
+    history = _history(evidence.events)
+    if evidence.target_title is None:
+        neighbours = "; ".join(evidence.neighbour_titles) or "nothing known"
+        content = fill("reason", history=history, neighbours=neighbours)
+    else:
+        content = fill("rationale", history=history, target=evidence.target_title)
+    return Prompt(key, ({"role": "user", "content": content},), evidence)
 
 
 def refine_message() -> Message:

@@ -15,7 +15,15 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.generator import Engine, Generation, Generator, Sampling, engine_identity, open_generator
+from pulse_hf.reasoning.generator import (
+    Engine,
+    Generation,
+    Generator,
+    Sampling,
+    engine_identity,
+    open_generator,
+    with_room,
+)
 from pulse_hf.reasoning.parsing import Parsed, parse_reason
 from pulse_hf.reasoning.prompts import Prompt, PromptBudget, left_out, prompt_hashes, rationale_prompt
 from pulse_hf.reasoning.recorded import RecordedGenerator, recorded_identity, recorded_rationales
@@ -135,15 +143,18 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
     pending = [
         (decision, prompt) for decision, prompt in zip(decisions, prompts, strict=True) if prompt.key not in done
     ]
-    repaired = retried = 0
+    repaired = retried = shortened = 0
     mine = artifacts.dealt(pending, 2 * settings.batch_size)
     with tqdm(total=len(done) + sum(map(len, mine)), initial=len(done), desc=FOLDER, unit="decision") as bar:
         for part in mine:
             with artifacts.whole_batch():
-                written = write_rationales([prompt for _, prompt in part], generator, settings, seed)
+                whole = [prompt for _, prompt in part]
+                shown = with_room(whole, generator, settings.max_new_tokens)
+                written = write_rationales(shown, generator, settings, seed)
                 shards.append(
                     _row(decision, *one, generator) for (decision, _), one in zip(part, written, strict=True)
                 )
+            shortened += sum(one != other for one, other in zip(shown, whole, strict=True))
             repaired += sum(parsed.repaired for parsed, _, _ in written)
             retried += sum(used != seed for _, _, used in written)
             bar.update(len(part))
@@ -164,6 +175,7 @@ def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict
         },
         "written_by_this_process": {
             "rows": sum(map(len, mine)),
+            "prompts_shortened": shortened,
             "repaired": repaired,
             "retried": retried,
             **generator.usage.as_counts(),

@@ -158,7 +158,7 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
         f"{len(pending) * settings.tree.num_nodes * settings.max_new_tokens:,}",
     )
     generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
-    mine, ends_trimmed = artifacts.dealt(pending, settings.users_per_batch), 0
+    mine, ends_trimmed, shortened = artifacts.dealt(pending, settings.users_per_batch), 0, 0
     with tqdm(total=len(done) + sum(map(len, mine)), initial=len(done), desc=FOLDER, unit="tree") as bar:
         for part in mine:
             with artifacts.whole_batch():
@@ -166,6 +166,7 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
                 # Trees first: a decision counts as done when its thought is there, too.
                 trees.append(row for one, tree in grown for row in _tree_rows(one.decision, tree))
                 chosen.append(_thought_row(one.decision, tree, generator, seed) for one, tree in grown)
+            shortened += sum(tree.prompt != one.prompt for one, tree in grown)
             ends_trimmed += sum(node.repaired for _, tree in grown for node in tree.nodes)
             bar.update(len(part))
             bar.set_postfix_str(f"{generator.usage.tokens_per_second:,.0f} tokens/s")
@@ -184,6 +185,7 @@ def _make(run: Path, work: Path, settings: ThoughtSettings, seed: int) -> dict[s
         **counts,
         "written_by_this_process": {
             "trees": sum(map(len, mine)),
+            "prompts_shortened": shortened,
             "ends_trimmed": ends_trimmed,
             "texts_cut": _texts_cut(spaces.values()),
             **generator.usage.as_counts(),

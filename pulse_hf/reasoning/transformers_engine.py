@@ -11,6 +11,7 @@ import inspect
 import logging
 import math
 import time
+from collections.abc import Iterable
 from collections.abc import Sequence as Series
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
@@ -49,7 +50,8 @@ class TransformersGenerator:
         tokenizer: Its tokenizer.
         model_id: Its id, recorded in every row.
         revision: Its revision.
-        batch_size: Texts written at once; halved by itself where memory does not suffice.
+        batch_size: Texts written at once; halved by itself where memory does not suffice. Where it does not suffice
+            for one prompt, caches that are kept make room.
         cache_bytes: Cache kept from one call to the next at most; conversations beyond it are encoded anew.
 
     Raises:
@@ -122,6 +124,10 @@ class TransformersGenerator:
 
         return tokenizer_sha256(self.chat.tokenizer)
 
+    def fits(self, prompt: Prompt, new_tokens: int) -> bool:
+        """Whether the model has positions for a prompt and a reply of so many tokens."""
+        return len(self.chat.encode([prompt.messages])[0]) + new_tokens <= self._longest
+
     def generate(
         self, prompts: Series[Prompt], *, width: int, sampling: Sampling, seed: int
     ) -> list[list[Generation]]:
@@ -131,27 +137,39 @@ class TransformersGenerator:
         A prompt that leaves no room for the reply gets an empty text with finish ``"length"``.
         """
         started = time.perf_counter()
-        results: list[list[Generation]] = [[Generation("", finish="length")] * width for _ in prompts]
-        rows = self._rows(prompts, sampling)
+        results: dict[int, list[Generation]] = {}
+        pending = self._batches(prompts, width, sampling)
         kept: dict[Conversation, Kept] = {}
         self._room = self.cache_bytes
-        per_batch = max(1, self.batch_size // width)
-        for start in range(0, len(rows), per_batch):
-            batch = rows[start : start + per_batch]
+        while pending:
+            # Nothing else may hold a cache here: loops over rows and places would leave one in their variables.
+            batch = pending.pop()
+            to_spare = len(batch) > 1 or bool(kept or self._kept)
             with torch.inference_mode():
-                made = self._batch(batch, width, sampling, seed)
-            for row, (generations, places) in zip(batch, made, strict=True):
-                results[row.number] = generations
-                before = _conversation(prompts[row.number].messages)
-                kept.update(
-                    {
-                        (*before, ("assistant", reply.text)): place
-                        for reply, place in zip(generations, places, strict=False)
-                    }
-                )
+                made = self._batch(batch, width, sampling, seed, to_spare=to_spare)
+            if made is not None:
+                results |= {row.number: generations for row, (generations, _) in zip(batch, made, strict=True)}
+                kept |= {
+                    (*_conversation(prompts[row.number].messages), ("assistant", reply.text)): place
+                    for row, (generations, places) in zip(batch, made, strict=True)
+                    for reply, place in zip(generations, places, strict=False)
+                }
+            elif len(batch) > 1:
+                logger.warning("out of memory with %d prompts of width %d; going on with halves", len(batch), width)
+                half = len(batch) // 2
+                pending += [batch[half:], batch[:half]]
+            else:
+                logger.warning("out of memory with 1 prompt of width %d; going on without the kept caches", width)
+                kept, self._kept, self._room = {}, {}, 0
+                pending = [_without_caches(rows) for rows in (*pending, batch)]
         self._kept = kept
         self.usage.seconds += time.perf_counter() - started
-        return results
+        return [results.get(number, [Generation("", finish="length")] * width) for number in range(len(prompts))]
+
+    def _batches(self, prompts: Series[Prompt], width: int, sampling: Sampling) -> list[list[Row]]:
+        """The rows of a call as batches; the first to be written is the last."""
+        rows, size = self._rows(prompts, sampling), max(1, self.batch_size // width)
+        return [rows[start : start + size] for start in range(0, len(rows), size)][::-1]
 
     def _rows(self, prompts: Series[Prompt], sampling: Sampling) -> list[Row]:
         """The prompts that leave room for a reply as tokens, those with most to encode first."""
@@ -166,30 +184,29 @@ class TransformersGenerator:
                 continue
             kept = self._kept.get(_conversation(prompt.messages[:-1]))
             rows.append(Row(number, prompt.key, ids, kept, _num_shared(kept.ids, ids) if kept else 0))
-        return sorted(rows, key=lambda row: (-row.num_new, -row.reused, row.number))
+        return _most_new_first(rows)
 
     def _batch(
-        self, rows: Series[Row], width: int, sampling: Sampling, seed: int
-    ) -> list[tuple[list[Generation], list[Kept]]]:
-        """The texts of one batch and what is kept of it; in halves where memory does not suffice.
+        self, rows: Series[Row], width: int, sampling: Sampling, seed: int, *, to_spare: bool
+    ) -> list[tuple[list[Generation], list[Kept]]] | None:
+        """The texts of one batch and what is kept of it; ``None`` where memory does not suffice.
 
-        Seeds belong to rows, so halving changes no text.
+        Seeds belong to rows, so that no text changes if the same rows are written in other batches.
+
+        Raises:
+            torch.OutOfMemoryError: It does not suffice, and there is nothing to spare.
         """
         room = self._room
-        places: list[list[Kept]] = []
         try:
             texts, places = self._decode(rows, width, sampling, seed)
             self._rewind(rows, texts, places, sampling, seed)
             made = [[self._generation(text) for text in branches] for branches in texts]
             return list(zip(made, places, strict=True))
         except torch.OutOfMemoryError:
-            if len(rows) == 1:
+            if not to_spare:
                 raise
-            logger.warning("out of memory with %d prompts of width %d; going on with halves", len(rows), width)
-        # Not within the except: the error would keep the memory of the batch that was too large, as its places do.
-        self._room, places = room, []
-        half = len(rows) // 2
-        return [*self._batch(rows[:half], width, sampling, seed), *self._batch(rows[half:], width, sampling, seed)]
+            self._room = room
+            return None  # nothing goes on here, where the error still holds the memory of the batch
 
     def _decode(
         self, rows: Series[Row], width: int, sampling: Sampling, seed: int, banned: Series[Series[int]] | None = None
@@ -283,6 +300,14 @@ class TransformersGenerator:
         length = len(text.tokens)
         likelihood = sum(text.log_probabilities) / length
         return Generation(self.chat.decode(text.tokens), likelihood, length, "stop" if text.stopped else "length")
+
+
+def _most_new_first(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: (-row.num_new, -row.reused, row.number))
+
+
+def _without_caches(rows: Iterable[Row]) -> list[Row]:
+    return _most_new_first(replace(row, kept=None, reused=0) for row in rows)
 
 
 def _conversation(messages: Series[Message]) -> Conversation:

@@ -12,7 +12,7 @@ from collections.abc import Sequence as Series
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
-from pulse_hf.reasoning.generator import Generation, Generator, Sampling
+from pulse_hf.reasoning.generator import Generation, Generator, Sampling, with_room
 from pulse_hf.reasoning.parsing import parse_reason
 from pulse_hf.reasoning.prompts import Message, Prompt, refine_message
 from pulse_hf.schema import stable_hash
@@ -83,7 +83,8 @@ class Node:
         text: The reason, ``""`` if it failed.
         raw: What the engine wrote.
         log_likelihood: Mean token log-probability of the raw text.
-        agreement: Agreement with the user's behaviour in [-1, 1]; ``None`` if the text failed.
+        agreement: Agreement with the user's behaviour in [-1, 1]; ``None`` if the text failed
+            or there is no behaviour yet.
         repaired: Whether the end had to be trimmed.
     """
 
@@ -141,7 +142,8 @@ def grow_trees(
     among the good leaves, else among the good nodes of the deepest level that has any.
 
     Args:
-        prompts: Prompts of the base reasons; their keys must differ.
+        prompts: Prompts of the base reasons; their keys must differ. One that leaves no room for a reply loses its
+            oldest events.
         generator: Writes.
         evaluate: Measures agreement.
         settings: Shape and selection.
@@ -156,7 +158,7 @@ def grow_trees(
     """
     if len({prompt.key for prompt in prompts}) < len(prompts):
         raise ValueError("two prompts have the same key; every tree needs a key of its own")
-    trees = [Tree(prompt) for prompt in prompts]
+    trees = [Tree(prompt) for prompt in with_room(prompts, generator, sampling.max_new_tokens)]
     turns = [_Turn(tree, NO_NODE, tree.prompt.messages) for tree in trees]
     for depth in range(settings.depth + 1):
         replies = generator.generate(

@@ -40,6 +40,7 @@ class VllmGenerator:
         self.llm, self.model_id, self.revision = llm, model_id, revision
         self.chat = ChatTokens(llm.get_tokenizer())
         self.usage = Usage()
+        self._longest = int(llm.llm_engine.model_config.max_model_len)
 
     @classmethod
     def from_pretrained(cls, model_id: str) -> VllmGenerator:
@@ -62,6 +63,10 @@ class VllmGenerator:
         llm = LLM(model=source, enable_prefix_caching=True, trust_remote_code=False, **pinned)
         return cls(llm, model_id=identity["id"], revision=identity["revision"])
 
+    def fits(self, prompt: Prompt, new_tokens: int) -> bool:
+        """Whether the model has positions for a prompt and a reply of so many tokens."""
+        return len(self.chat.encode([prompt.messages])[0]) + new_tokens <= self._longest
+
     def generate(
         self, prompts: Series[Prompt], *, width: int, sampling: Sampling, seed: int
     ) -> list[list[Generation]]:
@@ -72,11 +77,10 @@ class VllmGenerator:
         from vllm import SamplingParams
 
         started = time.perf_counter()
-        longest = int(self.llm.llm_engine.model_config.max_model_len) - sampling.max_new_tokens
         made = [[Generation("", finish="length")] * width for _ in prompts]
         places, inputs, parameters = [], [], []
         for number, ids in enumerate(self.chat.encode([prompt.messages for prompt in prompts])):
-            if len(ids) > longest:
+            if len(ids) + sampling.max_new_tokens > self._longest:
                 logger.warning("%s: %d prompt tokens leave no room for a reply", prompts[number].key, len(ids))
                 continue
             for sample in range(width):

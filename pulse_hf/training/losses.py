@@ -8,7 +8,7 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor
 
-__all__ = ["info_nce_loss"]
+__all__ = ["has_negative", "info_nce_loss"]
 
 
 def info_nce_loss(
@@ -94,6 +94,20 @@ def info_nce_loss(
     if symmetric:
         loss = (loss + _one_way(logits.T, allowed, num_negatives, generator)) / 2
     return loss
+
+
+def has_negative(same: Tensor) -> bool:
+    """Whether :func:`info_nce_loss` has anything to tell apart in a batch: two rows that share no group.
+
+    Args:
+        same: Group ids, as it takes them.
+
+    Example:
+        >>> import torch
+        >>> has_negative(torch.tensor([3, 3])), has_negative(torch.tensor([3, 3, 4]))
+        (False, True)
+    """
+    return bool(_allowed_negatives(len(same), same).any())
 
 
 def _allowed_negatives(batch: int, same: Tensor | None) -> Tensor:

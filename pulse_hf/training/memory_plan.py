@@ -122,6 +122,8 @@ def training_plan(
 ) -> dict[str, int]:
     """Bytes of one training step of the packed scorer with gradient checkpointing, by what they hold.
 
+    Scoring as many decisions takes less: no activations are kept, and logits are held of 1,024 tokens at a time.
+
     Args:
         config: Of the language model.
         bits: Of its frozen weights, 16 or 4. (The package itself loads 16.)

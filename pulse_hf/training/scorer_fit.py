@@ -24,12 +24,23 @@ if TYPE_CHECKING:
 
 
 def make_processor(settings: RecommenderSettings) -> PulseScorerProcessor:
-    """The processor of the base model with the settings' token budgets."""
-    from transformers import AutoTokenizer
+    """The processor of the base model with the settings' token budgets.
+
+    Raises:
+        ValueError: The base model has fewer positions than a prompt with its candidate may have tokens.
+    """
+    from transformers import AutoConfig, AutoTokenizer
 
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
     path, identity = resolve_model(settings.base_model)
+    config = AutoConfig.from_pretrained(path, revision=_commit(identity), trust_remote_code=False)
+    positions = getattr(config.get_text_config(), "max_position_embeddings", None)  # None where they are relative
+    if positions is not None and 0 < positions < settings.max_length:
+        raise ValueError(
+            f"max_length is {settings.max_length}, but the base model {settings.base_model} has {positions} positions "
+            f"(max_position_embeddings). Set recommender.max_length to at most {positions}, or take another model."
+        )
     tokenizer = AutoTokenizer.from_pretrained(path, revision=_commit(identity), trust_remote_code=False)
     return PulseScorerProcessor(
         tokenizer,

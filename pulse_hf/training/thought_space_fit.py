@@ -15,7 +15,7 @@ from tqdm import tqdm
 from pulse_hf.artifacts import process, whole_batch
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.training.finite import require_finite
-from pulse_hf.training.losses import info_nce_loss
+from pulse_hf.training.losses import has_negative, info_nce_loss
 from pulse_hf.training.resume import fit_state, restore_fit
 from pulse_hf.training.thought_space_towers import SIDES, TrainableSpace
 from pulse_hf.training.together import gathered, own_rows, sum_gradients
@@ -98,11 +98,13 @@ class FitReport:
         losses: Training loss of every step.
         epochs: Validation quality after each epoch; the first is before training.
         best_epoch: The epoch whose weights were kept; 0 is the pretrained model.
+        skipped_batches: Batches that made no step, since none of their pairs had a negative among the others.
     """
 
     losses: list[float]
     epochs: list[dict[str, float]]
     best_epoch: int
+    skipped_batches: int = 0
 
 
 def fit(
@@ -125,7 +127,7 @@ def fit(
         checkpoints: Where the fit keeps its state, and goes on from if it was killed; the result is the same.
 
     Raises:
-        ValueError: Fewer than two pairs on a side.
+        ValueError: Fewer than two pairs on a side, or no batch of an epoch has a negative.
         FloatingPointError: A loss, gradient or weight is not finite; the step is named.
     """
     if min(len(pairs), len(validation)) < 2:
@@ -150,7 +152,8 @@ def fit(
         if epoch - 1 - report.best_epoch >= settings.patience:
             break
         state.drawn_from = rng.bit_generator.state
-        batches = list(length_batches(lengths, settings.batch_size, rng))
+        drawn = list(length_batches(lengths, settings.batch_size, rng))
+        batches = _with_negatives(drawn, groups, epoch)
         for rows in tqdm(batches[state.done :], desc=f"epoch {epoch}", leave=False):
             with whole_batch() as asked:
                 place = f"thought space, epoch {epoch}, step {len(report.losses) + 1}"
@@ -160,6 +163,7 @@ def fit(
                     state.save(checkpoints, report, best)
         require_finite(space.trained().items(), "weight", f"thought space, epoch {epoch}")
         report.epochs.append(validation_quality(space, validation))
+        report.skipped_batches += len(drawn) - len(batches)
         state.drawn_from, state.done = rng.bit_generator.state, 0
         if report.epochs[-1]["mrr"] > report.epochs[report.best_epoch]["mrr"]:
             report.best_epoch = epoch
@@ -170,6 +174,17 @@ def fit(
         for name, value in space.trained().items():
             value.copy_(best[name])
     return report
+
+
+def _with_negatives(batches: list[NDArray[np.int64]], groups: Tensor, epoch: int) -> list[NDArray[np.int64]]:
+    """The batches that teach anything: a pair beside its own twin has no negative."""
+    found = [rows for rows in batches if has_negative(groups[rows])]
+    if not found:
+        raise ValueError(
+            f"none of the {len(batches)} batches of epoch {epoch} has two pairs that are negatives of each other (of "
+            "other users, targets and rationales). Raise thought_space.batch_size, or add users."
+        )
+    return found
 
 
 @dataclass

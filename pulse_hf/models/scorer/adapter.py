@@ -16,7 +16,15 @@ from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import ArtifactError, read_json, read_tensors, sha256_of_text, write_json, write_tensors
+from pulse_hf.artifacts import (
+    ArtifactError,
+    read_json,
+    read_tensors,
+    sha256_of_file,
+    sha256_of_text,
+    write_json,
+    write_tensors,
+)
 from pulse_hf.models.loading import one_load_at_a_time
 
 if TYPE_CHECKING:
@@ -145,6 +153,13 @@ def read_record(folder: Path) -> ScorerRecord:
         return ScorerRecord(**read_json(folder / RECORD))
     except TypeError as error:
         raise ArtifactError(f"{folder / RECORD}: {error}") from error
+
+
+def files_sha256(folder: Path) -> dict[str, str]:
+    """The sha256 of each file of a saved scorer by its place: adapter, head and record, but no merged weights."""
+    adapter = (path for path in (folder / ADAPTER).glob("*") if path.name != "README.md")  # PEFT's card
+    paths = [*sorted(adapter), folder / HEAD, folder / RECORD]
+    return {path.relative_to(folder).as_posix(): sha256_of_file(path) for path in paths if path.is_file()}
 
 
 def processor_of(record: ScorerRecord, path: str, revision: str | None) -> PulseScorerProcessor:

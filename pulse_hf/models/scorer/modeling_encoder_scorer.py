@@ -18,7 +18,7 @@ import torch
 from torch import nn
 from transformers import AutoConfig, AutoModel, PreTrainedConfig
 
-from .configuration_scorer import PulseScorerConfig
+from .configuration_scorer import PulseEncoderScorerConfig
 from .modeling_branches import packed_branches
 from .modeling_scorer import PulseScorerModel
 
@@ -31,10 +31,11 @@ ENCODER_FAMILIES = ("bert", "distilbert")
 class PulseEncoderScorerModel(PulseScorerModel):
     """An encoder under ``model`` and a scoring head."""
 
+    config_class = PulseEncoderScorerConfig
     causal = False
     _tied_weights_keys = {}  # noqa: RUF012 (no output embedding)
 
-    def __init__(self, config: PulseScorerConfig) -> None:
+    def __init__(self, config: PulseEncoderScorerConfig) -> None:
         super().__init__(config)
         family: Any = config.base_config
         if family.model_type not in ENCODER_FAMILIES:
@@ -64,7 +65,7 @@ class PulseEncoderScorerModel(PulseScorerModel):
         Args:
             model_id_or_path: Folder or Hub id of the encoder.
             head_token_ids: Must be ``None``: an encoder has no output embedding to start a head from.
-            num_candidate_features: See :class:`PulseScorerConfig`.
+            num_candidate_features: See :class:`PulseEncoderScorerConfig`.
             likelihood_scale: Where the weight of the cosine of prompt and branch starts; 0 leaves it out.
             dtype: Of the encoder's weights; the head stays float32.
             attn_implementation: ``"sdpa"`` or ``"eager"``.
@@ -87,11 +88,10 @@ class PulseEncoderScorerModel(PulseScorerModel):
             **where,
             **_without_pooler(base_config),
         )
-        config = PulseScorerConfig(
+        config = PulseEncoderScorerConfig(
             base_config=encoder.config,
             num_candidate_features=num_candidate_features,
             likelihood_scale=likelihood_scale,
-            tie_word_embeddings=False,
         )
         with torch.device("meta"):
             scorer = cls(config)
@@ -186,3 +186,7 @@ def _drop_no_attention(base: PreTrainedConfig) -> None:
 def _without_pooler(base: PreTrainedConfig) -> dict[str, bool]:
     """A pooler is never read; DistilBERT has none to leave out."""
     return {"add_pooling_layer": False} if base.model_type == "bert" else {}
+
+
+AutoConfig.register(PulseEncoderScorerConfig.model_type, PulseEncoderScorerConfig, exist_ok=True)
+AutoModel.register(PulseEncoderScorerConfig, PulseEncoderScorerModel, exist_ok=True)

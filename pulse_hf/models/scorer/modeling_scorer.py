@@ -28,6 +28,7 @@ from .modeling_branches import branch_mask, layer_windows, packed_branches
 
 ATTENTION_IMPLEMENTATIONS = ("sdpa", "eager")
 _WHILE_TRAINING = "pulse_trained"  # sdpa, too: pulse_hf.models.attention
+_TOKENS_AT_ONCE = 1024  # whose logits are held while nothing is trained: a row of the vocabulary each
 
 
 @dataclass
@@ -249,12 +250,19 @@ class PulseScorerModel(PreTrainedModel):
             return totals[:, 1:]
         here = segment_ids[:, 1:]
         predicted = (here >= 1) & (here == segment_ids[:, :-1])
-        logits = self._token_logits(hidden[:, :-1][predicted])
-        tokens = input_ids[:, 1:][predicted]
-        values = logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
+        states, tokens = hidden[:, :-1][predicted], input_ids[:, 1:][predicted]
+        # Of a fit all logits are kept for the way back, whatever the chunks.
+        size = max(1, len(tokens)) if torch.is_grad_enabled() else _TOKENS_AT_ONCE
+        chunks = zip(states.split(size), tokens.split(size), strict=True)
+        values = torch.cat([self._log_likelihoods(*chunk) for chunk in chunks])
         place = (predicted.nonzero()[:, 0], here[predicted])
         counts = torch.zeros_like(totals).index_put(place, torch.ones_like(values), accumulate=True)
         return (totals.index_put(place, values, accumulate=True) / counts.clamp(min=1))[:, 1:]
+
+    def _log_likelihoods(self, states: torch.Tensor, tokens: torch.Tensor) -> torch.Tensor:
+        """Log-likelihood (n,) of each token after the hidden state (n, dim) before it."""
+        logits = self._token_logits(states)
+        return logits.gather(1, tokens[:, None])[:, 0] - logits.logsumexp(1)
 
     def _token_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """Logits (..., vocabulary) in float32, with what some families do to them behind the head."""
@@ -360,5 +368,5 @@ class PulseScorerModel(PreTrainedModel):
         ).last_hidden_state[0]
 
 
-AutoConfig.register("pulse_scorer", PulseScorerConfig, exist_ok=True)
+AutoConfig.register(PulseScorerConfig.model_type, PulseScorerConfig, exist_ok=True)
 AutoModel.register(PulseScorerConfig, PulseScorerModel, exist_ok=True)

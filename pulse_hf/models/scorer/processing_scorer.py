@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import accumulate
@@ -16,6 +17,8 @@ from .modeling_branches import packed_branches
 
 if TYPE_CHECKING:
     from .modeling_scorer import PulseScorerModel
+
+logger = logging.getLogger(__name__)
 
 MOST_PACKED = 32  # candidates in one pass; beyond it attention between candidates, masked as it is, costs too much
 _TELL_AFTER_S = 5  # seconds; what ends sooner shows no progress
@@ -214,7 +217,7 @@ def score_sets(
         model: The scorer, with or without PEFT around it.
         processor: Its processor.
         examples: What to score.
-        batch_size: Examples per pass.
+        batch_size: Examples per pass; halved by itself where memory does not suffice.
         bf16: Compute in bfloat16 by autocast: faster where the hardware has it, scores good to about 1e-2.
 
     Raises:
@@ -253,12 +256,7 @@ def score_encoded(
     with torch.inference_mode(), compute, progress:
         for start in range(0, len(small), batch_size):
             rows = small[start : start + batch_size]
-            batch = {
-                name: tensor.to(model.device)
-                for name, tensor in processor.pack([encoded[row] for row in rows]).items()
-            }
-            for row, logits in zip(rows, model(**batch).logits.tolist(), strict=True):
-                scores[row] = logits[: len(encoded[row].candidate_ids)]
+            scores.update(zip(rows, _score_packed(model, processor, [encoded[row] for row in rows]), strict=True))
             progress.update(len(rows))
         for row in large:
             one = encoded[row]
@@ -268,6 +266,23 @@ def score_encoded(
             scores[row] = model.score_in_chunks(one.prompt_ids, one.candidate_ids, features, CHUNK_SIZE).tolist()
             progress.update()
     return _finite([scores[row] for row in range(len(encoded))])
+
+
+def _score_packed(
+    model: PulseScorerModel, processor: PulseScorerProcessor, batch: Sequence[EncodedExample]
+) -> list[list[float]]:
+    """One pass over a batch; in halves where memory does not suffice, which changes no score."""
+    try:
+        inputs = {name: tensor.to(model.device) for name, tensor in processor.pack(batch).items()}
+        logits = model(**inputs).logits.tolist()
+        return [row[: len(one.candidate_ids)] for one, row in zip(batch, logits, strict=True)]
+    except torch.OutOfMemoryError:
+        if len(batch) == 1:
+            raise
+        logger.warning("out of memory with %d decisions; going on with halves", len(batch))
+    # Not within the except: the error would keep the memory of the batch that was too large.
+    half = len(batch) // 2
+    return [*_score_packed(model, processor, batch[:half]), *_score_packed(model, processor, batch[half:])]
 
 
 def _finite(scores: list[list[float]]) -> list[list[float]]:

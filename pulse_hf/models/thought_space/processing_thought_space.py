@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -19,6 +20,22 @@ from transformers import (
 from .configuration_thought_space import PulseThoughtSpaceConfig
 
 __all__ = ["PulseThoughtSpaceProcessor"]
+
+# Families that number positions from behind the padding token's id on, so that not all of their table is for texts.
+_POSITIONS_AFTER_PADDING = (
+    "camembert",
+    "data2vec-text",
+    "esm",
+    "ibert",
+    "longformer",
+    "luke",
+    "mpnet",
+    "roberta",
+    "roberta-prelayernorm",
+    "xlm-roberta",
+    "xlm-roberta-xl",
+    "xmod",
+)
 
 
 class PulseThoughtSpaceProcessor(ProcessorMixin):
@@ -61,17 +78,19 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
         Args:
             history_encoder: Folder or Hub id of the history encoder.
             rationale_encoder: The same for rationales; ``None`` takes the history encoder's.
-            max_history_tokens: Longest history; at most the encoder's own limit is kept.
+            max_history_tokens: Longest history; at most what the encoder and its tokenizer take is kept.
             max_rationale_tokens: Longest rationale; likewise.
             loading: Passed to ``AutoTokenizer.from_pretrained``, such as ``revision``.
         """
         names = (history_encoder, rationale_encoder or history_encoder)
         tokenizers = [AutoTokenizer.from_pretrained(name, **loading) for name in names]
-        limits = []
-        for name, limit in zip(names, (max_history_tokens, max_rationale_tokens), strict=True):
-            config = AutoConfig.from_pretrained(name, **loading)
-            positions = getattr(config, "max_position_embeddings", None)  # encoders with relative positions have none
-            limits.append(limit if positions is None else min(limit, positions))
+        configs = [AutoConfig.from_pretrained(name, **loading) for name in names]
+        limits = [
+            min(limit, tokenizer.model_max_length, _positions(config))
+            for limit, tokenizer, config in zip(
+                (max_history_tokens, max_rationale_tokens), tokenizers, configs, strict=True
+            )
+        ]
         return cls(*tokenizers, *limits)
 
     @classmethod
@@ -153,6 +172,14 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
     def model_input_names(self) -> list[str]:
         """Names of the model's inputs."""
         return [f"{side}_{name}" for side in ("history", "rationale") for name in ("input_ids", "attention_mask")]
+
+
+def _positions(config: PreTrainedConfig) -> float:
+    """Tokens that an encoder has positions for."""
+    positions: int | None = getattr(config, "max_position_embeddings", None)
+    if positions is None:  # relative ones
+        return math.inf
+    return positions - (config.pad_token_id + 1 if config.model_type in _POSITIONS_AFTER_PADDING else 0)
 
 
 def forget_use(tokenizer: PreTrainedTokenizerBase) -> None:
