@@ -28,11 +28,11 @@ import pyarrow.csv
 import pyarrow.parquet
 import pytest
 import torch
+from forking import in_child
 from hostile_texts import OVERRIDES
 from safetensors.torch import save_file
 from test_artifacts import ROW
 from test_data import DAY, FULL, START, Event, event_row, read, table, write_rows
-from test_durability import in_child
 from test_sequential import SMALL
 from transformers import AutoTokenizer
 

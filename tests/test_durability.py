@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import faulthandler
 import os
 import resource
 import shutil
 import signal
-import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -17,6 +15,7 @@ from typing import Any
 
 import pytest
 import torch
+from forking import in_child
 from small_road import small_settings, untimed
 from test_scorer_training import SHAPE, base_folder, settings_for, toy_examples
 from test_sequential import SMALL, ring
@@ -56,21 +55,6 @@ from pulse_hf.training.thought_space_fit import fit
 
 __all__ = ["base_folder", "encoder_folder"]  # fixtures of other rooms
 ROW = {"decision_id": "u#1", "user_id": "u", "position": 1, "split": "test"}
-
-
-def in_child(action: Callable[[], Any]) -> int:
-    """Run something in a forked process that ends at once; its exit code, or minus the signal."""
-    child = os.fork()
-    if child == 0:
-        # A lock that a thread of the parent held stays held in a child: it then says where it stands, and ends.
-        faulthandler.dump_traceback_later(60, exit=True, file=sys.__stderr__)
-        code = 1
-        try:
-            action()
-            code = 0
-        finally:
-            os._exit(code)
-    return os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
 
 
 def fingerprint(version: int) -> Fingerprint:
