@@ -74,9 +74,11 @@ def test_a_persons_own_rationales_are_left_out_of_the_votes_on_that_persons_deci
     assert own != other
 
 
-def test_nothing_is_known_without_a_query_and_of_new_items():
+def test_nothing_is_known_without_a_query_and_of_new_items_as_much_as_of_one_that_nobody_chose():
     assert voting().evidence(None, list("abc"), **WIDTH) == [0.0] * 3
-    assert voting().evidence(EAST, ["new", "a"], **WIDTH)[0] == 0.0
+    without = SharedReasons(np.eye(2, dtype=np.float32), np.array([0, 0]), PLACES, Space())
+    new, chosen, unchosen = without.evidence(EAST, ["new", "a", "b"], **WIDTH)
+    assert new == unchosen < 0 < chosen
     empty = SharedReasons(np.zeros((0, 2), np.float32), np.zeros(0, np.int64), PLACES, Space())
     assert empty.evidence(EAST, ["a"], **WIDTH) == [0.0]
     assert voting(users=("u", "u", "u")).evidence(EAST, ["a"], user_id="u", **WIDTH) == [0.0]

@@ -348,9 +348,10 @@ def _with_votes(
     """
     if not decisions:
         return []
-    weights = _weights(study.run, ("text", *_features(study.run)))
-    rows = _whole(book, parts, decisions[0].split)
-    weighed = [[weight * row for row in rows[part.name]] for weight, part in zip(weights, parts, strict=True)]
+    weights = dict(zip(parts, _weights(study.run, ("text", *_features(study.run))), strict=True))
+    counting = [part for part in parts if weights[part]] or parts[-1:]  # what counts nothing need not be read
+    rows = _whole(book, counting, decisions[0].split)
+    weighed = [[weights[part] * row for row in rows[part.name]] for part in counting]
     return [np.sum(of_one, axis=0) for of_one in zip(*weighed, strict=True)]
 
 
