@@ -2,26 +2,23 @@
 
 from __future__ import annotations
 
-from collections import OrderedDict
-from collections.abc import Callable, MutableMapping
+from collections.abc import Callable
 from collections.abc import Sequence as Series
 from copy import deepcopy
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, dataclass
 from functools import wraps
 from numbers import Integral
 from pathlib import Path
 from threading import RLock
 from typing import TYPE_CHECKING, Any, Concatenate, ParamSpec, TypeVar
 
+from pulse_hf.answering import NUM_RETRIEVED, Answering, Asked
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import Parts, parts_of_run
 from pulse_hf.hub.transfer import is_repo_id, pull
-from pulse_hf.reasoning.prompts import PromptBudget
-from pulse_hf.reasoning.thoughts import ThoughtSettings
-from pulse_hf.retrieval.names import Event, Names, Title, typed_text
-from pulse_hf.retrieval.retriever import Retriever
+from pulse_hf.retrieval.names import Event, Title, typed_text
 from pulse_hf.saving import load_parts, save_parts
-from pulse_hf.schema import Decision, Item, Sequence, stable_hash
+from pulse_hf.schema import Sequence
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,9 +32,6 @@ if TYPE_CHECKING:
     from pulse_hf.reasoning.tree_of_thought import Tree
 
 __all__ = ["NUM_RETRIEVED", "Event", "PulseRecommender", "Recommendation", "Title"]
-
-NUM_RETRIEVED = 100
-KEPT_THOUGHTS = 512
 
 _Args = ParamSpec("_Args")
 _Answer = TypeVar("_Answer")
@@ -62,21 +56,6 @@ class Recommendation:
     rationale: str
     agreement: float | None
     cold_start: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class _Asked:
-    """A history as it was read, with the catalogue and what it names beyond, and what is to be scored for it."""
-
-    past: Sequence
-    items: MutableMapping[str, Item]
-    candidates: Series[str] = ()
-
-    @property
-    def key(self) -> str:
-        """Seeds what is drafted: the history's own, so that no other history's company changes its reasons."""
-        past = self.past
-        return f"{stable_hash('history', *past.item_ids, *map(str, past.ratings), *past.reviews):016x}"
 
 
 def _require_count(k: object) -> None:
@@ -118,23 +97,15 @@ class PulseRecommender:
         self.parts = parts
         self.users: dict[str, Sequence] = {}
         self.run: Path | None = None
-        self._names = Names(parts.items, parts.item_vectors, parts.record["encoder"])
-        sizes = parts.record["neighbours"]
-        self._retriever = Retriever(
-            parts.sequential, self._names, parts.pool, sizes["num_neighbours"], sizes["neighbour_items"]
-        )
-        self._trees: OrderedDict[Sequence, Tree] = OrderedDict()
-        self._turn = RLock()
-        thoughts = dict(parts.record["thoughts"])
-        self._settings = ThoughtSettings(**{**thoughts, "budget": PromptBudget(**thoughts["budget"])})
+        self._steps, self._turn = Answering(parts), RLock()
 
     def __getstate__(self) -> dict[str, Any]:
-        """What a copy takes over: all but the lock and the trees, which it grows anew."""
-        return {name: value for name, value in vars(self).items() if name not in ("_turn", "_trees")}
+        """What a copy takes over: no lock, and no trees, which it grows anew."""
+        return {name: value for name, value in vars(self).items() if name not in ("_turn", "_steps")}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
-        self._trees, self._turn = OrderedDict(), RLock()
+        self._steps, self._turn = Answering(self.parts), RLock()
 
     # -- using it --------------------------------------------------------------------------------
 
@@ -212,9 +183,9 @@ class PulseRecommender:
             ValueError: There is no candidate, or as in :meth:`recommend`.
             ConnectionError: See :meth:`recommend`.
         """
-        past, items = self._names.read(history)
-        asked = [_Asked(past, items, self._given(candidates, items))]
-        return self._scores(asked, self._thoughts(asked, rationale))[0]
+        past, items = self._steps.names.read(history)
+        asked = [Asked(past, items, self._steps.given(candidates, items))]
+        return self._steps.scores(asked, self._steps.thoughts(asked, rationale))[0]
 
     @_one_at_a_time
     def explain(self, history: Series[str | Event]) -> Tree:
@@ -231,7 +202,7 @@ class PulseRecommender:
             ValueError: The history is no list, or as in :meth:`recommend`.
             ConnectionError: See :meth:`recommend`.
         """
-        return deepcopy(self._trees_of([_Asked(*self._names.read(history))])[0])
+        return deepcopy(self._steps.trees_of([Asked(*self._steps.names.read(history))])[0])
 
     @_one_at_a_time
     def embed(
@@ -255,7 +226,7 @@ class PulseRecommender:
         if isinstance(reasons, str) or not all(isinstance(one, str) for one in reasons):
             raise ValueError(f"found {reasons!r}, expected a list of texts")
         texts = [typed_text(one, "a reason") for one in reasons]
-        past, items = self._names.read(history)
+        past, items = self._steps.names.read(history)
         space = self.parts.thought_space
         behaviour = np.asarray(space.encode_histories([self.parts.shared.told(past, items)])[0].cpu(), np.float32)
         if not texts:
@@ -282,15 +253,6 @@ class PulseRecommender:
 
         return pa.Table.from_pylist([asdict(item) for item in self.parts.items.values()])
 
-    # -- steps -----------------------------------------------------------------------------------
-
-    def _given(self, candidates: Series[str], items: MutableMapping[str, Item]) -> list[str]:
-        """Item ids of given candidates; refused before a tree is grown, which may take seconds."""
-        chosen = self._names.found(candidates, items)
-        if not chosen:
-            raise ValueError("there are no candidates to score; give at least one item id or title")
-        return chosen
-
     def _ranked(
         self,
         histories: Series[Series[str | Event]],
@@ -299,101 +261,19 @@ class PulseRecommender:
         rationale: str | None,
     ) -> list[list[Recommendation]]:
         _require_count(k)
-        asked = [self._asked(history, k, candidates) for history in histories]
+        asked = [self._steps.asked(history, k, candidates) for history in histories]
         served = [one for one in asked if one.candidates]  # the others' histories hold the whole catalogue
-        thoughts = self._thoughts(served, rationale)
-        scores = self._scores(served, thoughts)
+        thoughts = self._steps.thoughts(served, rationale)
+        scores = self._steps.scores(served, thoughts)
         ranked = iter([self._ranking(*row)[:k] for row in zip(served, thoughts, scores, strict=True)])
         return [next(ranked) if one.candidates else [] for one in asked]
 
-    def _asked(self, history: Series[str | Event], k: int, candidates: Series[str] | None) -> _Asked:
-        past, items = self._names.read(history)
-        if candidates is None:
-            return _Asked(past, items, self._retriever.best(past, items, max(NUM_RETRIEVED, k)))
-        return _Asked(past, items, list(dict.fromkeys(self._given(candidates, items))))
-
-    def _ranking(self, one: _Asked, thought: Thought, scores: list[float]) -> list[Recommendation]:
+    def _ranking(self, one: Asked, thought: Thought, scores: list[float]) -> list[Recommendation]:
         cold = not any(item_id in self.parts.items for item_id in one.past.item_ids)
         return [
             Recommendation(item_id, one.items[item_id].title, score, thought.reason or "", thought.agreement, cold)
             for item_id, score in sorted(zip(one.candidates, scores, strict=True), key=lambda pair: -pair[1])
         ]
-
-    def _trees_of(self, asked: Series[_Asked]) -> list[Tree]:
-        """The tree of each history; those that are not kept from before grow together."""
-        new = {one.past: one for one in asked if one.past not in self._trees}
-        grown = dict(zip(new, self._grown(list(new.values())), strict=True)) if new else {}
-        found = {one.past: grown[one.past] if one.past in grown else self._trees[one.past] for one in asked}
-        for past, tree in found.items():
-            self._trees[past] = tree
-            self._trees.move_to_end(past)
-        while len(self._trees) > KEPT_THOUGHTS:
-            self._trees.popitem(last=False)
-        return [found[one.past] for one in asked]
-
-    def _grown(self, asked: Series[_Asked]) -> list[Tree]:
-        from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with
-        from pulse_hf.reasoning.prompts import reason_prompt
-        from pulse_hf.reasoning.tree_of_thought import grow_trees
-
-        told = [
-            (Decision(one.key, len(one.past), "test"), self.parts.shared.told(one.past, one.items)) for one in asked
-        ]
-        prompts = [
-            reason_prompt(
-                decision, one.past, one.items, self._retriever.lent(one.past, one.items), self._settings.budget
-            )
-            for one, (decision, _) in zip(asked, told, strict=True)
-        ]
-        measured = agreement_with(told, {FULL_SPACE: self.parts.thought_space}, self.parts.record["seed"])
-        untold = {decision.decision_id for decision, text in told if not text}
-
-        def evaluate(pairs: list[tuple[str, str]]) -> list[float]:
-            # An empty history agrees with nothing: all its reasons alike, and the tie is broken as any other.
-            return [0.0 if key in untold else found for (key, _), found in zip(pairs, measured(pairs), strict=True)]
-
-        trees = grow_trees(
-            prompts,
-            self.parts.generator,
-            evaluate,
-            self._settings.tree,
-            self._settings.sampling,
-            self.parts.record["seed"],
-        )
-        for tree in trees:
-            if tree.prompt.key in untold:
-                tree.nodes = [replace(node, agreement=None) for node in tree.nodes]
-        return trees
-
-    def _thoughts(self, asked: Series[_Asked], rationale: str | None) -> list[Thought]:
-        from pulse_hf.reasoning.examples import NO_THOUGHT, Thought
-
-        if rationale is None:
-            chosen = [tree.chosen for tree in self._trees_of(asked)]
-            return [NO_THOUGHT if node is None else Thought(node.text, node.agreement) for node in chosen]
-        text = typed_text(rationale, "the rationale")
-        return [Thought(text, self._agreement(one, text)) if text else NO_THOUGHT for one in asked]
-
-    def _agreement(self, one: _Asked, reason: str) -> float | None:
-        told = self.parts.shared.told(one.past, one.items)
-        return float(self.parts.thought_space.agreement(told, [reason])[0]) if told else None
-
-    def _scores(self, asked: Series[_Asked], thoughts: Series[Thought]) -> list[list[float]]:
-        from pulse_hf.models.scorer.processing_scorer import score_sets
-        from pulse_hf.reasoning.examples import scorer_example
-
-        parts = self.parts
-        parts.shared.forget(beyond=KEPT_THOUGHTS)
-        parts.processor.forget(beyond=KEPT_THOUGHTS + len(parts.items))
-        if parts.shape.shared_temperature is not None:  # at once, which is faster; each example then finds its own
-            told = [parts.shared.told(one.past, one.items) for one in asked]
-            parts.shared.read((thought.reason or "" for thought in thoughts), told)
-        fits, shared = parts.processor.prompt_fits, parts.shared
-        examples = [
-            scorer_example(one.past, one.items, one.candidates, thought, parts.shape, fits, shared)
-            for one, thought in zip(asked, thoughts, strict=True)
-        ]
-        return score_sets(parts.scorer, parts.processor, examples)
 
     # -- keeping it ------------------------------------------------------------------------------
 

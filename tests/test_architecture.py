@@ -9,7 +9,7 @@ PACKAGE = Path(__file__).resolve().parents[1] / "pulse_hf"
 # Top to bottom; rooms on one floor never import each other.
 FLOORS = (
     {"cli"},
-    {"composition", "pipeline", "presets", "publish", "recommender", "saving", "settings"},
+    {"answering", "composition", "pipeline", "presets", "publish", "recommender", "saving", "settings"},
     {"hub"},
     {"training", "evaluation"},
     {"retrieval", "reasoning"},
@@ -20,6 +20,8 @@ BESIDE = {
     ("pipeline", "settings"),
     ("presets", "settings"),
     ("artifacts", "schema"),
+    ("recommender", "answering"),
+    ("answering", "composition"),
     ("recommender", "composition"),
     ("recommender", "saving"),
     ("saving", "composition"),

@@ -177,8 +177,8 @@ def test_a_copy_answers_alike_and_apart(parts):
     assert other.recommend(["kettle"], k=3) == expected
     assert other._turn is not recommender._turn
     assert other.parts.shared is not recommender.parts.shared
-    assert not copy.copy(recommender)._trees
-    assert recommender._trees
+    assert not copy.copy(recommender)._steps.trees
+    assert recommender._steps.trees
 
 
 def test_a_tree_that_was_given_out_changes_nothing(parts):
@@ -233,11 +233,11 @@ def test_many_histories_are_answered_together_as_one_by_one(parts):
 
 
 def test_more_histories_than_trees_are_kept(parts, monkeypatch):
-    monkeypatch.setattr("pulse_hf.recommender.KEPT_THOUGHTS", 2)
+    monkeypatch.setattr("pulse_hf.answering.KEPT_THOUGHTS", 2)
     recommender = PulseRecommender(parts)
     histories = [[one] for one in parts.items]
     assert [len(one) for one in recommender.recommend_many(histories, k=1)] == [1] * 5
-    assert len(recommender._trees) == 2
+    assert len(recommender._steps.trees) == 2
 
 
 RECORD = {

@@ -43,7 +43,7 @@ def parts(small_recommender):
 
 
 def keep(monkeypatch, number):
-    monkeypatch.setattr("pulse_hf.recommender.KEPT_THOUGHTS", number)
+    monkeypatch.setattr("pulse_hf.answering.KEPT_THOUGHTS", number)
 
 
 # -- several threads ---------------------------------------------------------------------------------
@@ -108,7 +108,7 @@ def test_a_copy_answers_what_the_original_answers(small_recommender):
 
 
 def test_k_beyond_what_is_usually_retrieved_is_given(parts, monkeypatch):
-    monkeypatch.setattr("pulse_hf.recommender.NUM_RETRIEVED", 5)
+    monkeypatch.setattr("pulse_hf.answering.NUM_RETRIEVED", 5)
     recommender, ids = PulseRecommender(parts), list(parts.items)
     for history in (ids[:2], []):
         assert len(recommender.recommend(history, k=3)) == 3
@@ -158,9 +158,9 @@ def test_the_popular_are_counted_once_and_the_catalogue_is_not_copied(parts):
     chosen = [item_id for row in parts.pool.item_ids for item_id in row]
     expected = sorted(parts.items, key=lambda item_id: -chosen.count(item_id))[:100]
     for _ in range(3):
-        assert recommender._retriever.best(*recommender._names.read([]), 100) == expected
+        assert recommender._steps.retriever.best(*recommender._steps.names.read([]), 100) == expected
     assert rows.passes == 1
-    past, items = recommender._names.read(["a new thing"])
+    past, items = recommender._steps.names.read(["a new thing"])
     assert items.maps[1] is parts.items
     assert "a new thing" in items
     assert "a new thing" not in parts.items
@@ -358,7 +358,7 @@ def test_a_known_user_is_not_lent_to_by_himself(small_recommender, monkeypatch):
         own = small_recommender.users[user_id].training().item_ids
         assert own in small_recommender.parts.pool.item_ids
         for known in (len(history), max(3, len(history) - 3)):  # whole, and cut back as for a test
-            past, items = small_recommender._names.read(history[:known])
-            assert small_recommender._retriever.lent(past, items) == ["lent"]
+            past, items = small_recommender._steps.names.read(history[:known])
+            assert small_recommender._steps.retriever.lent(past, items) == ["lent"]
             assert len(taken[-1]) == number
             assert own not in taken[-1]
