@@ -46,6 +46,9 @@ evidence: $(READY)  ## every table of hub_cards/reports/README.md but `make cont
 	$(BIN)/python scripts/ablations.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 2000 --arms a b
 	@test -e runs/demo/report.json || $(MAKE) demo
 	cp runs/demo/report.json hub_cards/reports/demo.json
+	$(BIN)/python scripts/steering.py --run runs/demo
+	$(BIN)/pulse run --preset demo --set seed=8 --run runs/demo-8
+	cp runs/demo-8/report.json hub_cards/reports/demo-seed-8.json
 	$(BIN)/python scripts/ablations.py --run runs/demo --arms a b tree space
 	$(BIN)/python scripts/ablations.py --run runs/demo --arms words --out hub_cards/reports/ablations-of-demo-words.json
 	$(BIN)/python scripts/leak_worth.py --run runs/demo --users 500 --out hub_cards/reports/leak-worth-of-demo.json

@@ -167,7 +167,7 @@ def steered(report: dict[str, Any]) -> str:
     rose, third = (round(report[name] * report["users"]) for name in ("steered", "control"))
     before, after = report["first_ten"]
     return (
-        "Steering is real and moderate on the embedded (**synthetic**) shop: with the reason edited to another known "
+        "Steering is real and small on the embedded (**synthetic**) shop: with the reason edited to another known "
         f"motive, the items\nof that motive rose for {rose} of {report['users']} people, by {report['places']:.1f} of "
         f"100 places on average ({before:.1f} of them among the first ten\nbefore, {after:.1f} after); those of a "
         f"motive that nobody asked for rose for {third} (`scripts/steering.py`)."
