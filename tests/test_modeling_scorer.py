@@ -16,6 +16,7 @@ from transformers.models.auto.configuration_auto import CONFIG_MAPPING
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_tensors, write_json, write_tensors
 from pulse_hf.composition import Parts
+from pulse_hf.models.scorer import modeling_scorer
 from pulse_hf.models.scorer.adapter import files_sha256, load_scorer, save_adapter
 from pulse_hf.models.scorer.configuration_scorer import PulseScorerConfig
 from pulse_hf.models.scorer.modeling_branches import branch_mask
@@ -197,8 +198,9 @@ def test_score_sets_keeps_the_order_and_takes_large_sets():
     assert score_sets(model, processor, [], batch_size=2) == []
 
 
-def test_scoring_holds_the_logits_of_a_thousand_tokens_at_most_and_training_of_all():
+def test_scoring_holds_so_many_logits_at_most_and_training_all(monkeypatch):
     model, processor, seen = tiny_scorer(), tiny_processor(), []
+    monkeypatch.setattr(modeling_scorer, "_LOGITS_AT_ONCE", 700 * model.lm_head.out_features)
     examples = [Example("w1 w2", [" ".join(WORDS[first : first + 20]) for first in range(30)]) for _ in range(3)]
     model.lm_head.register_forward_hook(lambda _, given, __: seen.append(len(given[0])))
     batch = processor(examples)
@@ -206,7 +208,7 @@ def test_scoring_holds_the_logits_of_a_thousand_tokens_at_most_and_training_of_a
     with torch.inference_mode():
         parts = model(**batch).logits
     assert seen[0] == sum(seen[1:]) == 3 * 30 * 20
-    assert max(seen[1:]) <= 1024
+    assert max(seen[1:]) <= 700
     torch.testing.assert_close(parts, whole)
 
 

@@ -122,7 +122,7 @@ def training_plan(
 ) -> dict[str, int]:
     """Bytes of one training step of the packed scorer with gradient checkpointing, by what they hold.
 
-    Scoring as many decisions takes less: no activations are kept, and logits are held of 1,024 tokens at a time.
+    Scoring as many decisions takes less: no activations are kept, and logits are held in 512 MiB at a time.
 
     Args:
         config: Of the language model.
