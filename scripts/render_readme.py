@@ -151,7 +151,7 @@ def knobs(control: dict[str, Any]) -> str:
     worlds = control["worlds"]
     lines = [
         f"{control['users']:,} test users in each of {len(worlds)} **synthetic** worlds (seed {control['seed']}); "
-        "gain in HR@1 over the strongest row that is not ours (p by Holm within a world):",
+        "gain in HR@1 over the strongest row that is not ours (p, where it is kept, by Holm within a world):",
         "",
         *header("motive knob", "strongest", "`pulse`", "`pulse-fused`"),
     ]
@@ -167,10 +167,10 @@ def steered(report: dict[str, Any]) -> str:
     rose, third = (round(report[name] * report["users"]) for name in ("steered", "control"))
     before, after = report["first_ten"]
     return (
-        "Steering is real and small on the embedded (**synthetic**) shop: with the reason edited to another known "
-        f"motive, the items\nof that motive rose for {rose} of {report['users']} people, by {report['places']:.1f} of "
-        f"100 places on average ({before:.1f} of them among the first ten\nbefore, {after:.1f} after); those of a "
-        f"motive that nobody asked for rose for {third} (`scripts/steering.py`)."
+        "Steering on the embedded (**synthetic**) shop: with the reason edited to another known motive, the items of\n"
+        f"that motive rose for {rose} of {report['users']} people, by {report['places']:.1f} of 100 places on average "
+        f"({before:.2f} of them among the\nfirst ten before, {after:.2f} after); those of a motive that nobody asked "
+        f"for rose for {third} (`scripts/steering.py`)."
     )
 
 

@@ -12,19 +12,19 @@ import faulthandler
 import importlib
 import os
 import signal
-import struct
 import subprocess
 import sys
 import time
 from collections.abc import Callable
+from multiprocessing import Pipe
+from multiprocessing.connection import Connection
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import dill
 
 PATIENCE_S = 120
-_SIZE = struct.Struct("!Qi")
-_nursery: list[subprocess.Popen[bytes]] = []
+_nursery: list[tuple[subprocess.Popen[bytes], Connection]] = []
 
 
 def in_child(action: Callable[[], Any]) -> int:
@@ -36,28 +36,20 @@ def in_child(action: Callable[[], Any]) -> int:
         action: Any function, with what it closes over. Of its module the child has an import of its own: what a test
             has changed there by ``monkeypatch`` is as it was.
     """
-    if not _nursery or _nursery[0].poll() is not None:
+    if not _nursery:
         here = Path(__file__).parent
         paths = [str(here), str(here.parent), os.environ.get("PYTHONPATH", "")]
         # Arrow's other allocators keep a thread.
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(paths), "ARROW_DEFAULT_MEMORY_POOL": "system"}
-        command = [sys.executable, "-m", "forking"]
-        _nursery[:] = [subprocess.Popen(command, env=environment, stdin=subprocess.PIPE, stdout=subprocess.PIPE)]
-        atexit.register(_nursery[0].kill)
-    pipe = _nursery[0]
-    assert pipe.stdin is not None
-    assert pipe.stdout is not None
-    module, told = action.__module__.encode(), dill.dumps(action)
-    pipe.stdin.write(_SIZE.pack(len(told), len(module)) + module + told)
-    pipe.stdin.flush()
-    return int(_SIZE.unpack(_read(pipe.stdout, _SIZE.size))[1])
-
-
-def _read(stream: BinaryIO, size: int) -> bytes:
-    data = stream.read(size)
-    if len(data) < size:
-        raise EOFError("the other side is gone")
-    return data
+        ours, theirs = Pipe()
+        command = [sys.executable, "-m", "forking", str(theirs.fileno())]
+        process = subprocess.Popen(command, env=environment, pass_fds=[theirs.fileno()])
+        theirs.close()
+        atexit.register(process.kill)
+        _nursery.append((process, ours))
+    _, asking = _nursery[0]
+    asking.send((action.__module__, dill.dumps(action)))
+    return int(asking.recv())
 
 
 def _fork(told: bytes) -> int:
@@ -82,20 +74,17 @@ def _fork(told: bytes) -> int:
         time.sleep(0.002)
 
 
-def serve() -> None:
+def serve(asked: Connection) -> None:
     """Fork a child for every action that is asked for, until the test process is gone."""
     faulthandler.enable()
-    asked, told = sys.stdin.buffer, os.fdopen(os.dup(1), "wb")
-    os.dup2(2, 1)  # what a child prints is no answer
     while True:
         try:
-            size, name = _SIZE.unpack(_read(asked, _SIZE.size))
+            module, told = asked.recv()
         except EOFError:
             return
-        importlib.import_module(_read(asked, name).decode())  # once, not in every child
-        told.write(_SIZE.pack(0, _fork(_read(asked, size))))
-        told.flush()
+        importlib.import_module(module)  # once, not in every child
+        asked.send(_fork(told))
 
 
 if __name__ == "__main__":
-    serve()
+    serve(Connection(int(sys.argv[1])))

@@ -40,7 +40,8 @@ _LOCAL: dict[int | None, type[ArtifactError]] = {
     errno.EPERM: ArtifactError,
     errno.EROFS: ArtifactError,
 }
-_LATER = (408, 412, 425, 429)  # not now; all other answers from 400 to 499 stay what they are
+_BUSY = (408, 425, 429)  # not now
+_LATER = (*_BUSY, 412)  # all other answers from 400 to 499 stay what they are
 
 
 def overtaken(repo_id: str) -> OvertakenError:
@@ -93,7 +94,7 @@ def plain_errors(
 def is_passing(error: Exception) -> bool:
     """Whether the Hub answered that it cannot now."""
     status = _status(error)
-    return status is not None and (status >= 500 or status in (408, 425, 429))
+    return status is not None and (status >= 500 or status in _BUSY)
 
 
 def _status(error: BaseException | None) -> int | None:
