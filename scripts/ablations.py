@@ -30,11 +30,13 @@ from typing import Any
 import numpy as np
 
 from pulse_hf import artifacts
-from pulse_hf.evaluation.evaluate import STAGES
+from pulse_hf.evaluation.cost import STAGES
+from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.reasons import Trees, base_reasons, likeliest_leaves, nearest_leaves, random_leaves, trees_of
 from pulse_hf.evaluation.report import compare, summarise
-from pulse_hf.evaluation.systems import ScoreBook, System, has_reviews, load_thoughts, slm_scores
+from pulse_hf.evaluation.score_book import ScoreBook, System
+from pulse_hf.evaluation.systems import has_reviews
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.pipeline import ROAD, run_stage
 from pulse_hf.presets import preset_named

@@ -30,7 +30,8 @@ from numpy.typing import NDArray
 from pulse_hf.artifacts import content_sha256, read_json, read_manifest, settings_of, write_json
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.report import compare, compared_pairs, summarise
-from pulse_hf.evaluation.systems import ScoreBook, System, systems
+from pulse_hf.evaluation.score_book import ScoreBook, System
+from pulse_hf.evaluation.systems import systems
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates_sha256, draw_candidates
 from pulse_hf.schema import CandidateSet, Decision

@@ -9,8 +9,8 @@ import pytest
 
 from pulse_hf.artifacts import content_sha256, read_table
 from pulse_hf.data.sequences import load_sequences
+from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
 from pulse_hf.evaluation.protocol import load_study
-from pulse_hf.evaluation.systems import load_thoughts, slm_scores
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 

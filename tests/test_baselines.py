@@ -18,8 +18,10 @@ from pulse_hf.evaluation.baselines import (
     title_similarity,
 )
 from pulse_hf.evaluation.baselines.fusion import fit_stacker
+from pulse_hf.evaluation.joined import stacked_scores
 from pulse_hf.evaluation.protocol import Study
-from pulse_hf.evaluation.systems import ScoreBook, System, _stacked, systems
+from pulse_hf.evaluation.score_book import ScoreBook, System
+from pulse_hf.evaluation.systems import systems
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.schema import CandidateSet, Decision, Item, Sequence
 
@@ -197,7 +199,7 @@ def test_fusion_is_fitted_on_validation_alone_and_applied_to_test(study, tmp_pat
     parts = ("popularity", "repeat")
     known = systems(book, l2=0.1)
     fused = System(
-        "fusion", partial(_stacked, book=book, name="fusion", parts=[known[part] for part in parts], l2=0.1)
+        "fusion", partial(stacked_scores, book=book, name="fusion", parts=[known[part] for part in parts], l2=0.1)
     )
     rows = book.rows(fused, "test")
     validation, test = study.split("validation"), study.split("test")

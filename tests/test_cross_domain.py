@@ -17,7 +17,8 @@ from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.data.world.stage import world
 from pulse_hf.evaluation.baselines import sasrec
 from pulse_hf.evaluation.protocol import load_study
-from pulse_hf.evaluation.systems import ScoreBook, systems
+from pulse_hf.evaluation.score_book import ScoreBook
+from pulse_hf.evaluation.systems import systems
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.pipeline import run_road
 from pulse_hf.training.baselines import BaselineSettings

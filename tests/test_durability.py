@@ -43,7 +43,7 @@ from pulse_hf.artifacts import (
 )
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.evaluate import evaluate
-from pulse_hf.evaluation.systems import ScoreBook
+from pulse_hf.evaluation.score_book import ScoreBook
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.reasoning.examples import ScorerExample
 from pulse_hf.training import thought_space_fit

@@ -14,9 +14,11 @@ from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.baselines import bm25, bm25_reviews, calibration, encoder_tuned, gated
 from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS, Stacker
-from pulse_hf.evaluation.evaluate import _spent, evaluate
+from pulse_hf.evaluation.cost import spent
+from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.evaluation.protocol import load_study
-from pulse_hf.evaluation.systems import ScoreBook, has_reviews, systems
+from pulse_hf.evaluation.score_book import ScoreBook
+from pulse_hf.evaluation.systems import has_reviews, systems
 from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
 from pulse_hf.training.baselines import BaselineSettings, baselines
 
@@ -100,7 +102,7 @@ def test_titles_without_a_word_are_no_query(small_run, monkeypatch):
 def test_every_row_pays_for_the_scorer_it_is_joined_from(run):
     counts = read_manifest(run / "recommender")["counts"]["systems"]
     for names, own in ((("fusion+slm+sft", "sasrec", "slm+sft"), "slm+sft"), (("pulse-fused", "pulse"), "pulse")):
-        assert _spent(run, "recommender", names)[1] == counts[own]["seconds"]
+        assert spent(run, "recommender", names)[1] == counts[own]["seconds"]
 
 
 def test_every_row_pays_for_its_own_fits_among_the_learned_baselines(run):
@@ -108,9 +110,9 @@ def test_every_row_pays_for_its_own_fits_among_the_learned_baselines(run):
     seconds = {name: fit["seconds"] for name, fit in manifest["counts"]["fits"].items()}
     assert all(value > 0 for value in seconds.values())
     assert sum(seconds.values()) <= manifest["seconds"]
-    assert _spent(run, "baselines", ("sasrec-bce",)) == (0, seconds["sasrec-bce"])
+    assert spent(run, "baselines", ("sasrec-bce",)) == (0, seconds["sasrec-bce"])
     both = seconds["encoder-tuned"] + seconds["sasrec-bce"]
-    assert _spent(run, "baselines", ("fusion", "sasrec", "encoder-tuned", "sasrec-bce"))[1] == pytest.approx(both)
+    assert spent(run, "baselines", ("fusion", "sasrec", "encoder-tuned", "sasrec-bce"))[1] == pytest.approx(both)
 
 
 def test_scores_are_the_cosine_of_titles_and_no_order_changes_them(run):

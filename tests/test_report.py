@@ -8,7 +8,8 @@ import pytest
 from pulse_hf import artifacts
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.baselines import item_knn
-from pulse_hf.evaluation.evaluate import EvaluateSettings, _rows, evaluate
+from pulse_hf.evaluation.cost import rows_kept
+from pulse_hf.evaluation.evaluate import EvaluateSettings, evaluate
 from pulse_hf.evaluation.faithfulness import faithfulness, names_one
 from pulse_hf.evaluation.figures import draw_figures
 from pulse_hf.evaluation.protocol import load_study
@@ -358,7 +359,7 @@ def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run):
     ],
 )
 def test_rows_of_a_stage_are_what_it_kept(counts, rows):
-    assert _rows(counts) == rows
+    assert rows_kept(counts) == rows
 
 
 def test_the_readme_says_what_the_kept_reports_say():

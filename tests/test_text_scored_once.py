@@ -6,9 +6,11 @@ import numpy as np
 import pytest
 
 from pulse_hf.artifacts import MANIFEST, read_json, write_json
-from pulse_hf.evaluation import systems as rooms
+from pulse_hf.evaluation import our_scores
+from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
 from pulse_hf.evaluation.protocol import load_study
-from pulse_hf.evaluation.systems import ScoreBook, load_thoughts, slm_scores, systems
+from pulse_hf.evaluation.score_book import ScoreBook
+from pulse_hf.evaluation.systems import systems
 from pulse_hf.models.scorer.adapter import read_record
 from pulse_hf.reasoning.examples import PromptShape
 
@@ -43,9 +45,9 @@ def test_kept_logits_and_votes_are_the_scorers_own_scores(weighed_run, tmp_path,
     decisions = study.split("test")
     expected = slm_scores(study, decisions, folder="pulse", thoughts=load_thoughts(weighed_run))
     scored = []
-    whole = rooms.slm_scores
+    whole = our_scores.slm_scores
     monkeypatch.setattr(
-        rooms, "slm_scores", lambda *args, **more: scored.append(more["folder"]) or whole(*args, **more)
+        our_scores, "slm_scores", lambda *args, **more: scored.append(more["folder"]) or whole(*args, **more)
     )
     for found, wanted in zip(book.rows(pulse, "test"), expected, strict=True):
         np.testing.assert_allclose(found, wanted, atol=1e-4)

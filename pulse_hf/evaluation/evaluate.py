@@ -24,13 +24,14 @@ from pulse_hf.artifacts import (
     write_json,
     write_text,
 )
+from pulse_hf.evaluation.cost import STAGES, cost_of, cost_of_stages
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     from pulse_hf.evaluation.protocol import Study
-    from pulse_hf.evaluation.systems import ScoreBook, System
+    from pulse_hf.evaluation.score_book import ScoreBook, System
     from pulse_hf.schema import Decision
 
     Metrics = dict[str, dict[str, NDArray[np.float64]]]
@@ -66,16 +67,6 @@ SYSTEMS = (
     "pulse",
     "pulse-fused",
 )
-STAGES = {
-    "prepare": "sequences",
-    "sequential": "sequential",
-    "candidates": "candidates",
-    "rationales": "rationales",
-    "thought-space": "thought_space",
-    "thoughts": "thoughts",
-    "recommender": "recommender",
-    "baselines": "baselines",
-}
 
 _SPLITS = {
     "leave-one-out": "leave-one-out: last event test, second last validation, earlier ones training",
@@ -83,7 +74,7 @@ _SPLITS = {
     "people": "by people: last events of people who are in no training data; everything of the others trains",
 }
 
-__all__ = ["STAGES", "SYSTEMS", "EvaluateSettings", "evaluate"]
+__all__ = ["SYSTEMS", "EvaluateSettings", "evaluate"]
 
 
 @dataclass(frozen=True)
@@ -164,7 +155,8 @@ def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[
 
 def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
     """The systems without those that this run's stages were told not to fit."""
-    from pulse_hf.evaluation.systems import fitted_with_titles, has_reviews
+    from pulse_hf.evaluation.our_scores import fitted_with_titles
+    from pulse_hf.evaluation.systems import has_reviews
     from pulse_hf.reasoning.examples import SCORERS
     from pulse_hf.reasoning.titles import BASELINES
 
@@ -204,7 +196,8 @@ def _publish(run: Path, folder: Path) -> None:
 def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
     from pulse_hf.evaluation.protocol import load_study
     from pulse_hf.evaluation.report import compare, compare_slices, compared_pairs, summarise
-    from pulse_hf.evaluation.systems import ScoreBook, systems
+    from pulse_hf.evaluation.score_book import ScoreBook
+    from pulse_hf.evaluation.systems import systems
 
     study = load_study(run)
     decisions = study.split("test")
@@ -221,10 +214,10 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
     fitted = {name: book.beside(known[name], "test")["stacker"] for name in settings.systems if known[name].parts}
     report = {
         "protocol": _protocol(run, study, decisions, seed),
-        "systems": {name: {**summary[name], "cost": _cost(run, book, known, name)} for name in settings.systems},
+        "systems": {name: {**summary[name], "cost": cost_of(run, book, known, name)} for name in settings.systems},
         "comparisons": compare(metrics, pairs, seed=seed),
         "slice_comparisons": compare_slices(measured, pairs, cold=cold, seed=seed),
-        "stages": _stages(run),
+        "stages": cost_of_stages(run),
         "versions": package_versions(),
         "stackers": {name: stacker for name, stacker in fitted.items() if stacker},
         "vote_weights": _vote_weights(run) if "pulse" in settings.systems else {},
@@ -286,69 +279,6 @@ def _split(sequences: Mapping[str, Any]) -> str:
     return str(sequences["counts"].get("split", {}).get("by", made))
 
 
-def _cost(run: Path, book: ScoreBook, known: Mapping[str, System], name: str) -> dict[str, Any]:
-    """Tokens and seconds of the stages it rests on and of its own scoring; bytes of the models it loads.
-
-    ``seconds_per_user`` is what one more decision takes once all is fitted: its scoring and, where there is a reason,
-    its share of the stage that writes them.
-    """
-    system = known[name]
-    spent = [_spent(run, stage, (name, *system.parts)) for stage in system.stages]
-    scored = [system, *(known[part] for part in system.parts)]
-    scoring = sum(book.beside(one, "test")["seconds"] for one in scored)
-    per_user = scoring / max(1, len(book.study.split("test")))
-    if "thoughts" in system.stages:
-        manifest = read_manifest(run / STAGES["thoughts"])
-        per_user += manifest["seconds"] / max(1, _rows(manifest["counts"]))
-    files = [path for model in system.models for path in [run / model, *(run / model).rglob("*")] if path.is_file()]
-    return {
-        "tokens": sum(tokens for tokens, _ in spent),
-        "seconds": round(sum(seconds for _, seconds in spent) + scoring, 3),
-        "seconds_per_user": round(per_user, 6),
-        "bytes": sum(path.stat().st_size for path in files),
-    }
-
-
-def _spent(run: Path, stage: str, names: Sequence[str]) -> tuple[int, float]:
-    """Tokens that an SLM read, wrote or was tuned on in a stage, and the stage's seconds.
-
-    Args:
-        run: The run.
-        stage: Its word.
-        names: A system and what it is joined from.
-    """
-    manifest = read_manifest(run / STAGES[stage])
-    counts = manifest["counts"]
-    if stage == "recommender":  # several scorers are tuned in one stage; each system pays for its own
-        own = counts["systems"][next((name for name in names if name in counts["systems"]), "pulse")]
-        return own["tokens_per_epoch"] * max(1, len(own["validation_hr@1"])), own["seconds"]
-    if stage == "baselines":  # likewise
-        fits = [counts["fits"][name] for name in names if name in counts["fits"]]
-        tokens = (fit.get("tokens_per_epoch", 0) * max(1, len(fit.get("validation_hr@1", ()))) for fit in fits)
-        return sum(tokens), sum(fit["seconds"] for fit in fits)
-    usage = counts.get("written_by_this_process", {})
-    return sum(int(usage.get(kind, 0)) for kind in ("prompt_tokens", "generated_tokens")), manifest["seconds"]
-
-
-def _stages(run: Path) -> dict[str, dict[str, Any]]:
-    found = {}
-    for name, folder in STAGES.items():
-        if (run / folder).exists():
-            manifest = read_manifest(run / folder)
-            found[name] = {"seconds": manifest["seconds"], "rows": _rows(manifest["counts"])}
-    return found
-
-
-def _rows(counts: Mapping[str, Any]) -> int:
-    """Rows a stage kept: each stage counts what it makes."""
-    if "result" in counts:
-        return int(counts["result"]["events"])
-    made = next((counts[name] for name in ("rows", "sets", "neighbours", "train") if name in counts), 0)
-    if isinstance(made, dict):
-        return int(made["kept"] if "kept" in made else sum(made.values()))
-    return int(made)
-
-
 def _extras(
     run: Path,
     study: Study,
@@ -360,8 +290,8 @@ def _extras(
     seed: int,
 ) -> dict[str, Any]:
     from pulse_hf.evaluation.faithfulness import extractive_reasons, faithfulness, measured_oracles
+    from pulse_hf.evaluation.our_scores import load_thoughts
     from pulse_hf.evaluation.report import summarise
-    from pulse_hf.evaluation.systems import load_thoughts
     from pulse_hf.evaluation.train_vs_test import train_vs_test
 
     extras: dict[str, Any] = {}

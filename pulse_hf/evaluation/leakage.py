@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, sha256_of_file, verify
-from pulse_hf.evaluation.evaluate import STAGES
+from pulse_hf.evaluation.cost import STAGES
 from pulse_hf.evaluation.ground import Ground
 from pulse_hf.evaluation.lending import lend_again
 from pulse_hf.evaluation.stage_inputs import redrawn, sha256_of_inputs, stage_texts

@@ -18,8 +18,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pulse_hf.artifacts import read_manifest, read_table, settings_of
+from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
 from pulse_hf.evaluation.protocol import Study
-from pulse_hf.evaluation.systems import System, load_thoughts, slm_scores
+from pulse_hf.evaluation.score_book import System
 from pulse_hf.schema import Decision, stable_hash
 
 if TYPE_CHECKING:
