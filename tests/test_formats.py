@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import datetime
+import errno
 import gzip
 import io
 import json
@@ -298,6 +299,32 @@ def test_parquet_times_and_numbers(tmp_path: Path) -> None:
         read(tmp_path / "cut.parquet", FULL)
     with pytest.raises(ValueError, match=r"log\.parquet: the columns are .* expected also \['when'\]"):
         read(tmp_path / "log.parquet", Columns(timestamp="when"))
+
+
+def test_a_flipped_bit_of_parquet_is_damage_and_a_bad_disk_is_not(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pq.write_table(
+        pa.table({"user_id": [f"person {one}" for one in range(500)], "item_id": ["a"] * 500, "at": range(500)}),
+        tmp_path / "log.parquet",
+        write_page_checksum=True,
+        compression="none",
+        use_dictionary=False,
+    )
+    columns = Columns(timestamp=None, order="at", rating=None, review=None)
+    assert len(read(tmp_path / "log.parquet", columns)[0]) == 500
+    whole = bytearray((tmp_path / "log.parquet").read_bytes())
+    whole[whole.index(b"person 250") + 7] ^= 1
+    (tmp_path / "flipped.parquet").write_bytes(whole)
+    with pytest.raises(ValueError, match=r"flipped\.parquet: not a whole Parquet file"):
+        read(tmp_path / "flipped.parquet", columns)
+
+    def broken(*_: object, **__: object) -> None:
+        raise OSError(errno.EIO, "Input/output error")
+
+    monkeypatch.setattr(pq, "ParquetFile", broken)
+    with pytest.raises(OSError, match="Input/output error"):
+        read(tmp_path / "log.parquet", columns)
 
 
 def test_text_of_parquet_that_is_not_utf8_is_named(tmp_path: Path) -> None:

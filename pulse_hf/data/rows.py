@@ -309,6 +309,8 @@ def parquet_batches(
                 yield number, batch
                 number += batch.num_rows
     except (pa.ArrowInvalid, pa.ArrowNotImplementedError, OSError) as error:
+        if isinstance(error, OSError) and error.errno is not None:
+            raise  # the machine's word, not Parquet's: a bad disk, no memory, no access any more
         raise ValueError(
             f"{path}: not a whole Parquet file that can be read here, after {number - 1} good rows ({error}). Copy or "
             "download it again, or write it anew with zstd or snappy compression."
