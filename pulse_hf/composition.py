@@ -46,6 +46,14 @@ FORMAT_VERSION = 2
 BASE = "base"
 
 
+class NoWriterError(ArtifactError):
+    """A server wrote a recommender's reasons; which one to ask is for whoever loads it to say."""
+
+
+class OtherVersionError(ArtifactError):
+    """Another version of this package made it: the format or the prompts are others."""
+
+
 @dataclass(frozen=True)
 class Parts:
     """Everything a recommender is composed of; made by ``from_run`` and ``from_pretrained``.
@@ -130,10 +138,10 @@ def _record(run: Path, scorer: Path) -> dict[str, Any]:
     from pulse_hf.models.scorer.adapter import read_record
 
     sequential, thoughts = (read_manifest(run / name) for name in ("sequential", "thoughts"))
-    settings, base = settings_of(sequential["fingerprint"]), read_record(scorer).base["id"]
+    settings, base = settings_of(sequential["fingerprint"]), read_record(scorer).base
     return {
         "format_version": FORMAT_VERSION,
-        "base_model": base,
+        "base_model": base["id"],
         "encoder": _pinned(settings["encoder"], sequential),
         "neighbours": {key: settings[key] for key in ("num_neighbours", "neighbour_items")},
         "thoughts": _of_writer(settings_of(thoughts["fingerprint"]), thoughts, base),
@@ -163,23 +171,35 @@ def _server(run: Path) -> Generator | None:
     return open_generator("server", settings["model"], batch_size=settings["batch_size"])
 
 
-def _of_writer(thoughts: dict[str, Any], manifest: Mapping[str, Any], base: str) -> dict[str, Any]:
+def _of_writer(thoughts: dict[str, Any], manifest: Mapping[str, Any], base: Mapping[str, str]) -> dict[str, Any]:
     """The settings with the commit of a model that writes, and without where a server stands."""
     from pulse_hf.reasoning.server_engine import split_address
 
     model = thoughts["model"]
     if thoughts["engine"] == "server":
         model = split_address(model)[0]
-    elif model != base:  # the base model's commit is the scorer's
+    elif (_bare(model), _commit(manifest)) == (base["id"], base["revision"]):  # by another name the same
+        model = base["id"]
+    elif model != base["id"]:  # the base model's commit is the scorer's
         model = _pinned(model, manifest)
     return {**thoughts, "model": model}
 
 
 def _pinned(name: str, manifest: Mapping[str, Any]) -> str:
     """A model of the Hub with the commit that a stage used, so that it stays that one."""
-    revision = json.loads(manifest["fingerprint"].get("model.revision", '""'))
-    pinned = len(revision) == 40 and "@" not in name and name != MINILM_ID  # which a wheel may bring, too
-    return f"{name}@{revision}" if pinned else name
+    revision = _commit(manifest)
+    pinned = len(revision) == 40 and name != MINILM_ID  # which a wheel may bring, too
+    return f"{_bare(name)}@{revision}" if pinned else name
+
+
+def _commit(manifest: Mapping[str, Any]) -> str:
+    """The revision of the model that a stage used: a commit of the Hub, or a word for what is no repo."""
+    return str(json.loads(manifest["fingerprint"].get("model.revision", '""')))
+
+
+def _bare(name: str) -> str:
+    """A model's name without the branch, tag or commit that was asked for."""
+    return name.partition("@")[0]
 
 
 def base_of(record: Mapping[str, Any], folder: Path) -> str:
@@ -188,8 +208,16 @@ def base_of(record: Mapping[str, Any], folder: Path) -> str:
 
     if (folder / BASE).is_dir():
         return str(folder / BASE)
-    base = read_record(folder).base
-    return f"{base['id']}@{base['revision']}" if len(base["revision"]) == 40 else str(record["base_model"])
+    commit = base_commit(folder)
+    return f"{read_record(folder).base['id']}@{commit}" if commit else str(record["base_model"])
+
+
+def base_commit(folder: Path) -> str:
+    """The Hub's commit of the base model that a scorer was tuned on; ``""`` of a folder or an embedded model."""
+    from pulse_hf.models.scorer.adapter import read_record
+
+    revision = read_record(folder).base["revision"]
+    return revision if len(revision) == 40 else ""
 
 
 def compose(
@@ -232,7 +260,7 @@ def compose(
 
     changed = sorted(name for name, sha256 in prompt_hashes().items() if record["prompts"].get(name) != sha256)
     if changed:
-        raise ArtifactError(
+        raise OtherVersionError(
             f"{scorer}: made with other prompts ({', '.join(changed)}); install the pulse_hf it was made with"
         )
     for folder in (thought_space, sequential):

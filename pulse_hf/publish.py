@@ -16,7 +16,7 @@ from pulse_hf.hub.cards import with_kept_metadata
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.model_cards import ModelCards, is_synthetic
 from pulse_hf.hub.rationale_datasets import WORDS, export_dataset
-from pulse_hf.hub.repos import RepoType, card_of, head_of, require_writable
+from pulse_hf.hub.repos import RepoType, card_of, head_of, require_repo_id, require_writable
 from pulse_hf.hub.shipped import PACKAGE, shipped
 from pulse_hf.hub.transfer import Pushed, push_folder
 from pulse_hf.saving import save_published
@@ -136,6 +136,7 @@ def _following(how: Publication, kind: RepoType) -> Publication:
 
     Asked before anything is made, which may take minutes, and told in vain.
     """
+    require_repo_id(how.repo_id)
     if how.dry_run:
         return how
     require_writable(how.repo_id, kind, private=how.private, token=how.token)
@@ -210,7 +211,9 @@ def _sequential(run: Path, folder: Path, how: Publication) -> None:
 
 
 def _metric(run: Path, folder: Path, how: Publication) -> None:
-    """``evaluate.load("owner/name")`` looks for ``name.py``."""
+    """``evaluate.load("owner/name")`` looks for ``name.py``; the repo's page is ``app.py``."""
+    if how.name == "app":
+        raise ValueError(f"{how.repo_id}: app.py is the page of a metric's repo; name the metric otherwise")
     copytree(shipped("hub_cards") / "metric", folder, dirs_exist_ok=True, ignore=ignore_patterns("__pycache__"))
     (folder / "metric.py").rename(folder / f"{how.name}.py")
     _finish_app(folder, "metric", how)

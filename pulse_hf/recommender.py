@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Mapping
 from collections.abc import Sequence as Series
 from copy import deepcopy
 from dataclasses import asdict, dataclass
@@ -223,7 +223,8 @@ class PulseRecommender:
         """
         import numpy as np
 
-        if isinstance(reasons, str) or not all(isinstance(one, str) for one in reasons):
+        listed = isinstance(reasons, Iterable) and not isinstance(reasons, str)
+        if not listed or not all(isinstance(one, str) for one in reasons):
             raise ValueError(f"found {reasons!r}, expected a list of texts")
         texts = [typed_text(one, "a reason") for one in reasons]
         past, items = self._steps.names.read(history)
@@ -261,6 +262,8 @@ class PulseRecommender:
         rationale: str | None,
     ) -> list[list[Recommendation]]:
         _require_count(k)
+        if isinstance(histories, (str, Mapping)) or not isinstance(histories, Iterable):
+            raise ValueError(f"found {histories!r}, expected a list of histories")
         asked = [self._steps.asked(history, k, candidates) for history in histories]
         served = [one for one in asked if one.candidates]  # the others' histories hold the whole catalogue
         thoughts = self._steps.thoughts(served, rationale)

@@ -29,7 +29,16 @@ from pulse_hf.artifacts import (
     write_table,
     write_tensors,
 )
-from pulse_hf.composition import BASE, FORMAT_VERSION, Parts, base_of, compose
+from pulse_hf.composition import (
+    BASE,
+    FORMAT_VERSION,
+    NoWriterError,
+    OtherVersionError,
+    Parts,
+    base_commit,
+    base_of,
+    compose,
+)
 from pulse_hf.hub.files import CARD, CHECKSUMS, EVAL_RESULTS, UNSEALED, check_folder, is_data, read_seal, seal_folder
 from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.privacy import content_order, without_folders
@@ -185,6 +194,7 @@ def _write_card(parts: Parts, folder: Path, cards: ModelCards) -> None:
         read_json(folder / RECORD),
         pool=len(parts.pool.item_ids),
         base_included=(folder / BASE).is_dir(),
+        base_revision=base_commit(parts.folder),
         merged=(folder / MERGED).is_dir(),  # whether merged now or when the parts were saved before
         plain_adapter=loads_into_plain_base(folder),
     )
@@ -289,7 +299,7 @@ def load_parts(
     record = _record_in(folder)
     if generator is None and record["thoughts"]["engine"] == "server":
         # The address is whoever saved it's to choose, and histories would be sent there.
-        raise ArtifactError(
+        raise NoWriterError(
             f"{folder}: reasons were written by the server model {record['thoughts']['model']!r}; pass generator=, "
             "for example pulse_hf.reasoning.server_engine.ServerGenerator('NAME@http://HOST/v1')"
         )
@@ -317,7 +327,7 @@ def _record_in(folder: Path) -> dict[str, Any]:
     record = read_json(folder / RECORD)
     version = record.get("format_version") if isinstance(record, dict) else None
     if version != FORMAT_VERSION:
-        raise ArtifactError(f"{folder}: format {version!r}, expected {FORMAT_VERSION}; save it again")
+        raise OtherVersionError(f"{folder}: format {version!r}, expected {FORMAT_VERSION}; save it again")
     for place, kind in _FIELDS.items():
         found: Any = record
         for name in place.split("."):

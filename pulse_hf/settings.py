@@ -64,7 +64,7 @@ def load_settings(path: Path, start: RunSettings) -> RunSettings:
     """
     try:
         values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError) as error:
+    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: {error}") from error
     return merge(start, values, str(path))
 

@@ -22,6 +22,7 @@ from inputs import RefusedError
 from rationale_table import RationaleTable, rationales_of_dataset, rationales_of_run, shown_name
 
 from pulse_hf.artifacts import ArtifactError
+from pulse_hf.composition import NoWriterError, OtherVersionError
 from pulse_hf.hub.transfer import NoAccessError
 from pulse_hf.pipeline import ROAD
 from pulse_hf.recommender import Event, PulseRecommender
@@ -223,10 +224,16 @@ def _sentence(problem: Exception, name: str) -> str:
     if kinds & LOST:
         return f"The Hub did not answer while {name} was opened. {again}"
     if isinstance(problem, ArtifactError | FileNotFoundError):
-        return (
-            f"{name} is not a whole recommender: a file is missing or damaged. Its owner can publish it anew. {again}"
-        )
+        return f"{name} is no recommender that this Space can open{_why(problem)} {again}"
     return f"{name} could not be read; the log of this Space says why. {again}"
+
+
+def _why(problem: Exception) -> str:
+    if isinstance(problem, NoWriterError):
+        return ": a server writes its reasons, and this page knows none."
+    if isinstance(problem, OtherVersionError):
+        return ": another version of this package made it. Its owner can publish it anew with this one."
+    return ": a file is missing or damaged. Its owner can publish it anew."
 
 
 def _unread(problem: Exception, name: str) -> str:

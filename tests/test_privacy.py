@@ -1,5 +1,6 @@
 """What leads to a person is taken out of published texts, and what only looks like it stays."""
 
+import json
 import random
 import re
 from collections import Counter
@@ -12,8 +13,8 @@ from test_data import event_row, table, write_rows
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.data.prepare import prepare
 from pulse_hf.hub.dataset_card import dataset_card
-from pulse_hf.hub.privacy import redacted
-from pulse_hf.hub.rationale_datasets import Exported, export_dataset
+from pulse_hf.hub.privacy import Quotes, redacted
+from pulse_hf.hub.rationale_datasets import Exported, _public_facts, export_dataset
 
 PLANTED = {
     "e-mail": [
@@ -99,10 +100,57 @@ def test_a_card_says_of_each_part_where_it_comes_from_and_claims_no_licence_of_r
     assert "license:" not in pushed("shop", older.replace("license: cc-by-nc-4.0\n", ""), True)
     alone = "---\ndataset_info:\n  features: []\nconfigs:\n- data_files: data/*.parquet\n---\n# Theirs\n"
     assert "config_name: mine" in pushed("mine", alone, True)  # datasets names no configuration where one is alone
+    for empty in ("tags:\nconfigs:\ndataset_info:", "tags: music"):
+        card = pushed("mine", f"---\n{empty}\n---\n# Theirs\n", True)
+        assert ("- music\n" in card) == ("music" in empty)
+    for form in (
+        "\n---\nlicense: mit\n---\n# Mine",
+        "---  \nlicense: mit\n---",
+        "---\r\nlicense: mit\r\n---\r\n# Mine",
+    ):
+        assert ("license: mit" in pushed("mine", form, False)) == (form[:5] != "---  ")  # as the Hub reads it
     with pytest.raises(ArtifactError, match="metadata that is no YAML"):
         pushed("mine", "---\n{ [\n---\n", True)
     theirs = "---\nconfigs:\n- config_name: x\n  data_files: data/*.parquet\n---\n# Theirs\n"
     assert "config_name: x" in pushed("shop", theirs, True)
+
+
+def test_a_card_says_that_reviews_are_in_it_as_long_as_they_are(tmp_path):
+    def pushed(config, before, reviews):
+        made = Exported("candidates", config, tmp_path, rows={"candidates": {"test": 1}}, reviews=reviews)
+        made.features["candidates"] = pa.schema([("item_ids", pa.list_(pa.string()))])
+        return dataset_card(made, "a/b", before=before, license_id=None, synthetic=False)
+
+    said = "People's reviews are included"
+    with_reviews = pushed("one", "", True)
+    assert said in with_reviews
+    assert said in pushed("two", with_reviews, False)
+    assert said not in pushed("one", with_reviews, False)
+
+
+def test_quotes_are_found_in_scripts_without_spaces():
+    quotes = Quotes({"u": ["送给住在杭州西湖区的妈妈李秀英。她很喜欢。很好", "とても静かで気に入りました。"]})
+    assert quotes.found("u", 'They say: "送给住在杭州西湖区的妈妈".')
+    assert quotes.found("u", "They said 她很喜欢 of it.")  # a whole sentence of four
+    assert quotes.found("u", "静かで気に入りました")
+    assert not quotes.found("u", "They like 很好 tea and 杭州 silk.")
+    assert not quotes.found("u", "They like quiet things.")
+
+
+def test_no_folder_of_this_machine_is_in_published_settings(tmp_path):
+    (tmp_path / "why.jsonl").write_text("")
+    facts = _public_facts(
+        {
+            "settings.engine": '"recorded"',
+            "settings.model": '"data/clients/acme/why.jsonl"',
+            "settings.columns": json.dumps({"files": [str(tmp_path / "why.jsonl"), "owner/name"], "count": 3}),
+        }
+    )
+    assert {key: json.loads(value) for key, value in facts.items()} == {
+        "settings.engine": "recorded",
+        "settings.model": "why.jsonl",
+        "settings.columns": {"files": ["why.jsonl", "owner/name"], "count": 3},
+    }
 
 
 def test_a_published_review_has_no_address_and_the_card_counts_it(tmp_path):

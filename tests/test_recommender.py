@@ -62,7 +62,11 @@ def test_what_is_no_number_or_no_text_is_refused_with_what_was_found(modelless):
         (lambda: modelless.embed(given, ["a", 5]), r"found \['a', 5\], expected a list of texts"),
         (lambda: modelless.explain([Event("kettle", rating="five")]), "rating is 'five'; expected a number"),
         (lambda: modelless.explain([Event("kettle", review=3)]), "review is 3; expected a text"),
-        (lambda: modelless.recommend_many("kettle"), "found the text 'k', expected a list"),
+        (lambda: modelless.recommend_many("kettle"), "found 'kettle', expected a list of histories"),
+        (lambda: modelless.recommend_many(None), "found None, expected a list of histories"),
+        (lambda: modelless.recommend(None), "found None, expected a list, in order"),
+        (lambda: modelless.recommend({"kettle", "cup"}), "expected a list, in order"),
+        (lambda: modelless.embed(given, None), "found None, expected a list of texts"),
     ):
         with pytest.raises(ValueError, match=said):
             ask()

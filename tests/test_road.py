@@ -25,7 +25,7 @@ from pulse_hf.artifacts import (
     write_tensors,
 )
 from pulse_hf.cli.main import app, main
-from pulse_hf.composition import _pinned
+from pulse_hf.composition import _of_writer, _pinned
 from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.hub.files import check_folder, seal_folder
 from pulse_hf.models.embedded import MINILM_ID, NANO_ID, resolve_model
@@ -488,9 +488,18 @@ def test_a_model_of_the_hub_is_pinned_to_the_commit_a_stage_used():
 
     commit = "0123456789" * 4
     assert _pinned("owner/writer", used(commit)) == f"owner/writer@{commit}"
-    for name, revision in (("owner/writer@v1", commit), (NANO_ID, "package"), (MINILM_ID, commit)):
+    assert _pinned("owner/writer@v1", used(commit)) == f"owner/writer@{commit}"  # a branch moves, a tag may
+    for name, revision in ((NANO_ID, "package"), (MINILM_ID, commit)):
         assert _pinned(name, used(revision)) == name
     assert _pinned("owner/writer", {"fingerprint": {}}) == "owner/writer"
+    base, engine = {"id": "owner/base", "revision": commit}, "transformers"
+    for name, revision, kept in (
+        ("owner/base", commit, "owner/base"),
+        ("owner/base@main", commit, "owner/base"),  # the same commit by another name is loaded once
+        ("owner/base@v1", commit[::-1], f"owner/base@{commit[::-1]}"),
+        ("owner/writer@v1", commit, f"owner/writer@{commit}"),
+    ):
+        assert _of_writer({"engine": engine, "model": name}, used(revision), base)["model"] == kept
 
 
 def test_half_a_configuration_is_told():

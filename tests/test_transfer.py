@@ -9,7 +9,9 @@ import pytest
 from loopback_hub import DropAfter, DropBefore, FlipByte, Meanwhile, Status, Truncate, run_client
 
 from pulse_hf.artifacts import ArtifactError, DiskFullError, read_tensors, write_tensors
+from pulse_hf.cli.faults import told
 from pulse_hf.hub.files import CHECKSUMS, check_folder, list_files, read_seal, seal_folder
+from pulse_hf.hub.refusals import is_passing
 from pulse_hf.hub.transfer import _plain_errors, pull, push_folder
 
 PUSH = """
@@ -94,6 +96,27 @@ def test_what_this_machine_refuses_is_no_silence_of_the_hub(number, kind):
         raise OSError(number, "refused", "/cache/file")
     with pytest.raises(ConnectionError), _plain_errors("alice/shop", None):
         raise OSError(errno.ECONNRESET, "lost")
+
+
+def test_a_large_file_that_breaks_off_is_a_silence_and_another_runtime_error_is_a_bug():
+    def raised(package):  # Xet raises from compiled code, so that the last frame of Python is the client's
+        code = "def ask():\n    raise RuntimeError('Task error: CAS Client Error')"
+        names = {"__name__": f"{package}.file_download"}
+        exec(code, names)  # noqa: S102
+        return names["ask"]
+
+    with (
+        pytest.raises(ConnectionError, match="alice/shop: RuntimeError: Task error"),
+        _plain_errors("alice/shop", None),
+    ):
+        raised("huggingface_hub")()
+    for package, code, passing in (("huggingface_hub", 5, True), ("torch", None, False)):
+        with pytest.raises(RuntimeError) as caught:
+            raised(package)()
+        assert is_passing(caught.value) == passing
+        assert (told(caught.value) or (None,))[0] == code
+    with pytest.raises(RuntimeError), _plain_errors("alice/shop", None):
+        raised("torch")()
 
 
 def test_a_model_that_is_only_named_is_found_in_the_cache_by_its_commit(hub, folder, tmp_path):

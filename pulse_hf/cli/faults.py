@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pulse_hf.artifacts import ArtifactError, DiskFullError
 from pulse_hf.hub.refusals import OvertakenError
-from pulse_hf.models.embedded import lost_on_the_way
+from pulse_hf.models.embedded import lost_on_the_way, raised_in
 
 __all__ = ["require_run", "told"]
 
@@ -76,6 +76,8 @@ def told(error: Exception) -> tuple[int, str] | None:
         return 2, sentence
     if isinstance(error, ConnectionError):
         return 5, sentence
+    if lost_on_the_way(error):
+        return 5, f"the Hub did not answer ({type(error).__name__}: {_line(sentence)}). Run the same command again."
     if isinstance(error, ModuleNotFoundError):
         extra = next((extra for extra, names in _EXTRAS.items() if error.name in names), None)
         return (2, f"{error.name} is not installed here: pip install 'pulse-hf[{extra}]'") if extra else None
@@ -87,7 +89,7 @@ def _told_by_system(error: OSError) -> tuple[int, str] | None:
         return 2, f"{error.filename}: {error.strerror}. Check the path, and that you may read and write there."
     if isinstance(error, FileNotFoundError):
         return 2, str(error)
-    if error.errno is None and _raised_in(error) in _MODEL_LIBRARIES:
+    if error.errno is None and raised_in(error) in _MODEL_LIBRARIES:
         if any(_is_silence(one) for one in _causes(error)):
             return 5, _line(str(error))
         return 2, (
@@ -118,14 +120,6 @@ def _is_memory(error: Exception) -> bool:
         or (isinstance(error, RuntimeError) and "DefaultCPUAllocator: can't allocate memory" in str(error))
         or (isinstance(error, OSError) and error.errno == errno.ENOMEM)
     )
-
-
-def _raised_in(error: BaseException) -> str:
-    """The package whose code raised an error."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] if trace else ""
 
 
 def _line(text: str) -> str:

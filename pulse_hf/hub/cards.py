@@ -64,10 +64,11 @@ def metadata_of(card: str) -> dict[str, Any]:
         ArtifactError: It cannot be read.
     """
     import yaml
+    from huggingface_hub.repocard import REGEX_YAML_BLOCK
 
-    match = re.match(r"---\n(.*?)\n---\n", card, re.DOTALL)
+    match = REGEX_YAML_BLOCK.search(card)
     try:
-        found = yaml.safe_load(match.group(1)) if match else {}
+        found = yaml.safe_load(match.group(2)) if match else {}
     except yaml.YAMLError as error:
         raise ArtifactError(
             f"the repo's README.md has metadata that is no YAML ({error}); correct it there"

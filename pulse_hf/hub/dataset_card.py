@@ -22,6 +22,7 @@ _PURPOSE = {
     "candidates": "The frozen sets that every system ranks: one target, the other items drawn with a stored seed.",
 }
 _SYNTHETIC, _REAL = _KINDS = ("a **synthetic** shop whose people have known motives", "real interactions")
+_REVIEWS = "People's reviews are in it: whoever published this said so."
 _ANY_SECTION = re.compile(r"<!-- pulse:(\S+) -->.*?<!-- /pulse:\1 -->", re.DOTALL)
 
 
@@ -45,8 +46,8 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
     parts = {name: match for name, match in _sections(before).items() if name != made.under}
     parts[made.under] = _part(made, synthetic)
     # The datasets library names no configuration where there is one alone.
-    configs = {one.get("config_name", "default"): one for one in _listed(old.get("configs", []))}
-    infos = {one.get("config_name", "default"): one for one in _listed(old.get("dataset_info", []))}
+    configs = {one.get("config_name", "default"): one for one in _listed(old.get("configs"))}
+    infos = {one.get("config_name", "default"): one for one in _listed(old.get("dataset_info"))}
     for table in made.rows:
         configs[made.config_name(table)] = _config(made, table)
         infos[made.config_name(table)] = _info(made, table)
@@ -60,7 +61,12 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
         **({"license": stated} if stated else {}),
         "language": old.get("language") or ["en"],
         "tags": sorted(
-            {*old.get("tags", ()), "recommender-systems", "rationales", *(["synthetic-data"] * (_SYNTHETIC in kinds))}
+            {
+                *map(str, _listed(old.get("tags"))),
+                "recommender-systems",
+                "rationales",
+                *(["synthetic-data"] * (_SYNTHETIC in kinds)),
+            }
         ),
         "pretty_name": old.get("pretty_name") or plain(repo_id.split("/")[1]),
         "configs": [configs[name] for name in sorted(configs)],
@@ -76,7 +82,7 @@ def dataset_card(made: Exported, repo_id: str, *, before: str, license_id: str |
         # Not the artefact at hand: the same repo has the same card whatever was pushed last.
         first_folder=min(parts, key=lambda name: (not name.endswith("/rationales"), name)),
         parts=[parts[name] for name in sorted(parts)],
-        reviews=made.reviews or "**People's reviews are included**" in before,
+        reviews=any(_REVIEWS in part for part in parts.values()),
         license=stated,
     )
     return with_kept_metadata(card, before)
@@ -103,13 +109,14 @@ def _part(made: Exported, synthetic: bool) -> str:
         purpose=_PURPOSE[made.word],
         kind=_SYNTHETIC if synthetic else _REAL,
         engine=plain(str(facts.get("settings.engine", "none"))),
-        model=plain(f"{facts.get('model.id', 'none')} at {facts.get('model.revision', 'none')}"),
+        model=_code(f"{facts.get('model.id', 'none')} at {facts.get('model.revision', 'none')}"),
         prompts=", ".join(prompts) or "none",
         rows=[
             {"config": made.config_name(table), "split": split, "rows": count}
             for table, splits in made.rows.items()
             for split, count in splits.items()
         ],
+        reviews=_REVIEWS if made.reviews else "",
         left_out=dict(made.left_out),
         redacted=dict(made.redacted),
     ).strip()
@@ -131,4 +138,10 @@ def _info(made: Exported, table: str) -> dict[str, Any]:
 
 
 def _listed(value: Any) -> list[Any]:
-    return value if isinstance(value, list) else [value]
+    """What YAML gave as a list, as one thing, or as nothing."""
+    return value if isinstance(value, list) else [] if value is None else [value]
+
+
+def _code(text: str) -> str:
+    """Text from data for between backticks, where all other signs are nothing but signs."""
+    return " ".join(text.replace("`", " ").split())

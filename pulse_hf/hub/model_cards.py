@@ -6,6 +6,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -107,7 +108,14 @@ class ModelCards:
         return cards.with_kept_metadata(cards.render(template, metadata=metadata, **shown, **fields), self.before)
 
     def recommender(
-        self, record: Mapping[str, Any], *, pool: int, base_included: bool, merged: bool, plain_adapter: bool
+        self,
+        record: Mapping[str, Any],
+        *,
+        pool: int,
+        base_included: bool,
+        base_revision: str,
+        merged: bool,
+        plain_adapter: bool,
     ) -> str:
         """The card of the whole recommender.
 
@@ -115,6 +123,7 @@ class ModelCards:
             record: What ``pulse.json`` holds.
             pool: People whose item lists are in it.
             base_included: Whether the base model is in it.
+            base_revision: The base model's commit, ``""`` if it is none of the Hub.
             merged: Whether the adapter is merged into the base model.
             plain_adapter: Whether the adapter loads into the base model alone.
         """
@@ -125,7 +134,7 @@ class ModelCards:
             tags=["explainable", "rationales", *(() if merged else ("lora", "peft"))],
             base_model=record["base_model"],
             system="pulse",
-            history=json.dumps([cards.plain(item.title) for item in self._items[:2]], ensure_ascii=False),
+            history=json.dumps(self._named_items(), ensure_ascii=False),
             protocol=self.report["protocol"],
             systems=cards.systems_table(self.report),
             comparisons=cards.differences(against_the_strongest(self.report)),
@@ -136,11 +145,24 @@ class ModelCards:
             plain_adapter=plain_adapter,
             base=self.repo_id if base_included else record["base_model"],
             base_subfolder="base" if base_included else "",
+            base_revision=base_revision,
+            server_model=record["thoughts"]["model"] if record["thoughts"]["engine"] == "server" else "",
             base_model_name=record["base_model"],
             base_included=base_included,
             items=len(self._items),
             pool=pool,
         )
+
+    def _named_items(self, count: int = 2) -> list[str]:
+        """Titles, or else ids, of the first items that a card can show as they are: made plain, others."""
+        ids = {item.item_id for item in self._items}
+        shown = (
+            name
+            for item in self._items
+            for name in [item.item_id if item.title in ids or cards.plain(item.title) != item.title else item.title]
+            if cards.plain(name) == name
+        )
+        return list(islice(shown, count))
 
     def eval_results(self) -> str:
         """The recommender's figures as the text of a ``.eval_results`` file; the data must be published."""

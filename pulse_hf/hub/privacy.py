@@ -19,8 +19,13 @@ if TYPE_CHECKING:
 
 QUOTE_WORDS = 6
 _SHORT = 4  # words; a whole sentence of fewer tells nothing of a person ("Love it.")
-_SENTENCE_END = re.compile(r"[.!?\n]+")
-_WORD = re.compile(r"[^\W_]+")
+_SENTENCE_END = re.compile(r"[.!?\n。．！？｡]+")
+# Scripts that put no space between words (Han, kana, Thai, Lao, Burmese, Khmer): there each letter counts as a word.
+_UNSPACED = (
+    "\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3005-\u3007\u3040-\u30ff\u31f0-\u31ff\u3400-\u4dbf\u4e00-\u9fff"
+    "\uf900-\ufaff\uff66-\uff9d\U00020000-\U0003ffff"
+)
+_WORD = re.compile(rf"[{_UNSPACED}]|(?:(?![{_UNSPACED}])[^\W_])+")
 _STREET = "Street|St|Avenue|Ave|Road|Rd|Lane|Ln|Drive|Dr|Boulevard|Blvd|Court|Ct|Terrace|Highway|Hwy"
 # In this order: an address of the web may hold digits, an order number looks like a telephone number.
 _CONTACTS = {
@@ -49,8 +54,10 @@ def pseudonyms(run: Path) -> dict[str, str]:
 
     Names are HMAC-SHA256 of the user id under a key that is the sha256 of the run's unpublished sequences, reviews
     included. The key is never stored: every artefact of the run gets the same names, so its datasets can be joined and
-    a second push finds nothing new, and without the sequences nobody can go from an id to a name. Whoever *has* the
-    original data can recognise people by what they chose, whatever they are called.
+    a second push finds nothing new, and from a name alone nobody gets to an id. Whoever *has* the original data can
+    recognise people by what they chose, whatever they are called. And whoever has a list of user ids can test each of
+    them: what is drawn for a person (candidates, texts) and the order of events of one time come from hashes of the id
+    that anybody can compute. Where that matters, prepare a file whose user ids mean nothing elsewhere.
 
     Raises:
         ArtifactError: The run has no sequences, or two users would share a name.
@@ -98,7 +105,7 @@ class Quotes:
     Args:
         reviews: User id to that person's reviews.
         words: So many words in a row, in any case and punctuation, are a quote; so is a whole sentence of a review
-            that has fewer, but at least four.
+            that has fewer, but at least four. In scripts without spaces between words a letter counts as one.
 
     Example:
         >>> quotes = Quotes({"u": ["It had to help with peace and quiet, nothing else."]})
@@ -172,11 +179,11 @@ def redacted(text: str, found: Counter[str]) -> str:
 
 
 def without_folders(value: str) -> str:
-    """A model's name, where the name is a folder of this machine only its last part.
+    """A model's name; of what is a folder or file of this machine only the last part.
 
     Example:
         >>> without_folders("/home/ada/models/tiny"), without_folders("microsoft/Phi-4-mini-instruct")
         ('tiny', 'microsoft/Phi-4-mini-instruct')
     """
     path = Path(value)
-    return path.name if path.is_absolute() or value.startswith(("./", "../", "~")) or path.is_dir() else value
+    return path.name if path.is_absolute() or value.startswith(("./", "../", "~")) or path.exists() else value

@@ -96,7 +96,7 @@ def export_dataset(run: Path, word: str, folder: Path, *, config: str, include_r
     if not config.replace("-", "").replace("_", "").replace(".", "").isalnum():
         raise ValueError(f"config is {config!r}; expected letters, digits, '-', '_' and '.', like luxury-beauty")
     manifest = read_manifest(run / word)
-    facts = {key: _public(value) for key, value in manifest["fingerprint"].items()}
+    facts = _public_facts(manifest["fingerprint"])
     made = Exported(word, config, folder, facts=facts, reviews=include_reviews)
     source = _Source(run, include_reviews)
     tables: dict[str, Callable[[_Source, Exported], pa.Table]] = {
@@ -113,10 +113,20 @@ def export_dataset(run: Path, word: str, folder: Path, *, config: str, include_r
     return made
 
 
-def _public(value: str) -> str:
-    """A fact of a fingerprint (JSON text) without folders of this machine, nor where a server stands."""
-    plain = json.loads(value)
-    return json.dumps(without_folders(split_address(plain)[0])) if isinstance(plain, str) else value
+def _public_facts(fingerprint: Mapping[str, str]) -> dict[str, str]:
+    """A fingerprint (JSON texts) without folders of this machine, nor where a server stands."""
+    facts = {key: json.loads(value) for key, value in fingerprint.items()}
+    if facts.get("settings.engine") == "recorded":
+        facts["settings.model"] = Path(facts["settings.model"]).name
+    return {key: json.dumps(_public(value)) for key, value in facts.items()}
+
+
+def _public(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _public(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_public(one) for one in value]
+    return without_folders(split_address(value)[0]) if isinstance(value, str) else value
 
 
 class _Source:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import unicodedata
 from collections import ChainMap
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping, MutableMapping, Set
 from collections.abc import Sequence as Series
 from dataclasses import dataclass
 from numbers import Real
@@ -78,8 +78,8 @@ class Names:
         Raises:
             ValueError: It is a text instead of a list, an item is empty, a rating is no number or a review no text.
         """
-        if isinstance(history, str):
-            raise ValueError(f"found the text {history!r}, expected a list of item ids, titles or events")
+        if isinstance(history, (str, bytes, Mapping, Set)) or not isinstance(history, Iterable):
+            raise ValueError(f"found {history!r}, expected a list, in order, of item ids, titles or events")
         events = [event if isinstance(event, Event) else Event(event) for event in history]
         items: MutableMapping[str, Item] = ChainMap({}, self.items)  # no copy: it is as large as the shop
         ids = tuple(self.found([event.item for event in events], items))
