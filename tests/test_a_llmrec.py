@@ -137,6 +137,23 @@ def test_a_long_history_loses_its_oldest_titles_and_no_candidate():
     assert [title for _, title in one.branches] == ["Green tea", "Garden hose"]
 
 
+def test_titles_and_reasons_without_spaces_are_cut_by_letters():
+    title, reason = "静かな水" * 40, "とても静かで気に入りました" * 30
+    items = {item_id: replace(item, title=title) for item_id, item in ITEMS.items()}
+    thoughts = {SETS[2].decision_id: Thought(reason)}
+
+    def fits(pieces):
+        return sum(len(piece) for piece in pieces if isinstance(piece, str)) <= 260
+
+    (one,) = soft_examples(SETS[2:], USERS, items, thoughts, PromptShape(), fits)
+    told = "".join(piece for piece in one.pieces if isinstance(piece, str))
+    assert f"- {title[:40]}" in told
+    assert f"Reason: {reason[:40]}" in told
+    assert all(len(branch) > 100 for _, branch in one.branches)  # no candidate is cut
+    with pytest.raises(ValueError, match="exceeds its token budget"):
+        soft_examples(SETS[2:], USERS, items, thoughts, PromptShape(), lambda pieces: False)
+
+
 def fitted(folder, seed=3, validate=True):
     model, users = bridge(), torch.randn(3, 6, generator=torch.Generator().manual_seed(0))
     align(model, aligned(), seed=seed)

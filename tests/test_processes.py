@@ -122,6 +122,42 @@ def test_two_processes_make_what_one_makes(one: Path, tmp_path: Path) -> None:
     assert not list(run.glob("*.partial"))
 
 
+ORDERS = """
+import json, os, sys
+import torch
+from torch.utils.data import RandomSampler
+from transformers.trainer_pt_utils import LengthGroupedSampler
+from pulse_hf.training.candidate_trainer import RepeatableOrder
+
+torch.manual_seed(3)
+order, drawn = RepeatableOrder(), []
+for epoch in range(3):
+    lengths = list(range(16))
+    order.beneath = RandomSampler(lengths) if epoch == 2 else LengthGroupedSampler(4, lengths=lengths)
+    drawn.append(list(order))
+    torch.rand(100 + 7 * int(os.environ.get("RANK", 0)))  # as dropout does, of another batch
+print(json.dumps(drawn))
+open(f"{sys.argv[1]}/{os.environ.get('RANK', 'one')}", "w").write(json.dumps(drawn))
+"""
+
+
+@pytest.mark.slow
+def test_processes_go_through_the_rows_in_one_order_whatever_each_has_drawn_besides(tmp_path: Path) -> None:
+    script = tmp_path / "orders.py"
+    script.write_text(ORDERS)
+    environment = {**os.environ, "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "true"}
+    command = [sys.executable, "-m", "torch.distributed.run", "--nproc_per_node", "2", "--standalone"]
+    for start in ([sys.executable], command):
+        done = subprocess.run(
+            [*start, str(script), str(tmp_path)], capture_output=True, text=True, env=environment, timeout=120
+        )
+        assert done.returncode == 0, done.stderr[-3000:]
+    one, first, second = (json.loads((tmp_path / name).read_text()) for name in ("one", "0", "1"))
+    assert first == second == one  # process 0 draws as one process alone does
+    assert all(sorted(rows) == list(range(16)) for rows in first)
+    assert first[0] != first[1]
+
+
 @pytest.mark.slow
 def test_two_processes_fit_sasrec_alike(one: Path, tmp_path: Path) -> None:
     run = tmp_path / "two"

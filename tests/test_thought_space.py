@@ -22,8 +22,10 @@ from pulse_hf.models.thought_space import PulseThoughtSpaceModel, PulseThoughtSp
 from pulse_hf.reasoning.shared_reasons import VECTORS
 from pulse_hf.schema import Item, Sequence, fold_of
 from pulse_hf.training import thought_space, thought_space_fit
+from pulse_hf.training.scorer import RecommenderSettings
+from pulse_hf.training.sequential import SequentialSettings
 from pulse_hf.training.thought_pairs import inputs_sha256, training_pairs, with_titles
-from pulse_hf.training.thought_space import ThoughtSpaceSettings, train_thought_space
+from pulse_hf.training.thought_space import ThoughtSpaceSettings, _strangers, train_thought_space
 from pulse_hf.training.thought_space_fit import (
     fit,
     groups_of,
@@ -306,6 +308,25 @@ def test_many_texts_that_lose_their_ends_are_warned_of(encoder_folder, tmp_path,
 # -- pairs ---------------------------------------------------------------------------------------------
 
 
+def test_the_figures_red_points_are_of_other_users():
+    pairs = [replace(pair, user_id=f"u{place // 5}") for place, pair in enumerate(some_pairs(12))]
+    own, others = _strangers(pairs)
+    assert own == pairs
+    assert all(one.user_id != other.user_id for one, other in zip(own, others, strict=True))
+    assert _strangers(pairs[:5]) == ([], [])  # nobody else is there
+
+
+def test_a_share_of_a_batch_may_be_empty_and_pooled_states_are_counted_whole(encoder_folder, caplog):
+    space = space_on(encoder_folder, ["one text"])
+    nothing = space.embed("history", [])
+    assert nothing.shape == (0, space.embed("history", ["one text"]).shape[1])
+    (nothing.sum() + space.embed("history", ["one text"]).sum()).backward()
+    width = space.model.tower("history").config.hidden_size
+    for room, kept in ((4 * width, True), (4 * width - 1, False)):
+        pooled = space_on(encoder_folder, ["one text"], trained_layers=0, projection_dim=4, max_bytes=room, bf16=True)
+        assert bool(pooled.states["history"]._kept) == kept
+
+
 def test_only_the_paper_behaviour_shows_the_target_and_only_in_training():
     sequences, items, rows = world(10)
     free = training_pairs(rows, sequences, items, SETTINGS)
@@ -352,10 +373,15 @@ def test_settings_that_cannot_work_are_refused():
         ("batch_size", 1),
         ("trained_layers", 0),
         ("max_events", 0),
+        ("patience", 0),
     ]
     for name, value in [*wrong, ("precision", "fp8")]:
         with pytest.raises(ValueError, match=name):
             replace(SETTINGS, **{name: value})
+    for settings in (RecommenderSettings(), SequentialSettings()):
+        for name in ("epochs", "patience"):
+            with pytest.raises(ValueError, match=f"{name} is 0, expected at least 1"):
+                replace(settings, **{name: 0})
 
 
 # -- frozen lower states -------------------------------------------------------------------------------

@@ -66,7 +66,7 @@ def slm_scores(
     shape = PromptShape.from_dict(record.prompt)
     shared = study.shared if shape.features else None
     scored = examples_of_sets(sets, study.sequences, study.items, thoughts, shape, processor.prompt_fits, shared)
-    # A score good to 1e-2 changes a rank once in thousands; tuning computes in bfloat16, too.
+    # Where the hardware has it; tuning computes in bfloat16, too.
     rows = score_sets(model, processor, scored, bf16=computes_in_bf16(model.device.type))
     return [np.array(row) for row in rows]
 

@@ -145,9 +145,16 @@ class RowCache:
         return Block(tuple((keys[rows, :, :used], values[rows, :, :used]) for keys, values in pairs))
 
     def moved(self, rows: torch.Tensor | None, used: int, columns: int) -> RowCache:
-        """A new cache of the given rows (all if ``None``) with another number of columns."""
+        """A new cache of the given rows (all if ``None``) with another number of columns; this one is empty then.
+
+        Layer by layer, so that memory holds one layer twice and not the whole cache.
+        """
         moved = RowCache(self.rows if rows is None else len(rows), columns, len(self.layers))
-        for index, (keys, values) in enumerate(pair for pair in self.layers if pair is not None):
+        for index, pair in enumerate(self.layers):
+            if pair is None:
+                continue
+            keys, values = pair
+            self.layers[index] = None
             for old, new in zip((keys, values), moved.layer(index, keys, values), strict=True):
                 new[:, :, :used] = old[:, :, :used] if rows is None else old[rows, :, :used]
         return moved

@@ -183,7 +183,7 @@ def _fitted_prompt(
     """The prompt, how many events it shows, and whether reason or titles lost their ends."""
     agreement = thought.agreement if shape.use_agreement else None
     words = thought.reason.split() if thought.reason and shape.use_reason else []
-    for events, reason, title_chars in _attempts(min(shape.budget.score_events, len(history)), words):
+    for events, reason, title_chars in attempts(min(shape.budget.score_events, len(history)), words):
         budget = replace(shape.budget, score_events=events)
         prompt = score_prompt(history, items, reason or None, agreement, budget, title_chars)
         if fits(prompt):
@@ -194,7 +194,7 @@ def _fitted_prompt(
     )
 
 
-def _attempts(num_events: int, words: list[str]) -> Iterator[tuple[int, str, int | None]]:
+def attempts(num_events: int, words: list[str]) -> Iterator[tuple[int, str, int | None]]:
     """Number of events, reason and characters of a title to try, in this order."""
     for events, count in shorter(num_events, len(words)):
         yield events, " ".join(words[:count]), None

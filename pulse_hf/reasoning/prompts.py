@@ -164,7 +164,7 @@ def rationale_prompt(
         raise ValueError(
             f"{decision.decision_id} is a {decision.split} target; rationales are written for training targets only"
         )
-    target = _title(items[sequence.item_ids[decision.position]], budget)
+    target = shown_title(items[sequence.item_ids[decision.position]], budget)
     events = _events(sequence.before(decision.position), items, budget)
     return _asked(decision.decision_id, Evidence(events, (), target))
 
@@ -178,7 +178,7 @@ def reason_prompt(
 ) -> Prompt:
     """Phase II (paper §4.2): a base reason from the history and similar users' items, target unknown."""
     events = _events(sequence.before(decision.position), items, budget)
-    lent = tuple(_title(items[item_id], budget) for item_id in neighbour_item_ids[: budget.neighbour_items])
+    lent = tuple(shown_title(items[item_id], budget) for item_id in neighbour_item_ids[: budget.neighbour_items])
     return _asked(decision.decision_id, Evidence(events, lent))
 
 
@@ -224,7 +224,7 @@ def score_prompt(
     """
     start = max(0, len(history) - budget.score_events)
     lines = [
-        _line(_title(items[item], budget, title_chars), rating, "")
+        _line(shown_title(items[item], budget, title_chars), rating, "")
         for item, rating in zip(history.item_ids[start:], history.ratings[start:], strict=True)
     ]
     return (
@@ -232,7 +232,7 @@ def score_prompt(
             "score",
             history="\n".join(lines),
             reason=inert(reason, 100) if reason else NO_REASON,
-            agreement=NO_REASON if agreement is None or not reason else f"{agreement:.1f}",
+            agreement=NO_REASON if agreement is None or not reason else f"{agreement:z.1f}",
         )
         + "\n"
     )
@@ -243,7 +243,8 @@ def candidate_text(item: Item, max_words: int = CANDIDATE_WORDS) -> str:
     return fill("candidate", item=inert(item.title, max_words))
 
 
-def _title(item: Item, budget: PromptBudget, max_chars: int | None = None) -> str:
+def shown_title(item: Item, budget: PromptBudget, max_chars: int | None = None) -> str:
+    """An item's title as prompts show it; cut to so many characters where words are not enough."""
     text = inert(item.title, budget.title_words)
     return text if max_chars is None else cut_text(text, max_chars).rstrip()
 
@@ -254,7 +255,7 @@ def _events(
     start = max(0, len(history) - budget.max_events)
     rows = zip(history.item_ids[start:], history.ratings[start:], history.reviews[start:], strict=True)
     return tuple(
-        (_title(items[item], budget), rating, inert(review, budget.review_words)) for item, rating, review in rows
+        (shown_title(items[item], budget), rating, inert(review, budget.review_words)) for item, rating, review in rows
     )
 
 

@@ -12,12 +12,11 @@ from collections.abc import Callable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass
 
-from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, shorter
-from pulse_hf.reasoning.prompts import inert
+from pulse_hf.reasoning.examples import NO_THOUGHT, PromptShape, Thought, attempts
+from pulse_hf.reasoning.prompts import CANDIDATE_WORDS, inert, shown_title
 from pulse_hf.schema import CandidateSet, Item, Sequence
 
 USER = 0
-_TITLE_WORDS = 16  # of a candidate, as in the scorer's own branches
 
 __all__ = ["USER", "SoftExample", "soft_examples"]
 
@@ -71,18 +70,18 @@ def soft_examples(
         fits: Tells whether a prompt is within the token budget.
 
     Raises:
-        ValueError: Not even one event and ten words of reason fit.
+        ValueError: Not even one event fits, with five letters of its title.
     """
     index = {item_id: number for number, item_id in enumerate(items, start=1)}
     examples = []
     for one in candidate_sets:
-        user_id, _, position = one.decision_id.rpartition("#")
-        history = sequences[user_id].before(int(position))
+        decision = one.decision
+        history = sequences[decision.user_id].before(decision.position)
         thought = thoughts.get(one.decision_id, NO_THOUGHT) if shape.use_reason else NO_THOUGHT
         examples.append(
             SoftExample(
                 _pieces(history, items, index, thought, shape, fits),
-                tuple((index[item], inert(items[item].title, _TITLE_WORDS)) for item in one.item_ids),
+                tuple((index[item], inert(items[item].title, CANDIDATE_WORDS)) for item in one.item_ids),
                 tuple(index[item] for item in history.item_ids),
                 one.target_index,
             )
@@ -98,14 +97,14 @@ def _pieces(
     shape: PromptShape,
     fits: Callable[[Series[str | int]], bool],
 ) -> tuple[str | int, ...]:
-    """The longest prompt that fits: the oldest event goes first, then words at the end of the reason."""
+    """The longest prompt that fits: the oldest event goes first, then words at the end of the reason, then letters."""
     words = thought.reason.split() if thought.reason else []
-    for events, count in shorter(min(shape.budget.score_events, len(history)), len(words)):
+    for events, reason, title_chars in attempts(min(shape.budget.score_events, len(history)), words):
         pieces: list[str | int] = ["This user is", USER, ".\nWhat this person chose, oldest first:\n"]
         for item in history.item_ids[len(history) - events :]:
-            pieces += [f"- {inert(items[item].title, shape.budget.title_words)}", index[item], "\n"]
-        if count:
-            pieces.append(f"Reason: {inert(' '.join(words[:count]), 100)}\n")
+            pieces += [f"- {shown_title(items[item], shape.budget, title_chars)}", index[item], "\n"]
+        if reason:
+            pieces.append(f"Reason: {inert(reason, 100)}\n")
         pieces.append("Item:")
         if fits(pieces):
             return tuple(pieces)

@@ -46,7 +46,8 @@ _WITHIN_EPOCH_S = 300  # ours: about what a kill within an epoch may cost
 class RepeatableOrder(Sampler[int]):
     """An epoch's order, which can be drawn again by a fit that goes on in the middle of the epoch.
 
-    The sampler beneath draws from torch's global generator; what was drawn after it is the trainer's to put back.
+    The sampler beneath draws from torch's global generator; what was drawn after it is the trainer's to put back. Of
+    several processes all draw from process 0's: on a CPU dropout draws from it, too, as much as a batch is large.
     """
 
     def __init__(self) -> None:
@@ -61,8 +62,11 @@ class RepeatableOrder(Sampler[int]):
         if self.draw_from is not None:
             torch.set_rng_state(self.draw_from)
             self.draw_from = None
+        if num_processes() > 1:
+            state = tell_all(torch.get_rng_state().tolist())
+            torch.set_rng_state(torch.tensor(state, dtype=torch.uint8))
         self.drawn_from = torch.get_rng_state()
-        return iter(self.beneath)
+        return iter(list(self.beneath))
 
 
 class CandidateTrainer(SFTTrainer):

@@ -59,7 +59,8 @@ class RecommenderSettings:
         head_learning_rate: Of the scoring head (ours).
         weight_decay: Of the adapter (ours).
         batch_size: Decisions per step (ours).
-        gradient_accumulation: Batches per step (ours).
+        gradient_accumulation: Batches per step (ours); each counts the same, so that rows of an epoch's last, shorter
+            one weigh more.
         gradient_checkpointing: Trade time for memory; for large base models on a GPU.
         eval_batch_size: Decisions per pass without gradients (ours).
         epochs: At most so many passes over the rows (ours).
@@ -115,6 +116,12 @@ class RecommenderSettings:
     use_agreement: bool = True
     score_events: int = 6
     bf16: bool | None = None
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
 
 
 def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: bool = False) -> Path:

@@ -294,7 +294,10 @@ def sft_config(settings: RecommenderSettings, scratch: Path, seed: int, *, evalu
 
 
 def _share(batch_size: int) -> int:
-    """This process's part of a batch, so that a step is the same whatever the number of processes."""
+    """This process's part of a batch, so that a step is the same whatever the number of processes.
+
+    (But an epoch's last one: where it is shorter, several processes fill it up with rows of the first.)
+    """
     if batch_size % num_processes():
         raise ValueError(f"batch_size is {batch_size}, which {num_processes()} processes cannot share evenly.")
     return batch_size // num_processes()

@@ -71,6 +71,12 @@ class SequentialSettings:
     num_folds: int = 2
     training_decisions_per_user: int = 2
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        for name in ("epochs", "patience"):
+            if getattr(self, name) < 1:
+                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+
 
 def training_sequences(sequences: Iterable[schema.Sequence]) -> list[list[str]]:
     """What every fit of this stage learns from: the training events of each user, in the order given.

@@ -120,6 +120,8 @@ class ThoughtSpaceSettings:
             raise ValueError("trained_layers=0 and projection_dim=0 leave nothing to train: set one of them.")
         if self.batch_size < 2:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 2: negatives come from the batch.")
+        if self.patience < 1:
+            raise ValueError(f"patience is {self.patience}, expected at least 1 epoch.")
         if self.max_events < 1:
             raise ValueError(f"max_events is {self.max_events}, expected at least 1: a history is told by its events.")
         if self.all_titles and not self.titles:
@@ -261,7 +263,8 @@ class Fitting:
             some = [pair for pair in some if pair.user_id not in self.held_out]
             fitting += latest_pairs(some, settings.training_pairs_per_user)
         space = TrainableSpace(copy.deepcopy(self.model), self.states, self.layers)
-        before = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
+        maskings = _maskings(validation)
+        before = {key: validation_quality(space, validation, masked=masked) for key, masked in maskings}
         fitted = fit(
             space,
             fitting,
@@ -272,7 +275,7 @@ class Fitting:
         )
         if artifacts.process() > 0:
             return space, validation, {}
-        after = {key: validation_quality(space, validation, masked=masked) for key, masked in _MASKINGS}
+        after = {key: validation_quality(space, validation, masked=masked) for key, masked in maskings}
         space.model.save_pretrained(work / name)
         logger.info("%s: validation MRR %.3f -> %.3f", name, before["titles"]["mrr"], after["titles"]["mrr"])
         counts = {"fitted": len(fitting), "validation": len(validation)}
@@ -314,31 +317,47 @@ def _fit_all(
 def _warn_of_cuts(fitting: Fitting) -> None:
     """Say so where many texts are longer than what the towers read; their ends teach nothing and tell nothing."""
     for side, states in fitting.states.items():
-        cut, limit = fitting.model.processor.truncated[side], getattr(fitting.settings, f"max_{side}_tokens")
+        cut, limit = fitting.model.processor.truncated[side], getattr(fitting.model.processor, f"max_{side}_tokens")
+        asked = getattr(fitting.settings, f"max_{side}_tokens")
         if cut > _MANY_CUT * len(states):
             logger.warning(
-                "of %d %s texts %d have more than %d tokens and lose their ends; raise thought_space.max_%s_tokens",
+                "of %d %s texts %d have more than %d tokens and lose their ends; %s",
                 len(states),
                 side,
                 cut,
                 limit,
-                side,
+                f"raise thought_space.max_{side}_tokens" if limit == asked else "the encoder reads no more",
             )
 
 
-_MASKINGS = (("titles", False), ("titles_masked", True))
+def _maskings(pairs: Series[Pair]) -> list[tuple[str, bool]]:
+    """With the words of titles and without; pairs of nothing but titles have no second reading."""
+    told = any((one.history, one.rationale) != (one.masked_history, one.masked_rationale) for one in pairs)
+    return [("titles", False), *([("titles_masked", True)] if told else [])]
+
+
+def _strangers(pairs: Series[Pair]) -> tuple[list[Pair], list[Pair]]:
+    """The first pairs, and beside each one the next pair, round and round, that is another user's."""
+    own, others = list(pairs[:_FIGURE_ROWS]), []
+    for place, pair in enumerate(own):
+        half = len(pairs) // 2
+        after = (pairs[(place + half + step) % len(pairs)] for step in range(len(pairs)))
+        others.append(next((one for one in after if one.user_id != pair.user_id), None))
+    both = [(pair, other) for pair, other in zip(own, others, strict=True) if other is not None]
+    return [pair for pair, _ in both], [other for _, other in both]
 
 
 def _figure(path: Path, before: TrainableSpace, after: TrainableSpace, pairs: Series[Pair], seed: int) -> None:
     from pulse_hf.training.thought_space_figure import draw_thought_space
 
-    rows = min(_FIGURE_ROWS, len(pairs) // 2)
-    own, others = pairs[:rows], pairs[rows : 2 * rows]
+    own, others = _strangers(pairs)
 
     def vectors(space: TrainableSpace) -> Any:
         history = space.vectors("history", [pair.history for pair in own])
         positive, negative = (space.vectors("rationale", [pair.rationale for pair in some]) for some in (own, others))
         return history, positive, negative
 
-    if rows >= 2:
-        draw_thought_space(path, vectors(before), vectors(after), caption=f"{rows} held-out pairs (t-SNE)", seed=seed)
+    if len(own) >= 2:
+        draw_thought_space(
+            path, vectors(before), vectors(after), caption=f"{len(own)} held-out pairs (t-SNE)", seed=seed
+        )

@@ -157,7 +157,7 @@ class TextStates:
         new = [text for text in dict.fromkeys(texts) if text not in self._ids]
         self._ids.update(zip(new, self.processor.token_ids(self.side, new), strict=True))
         kept = len(self._ids) if self.pooled else sum(len(ids) for ids in self._ids.values())
-        total = kept * self._width * (2 if self.bf16 else 4)
+        total = kept * self._width * (2 if self.bf16 and not self.pooled else 4)
         if self.lower is None or not new:
             return
         if total > self.max_bytes:
@@ -233,6 +233,8 @@ class TrainableSpace:
 
         Texts of like length go through the tower together: beside a rationale a title would be mostly padding.
         """
+        if not texts:  # of the last batch another process has all
+            return torch.zeros(0, self._dim(side), device=self.model.device, requires_grad=torch.is_grad_enabled())
         parts = length_parts([self.states[side].length(text) for text in texts])
         if len(parts) == 1:
             return self._embed(side, texts)
@@ -247,14 +249,15 @@ class TrainableSpace:
             hidden = self.upper[side](**inputs).last_hidden_state
         return self.model.pool(side, hidden.float(), inputs["attention_mask"])
 
+    def _dim(self, side: str) -> int:
+        return int(self.model.config.projection_dim or self.model.tower(side).config.hidden_size)
+
     @torch.no_grad()
     def vectors(self, side: str, texts: Sequence[str]) -> NDArray[np.float32]:
         """Unit vectors (n, dim) of any number of texts; missing ones are added."""
         self.states[side].add(texts)
         order = sorted(range(len(texts)), key=lambda row: self.states[side].length(texts[row]))
-        out = np.zeros(
-            (len(texts), self.model.config.projection_dim or self.model.tower(side).config.hidden_size), np.float32
-        )
+        out = np.zeros((len(texts), self._dim(side)), np.float32)
         for start in range(0, len(order), 64):
             rows = order[start : start + 64]
             out[rows] = self.embed(side, [texts[row] for row in rows]).cpu().numpy()
