@@ -1,6 +1,7 @@
 """The leak audit on a whole small run: it passes as it is, and fails on each leak planted by patching code."""
 
 import shutil
+from collections import Counter
 from dataclasses import replace
 
 import numpy as np
@@ -17,7 +18,9 @@ from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS
 from pulse_hf.evaluation.evaluate import SYSTEMS, EvaluateSettings, evaluate
 from pulse_hf.evaluation.ground import Ground
 from pulse_hf.evaluation.leakage import audit
+from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.stage_inputs import sha256_of_inputs, stage_texts
+from pulse_hf.evaluation.stored_trees import wrong_agreements
 from pulse_hf.evaluation.worlds import CANARY, swap_targets
 from pulse_hf.reasoning import prompts
 from pulse_hf.reasoning import rationales as rationales_stage
@@ -226,6 +229,7 @@ def test_a_sound_whole_run_passes_and_everything_was_looked_at(whole):
         assert f"thoughts/{split}" in details["recorded inputs are the rebuilt ones"]
         assert f"behaviour/{split}" in details["all inputs ignore test targets"]
     assert details["thoughts made again ignore their targets"] == "3 test users"
+    assert details["chosen leaves and agreements are those of the trees"].startswith("160 leaves, 10 trees")
 
 
 def test_sasrec_fitted_on_full_sequences_is_caught(copied, monkeypatch):
@@ -384,7 +388,55 @@ def test_a_positive_rationale_among_the_stored_reasons_is_caught(copied_whole, m
         planted.setattr(thoughts_stage, name, leak)
         thought(copied_whole)
     tuned(copied_whole)
-    assert failed(audit(copied_whole, users=4)) == {"thoughts made again ignore their targets"}
+    found = {"chosen leaves and agreements are those of the trees"}
+    if planted_in == "the tree":
+        found.add("thoughts made again ignore their targets")
+    assert failed(audit(copied_whole, users=4)) == found
+
+
+def test_a_leaf_chosen_by_the_target_is_caught(copied_whole, monkeypatch):
+    targets = {f"{one.user_id}#{len(one) - 1}": one.item_ids[-1] for one in people()}
+    grow, moved = thoughts_stage.think, []
+
+    def by_target(inputs, *given):
+        trees = grow(inputs, *given)
+        for one, tree in zip(inputs, trees, strict=True):
+            target = targets.get(one.decision.decision_id)
+            deepest = [node for node in tree.nodes if node.depth == tree.chosen.depth and node.status == "ok"]
+            telling = [node.number for node in deepest if target and target in node.text]
+            moved.extend(telling[:1] if telling and tree.leaf not in telling else [])
+            tree.leaf = tree.leaf if tree.leaf in telling or not telling else telling[0]
+        return trees
+
+    with monkeypatch.context() as planted:
+        planted.setattr(thoughts_stage, "think", by_target)
+        thought(copied_whole)
+    assert moved
+    tuned(copied_whole)
+    assert failed(audit(copied_whole, users=4)) == {"chosen leaves and agreements are those of the trees"}
+
+
+def test_agreements_with_the_target_in_sight_are_caught(copied_whole):
+    def flattered(row):
+        return {**row, "agreement": min(1.0, row["agreement"] + 0.3)} if row["node"] else row
+
+    rewritten(copied_whole, "thoughts", "thoughts/trees.parquet", flattered, "trees")
+    (check,) = [one for one in audit(copied_whole, users=4)["checks"] if one["name"].startswith("chosen leaves")]
+    assert not check["passed"]
+    ground = Ground(copied_whole)
+    assert wrong_agreements(ground, ground.decisions("test")[:3])
+
+
+def test_systems_that_are_asked_with_the_target_are_caught(copied, monkeypatch):
+    def telling(self, decisions):
+        return [self.sequences[one.user_id].before(one.position + 1) for one in decisions]
+
+    with monkeypatch.context() as planted:
+        planted.setattr(Study, "histories", telling)
+        assert failed(audit(copied)) == {"systems are asked without the target"}
+    counted = Counter(item for one in people() for item in one.item_ids)
+    monkeypatch.setattr(Study, "training_counts", counted)
+    assert failed(audit(copied)) == {"systems are asked without the target"}
 
 
 def test_a_neighbour_of_himself_is_caught(copied):

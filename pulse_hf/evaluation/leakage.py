@@ -55,6 +55,8 @@ def audit(run: Path, *, users: int = 8, seed: int = 0) -> dict[str, Any]:
         _check("no canary in any prompt", swapped.canaries),
         _check("neighbours lend training items only", lambda: _neighbours(ground, swapped)),
         _check("thoughts made again ignore their targets", lambda: _thoughts(ground, swapped, users, seed)),
+        _check("chosen leaves and agreements are those of the trees", lambda: _trees(ground, users, seed)),
+        _check("systems are asked without the target", lambda: _asked(ground)),
         _check("candidate sets are sound", lambda: _candidates(ground)),
         _check("rationales explain training targets only", lambda: _rationales(ground)),
         _check("encoders are frozen", lambda: _frozen(ground)),
@@ -198,15 +200,41 @@ def _thoughts(ground: Ground, worlds: Worlds, users: int, seed: int) -> tuple[li
         others = [key for key, thought in before.items() if not thought.stored_as(stored[key], whole=exact)]
         if len(others) > (0 if exact else len(before) // 4):
             problems += [f"{key}: another thought was stored than its history gives" for key in others]
-    return problems + _no_leaves(ground), f"{len(before)} test users"
+    return problems, f"{len(before)} test users"
 
 
-def _no_leaves(ground: Ground) -> list[str]:
-    """Stored reasons that are not the chosen leaf of the stored tree."""
-    texts = {(row["decision_id"], row["node"]): row["text"] for row in ground.rows("thoughts/trees.parquet")}
-    rows = ground.rows("thoughts/thoughts.parquet")
-    wrong = [row["decision_id"] for row in rows if row["reason"] != texts.get((row["decision_id"], row["leaf"]), "")]
-    return [f"{key}: its reason is not the chosen leaf of its tree" for key in wrong]
+def _trees(ground: Ground, users: int, seed: int) -> tuple[list[str], str]:
+    """Every leaf chosen again from its stored tree, and every node of a sample measured again."""
+    if not ground.has("thoughts"):
+        return [], "no thoughts in this run"
+    from pulse_hf.evaluation.stored_trees import wrong_agreements, wrong_choices
+
+    problems, measured = wrong_choices(ground), []
+    if not ground.pulled("thoughts"):  # where texts that lead to people were taken out, others agree
+        kept = ground.thoughts
+        for split in SPLITS:
+            measured += _sample([one for one in ground.decisions(split) if one.decision_id in kept], users, seed)
+        problems += wrong_agreements(ground, measured)
+    return problems, f"{len(ground.thoughts):,} leaves, {len(measured)} trees measured again"
+
+
+def _asked(ground: Ground) -> tuple[list[str], str]:
+    """What every system is asked with: histories that end before the target, counts of training events."""
+    from pulse_hf.evaluation.protocol import load_study
+
+    study, problems = load_study(ground.run), []
+    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
+    decisions = [one.decision for one in ground.sets]
+    for decision, history in zip(decisions, study.histories(decisions), strict=True):
+        told = by_user[decision.user_id]
+        if (history.item_ids, history.reviews) != (
+            told.item_ids[: decision.position],
+            told.reviews[: decision.position],
+        ):
+            problems.append(f"{decision.decision_id}: systems are told more or less than what came before it")
+    if study.training_counts != Counter(item for one in by_user.values() for item in one.item_ids[: one.num_train]):
+        problems.append("items are counted in other events than training ones")
+    return problems, f"{len(decisions):,} histories and the counts of items"
 
 
 def _sample(decisions: Series[Decision], users: int, seed: int) -> list[Decision]:

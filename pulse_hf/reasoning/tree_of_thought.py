@@ -175,7 +175,7 @@ def grow_trees(
         _measure([(turn.tree, number) for turn, number in grown], evaluate)
         turns = _turns_of_kept(grown, settings, seed) if depth < settings.depth else []
     for tree in trees:
-        tree.leaf = _leaf(tree, settings, seed)
+        tree.leaf = leaf_of(tree.nodes, settings, tree.prompt.key, seed)
     return trees
 
 
@@ -256,9 +256,17 @@ def ranked(nodes: Series[Node], selection: Selection, key: str, seed: int) -> li
     return sorted(nodes, key=order, reverse=True)
 
 
-def _leaf(tree: Tree, settings: TreeSettings, seed: int) -> int:
+def leaf_of(nodes: Series[Node], settings: TreeSettings, key: str, seed: int) -> int:
+    """The number of the node that is chosen: the best good one of the deepest level that has any; -1 if none is good.
+
+    Args:
+        nodes: All nodes of one tree.
+        settings: Depth and selection.
+        key: The tree's prompt key.
+        seed: Breaks ties.
+    """
     for depth in range(settings.depth, -1, -1):
-        good = [node for node in tree.nodes if node.depth == depth and node.status == "ok"]
+        good = [node for node in nodes if node.depth == depth and node.status == "ok"]
         if good:
-            return ranked(good, settings.selection, tree.prompt.key, seed)[0].number
+            return ranked(good, settings.selection, key, seed)[0].number
     return NO_NODE
