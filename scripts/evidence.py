@@ -138,11 +138,10 @@ def run_arm(name: str, data: Path, seeds: list[int], runs: Path, *, keep: bool) 
             f"{name}: its seeds were run by different or unknown versions of the package (code_sha256 in the report)"
         )
     report = pooled_report(outcomes)
-    report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}"
+    report["command"] = f"python scripts/evidence.py {name} --seeds {' '.join(map(str, seeds))}{' --keep' * keep}"
     if data.resolve() != DATA.resolve():  # made by a script, as its folder tells
         report["command"] += f" --data {_named(data)}"
-    told = [facts_of(settings_of_arm(path, data, later=later)[0]) for later in (False, True)]
-    report["settings_sha256"] = sha256_of_text(json.dumps(one, sort_keys=True) for one in told)
+    report["settings_sha256"] = sha256_of_text(one.settings_sha256 for one in outcomes)
     report["seconds"] = round(sum(one.seconds for one in outcomes), 1)
     report["published"] = arm_of(path).get("published", {})
     return report

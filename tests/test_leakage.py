@@ -603,8 +603,12 @@ def test_the_whole_road_ends_in_a_report_with_every_system(whole):
     assert set(report["vote_weights"]) == {"text", "reason", "behaviour"}
     assert set(fused["cross_validated"]) == set(ours["cross_validated"])
     rows = report["train_vs_test"]
-    assert [rows[name]["decisions"] for name in sorted(rows)] == [40, 80, 80]
-    assert all(0 <= row["shared_reasons_hr@1"]["value"] <= 1 for row in rows.values())
+    assert {name: (row["decisions"], sorted(row)) for name, row in rows.items()} == {
+        "tuning rows, models of the other fold": (80, ["agreement", "decisions", "sasrec_hr@1"]),
+        "tuning rows, SASRec of all users": (80, ["decisions", "sasrec_hr@1"]),
+        "validation rows": (40, ["agreement", "decisions", "sasrec_hr@1", "shared_reasons_hr@1"]),
+        "test rows": (40, ["agreement", "decisions", "sasrec_hr@1", "shared_reasons_hr@1"]),
+    }
     costs = {name: row["cost"] for name, row in report["systems"].items()}
     assert costs["popularity"]["tokens"] == 0 < costs["slm+sft"]["tokens"] < costs["pulse"]["tokens"]
     sizes = [costs[name]["bytes"] for name in ("popularity", "sasrec", "fusion", "pulse-fused")]

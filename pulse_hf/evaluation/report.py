@@ -341,13 +341,15 @@ def _train_vs_test(report: Mapping[str, Any]) -> str:
     }
     shown = {key: title for key, title in measures.items() if any(key in row for row in rows.values())}
     cells = [
-        [name, f"{row['decisions']:,}", *(_span(row[key]) for key in shown)] for name, row in sorted(rows.items())
+        [name, f"{row['decisions']:,}", *(_span(row[key]) if key in row else "–" for key in shown)]
+        for name, row in sorted(rows.items(), reverse=True)
     ]
     return (
         "## Train like test\n\n"
         + _table(["rows", "decisions", *shown.values()], cells)
-        + "\n\nRows the scorer was tuned on, made by models of the other fold, beside test rows. Far apart means "
-        "that the scorer was tuned on inputs it will not meet."
+        + "\n\nRows that the scorer was tuned on, judged by models that never saw the person, beside test rows. Far "
+        "apart means that the scorer was tuned on inputs it will not meet. What votes count is fitted on validation "
+        "rows."
     )
 
 

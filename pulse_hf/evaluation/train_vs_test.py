@@ -25,10 +25,11 @@ __all__ = ["train_vs_test"]
 
 
 def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -> dict[str, Any]:
-    """Mean agreement, SASRec's HR@1 and that of shared reasons alone on tuning rows and on test rows.
+    """Mean agreement, SASRec's HR@1 and that of shared reasons alone on tuning, validation and test rows.
 
-    Tuning rows are scored by the model of the other fold, which never saw them; the model of all users is
-    shown beside it, to tell how much too good an uncrossed score would be.
+    Tuning rows are judged by models of the other fold, which never saw them; the SASRec of all users is
+    shown beside it, to tell how much too good an uncrossed score would be. Nothing is tuned on votes of tuning
+    rows, where their space has seen the choice: what votes count is fitted on validation rows.
 
     Args:
         study: Shared data.
@@ -37,21 +38,25 @@ def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -
 
     Returns:
         Name of each kind of rows to ``{decisions, agreement, sasrec_hr@1, shared_reasons_hr@1}``, all with
-        intervals; the last one only where the scorer weighs them.
+        intervals, each only where it means something; the last one only where the scorer weighs votes.
     """
     votes = _votes(study)
     tuning = [d for d in study.split("train") if d.decision_id in thoughts]
-    test = study.split("test")
     found = {}
-    for name, decisions, logits in (
-        ("tuning rows, other fold's models", tuning, _cross_fitted(study, tuning)),
-        ("tuning rows, model of all users", tuning, sasrec.scores(study, tuning)),
-        ("test rows", test, sasrec.scores(study, test)),
-    ):
+    if tuning:
+        found["tuning rows, models of the other fold"] = _row(
+            study, tuning, thoughts, _cross_fitted(study, tuning), seed
+        )
+        whole = _row(study, tuning, {}, sasrec.scores(study, tuning), seed)
+        del whole["agreement"]  # no other than above: only the crossed one is kept
+        found["tuning rows, SASRec of all users"] = whole
+    for split in ("validation", "test"):
+        decisions = study.split(split)
         if decisions:
-            found[name] = _row(study, decisions, thoughts, logits, seed)
+            row = _row(study, decisions, thoughts, sasrec.scores(study, decisions), seed)
             if votes is not None:
-                found[name]["shared_reasons_hr@1"] = _by_user(decisions, votes(decisions, thoughts), seed)
+                row["shared_reasons_hr@1"] = _by_user(decisions, votes(decisions, thoughts), seed)
+            found[f"{split} rows"] = row
     return found
 
 
