@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from qa_questions import Question
 from qa_rationales import Pools
 
+from pulse_hf.artifacts import read_manifest, settings_of
 from pulse_hf.models.embedded import MINILM_ID, resolve_model
 from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.schema import fold_of, stable_hash
@@ -67,11 +68,26 @@ def bm25(query: str, texts: Sequence[str]) -> NDArray[np.float64]:
 
 
 def by_encoder(questions: Sequence[Question], pools: Pools) -> Scores:
-    """Cosine of the frozen encoder that the spaces start from, with their limits of length."""
+    """Cosine of the frozen encoder that the spaces start from, whole."""
     from pulse_hf.training.thought_space import start_model
 
     location, identity = resolve_model(MINILM_ID)
     return by_space(start_model(location, identity["revision"], SPACE), questions, pools)
+
+
+def by_start(folder: Path, questions: Sequence[Question], pools: Pools) -> Scores:
+    """Agreement in a space as it was before it was fitted.
+
+    Args:
+        folder: A run's stage ``thought_space``.
+        questions: What is asked.
+        pools: Candidates by question.
+    """
+    from pulse_hf.training.thought_space import start_model
+
+    settings = ThoughtSpaceSettings(**settings_of(read_manifest(folder)["fingerprint"]))
+    location, identity = resolve_model(settings.encoder)
+    return by_space(start_model(location, identity["revision"], settings), questions, pools)
 
 
 def by_space(space: PulseThoughtSpaceModel, questions: Sequence[Question], pools: Pools) -> Scores:

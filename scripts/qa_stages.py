@@ -25,13 +25,14 @@ from qa_selection import (
     by_fitted_spaces,
     by_likelihood,
     by_space,
+    by_start,
     fit_spaces,
     load_space,
     question_pairs,
 )
 from qa_tuning import Tuning, training_rows
 
-from pulse_hf.artifacts import read_json, sha256_of_text, write_json
+from pulse_hf.artifacts import MANIFEST, read_json, sha256_of_file, sha256_of_text, write_json
 from pulse_hf.models.embedded import MINILM_ID, resolve_model
 
 if TYPE_CHECKING:
@@ -39,6 +40,8 @@ if TYPE_CHECKING:
     from pulse_hf.reasoning.transformers_engine import TransformersGenerator
 
 FROZEN, CHANCE, FITTED = "minilm-frozen", "random", "space/questions"
+START = "start/"
+"""Before the name of a space: what its fit began with, of the same width and limits of length."""
 _CHUNK = 50
 _BOTH = {"quoted", "written"}
 
@@ -114,6 +117,14 @@ def all_scores(
         for name, path in spaces.items()
     }
     makers |= {
+        f"{START}{name}": (
+            sha256_of_file(path.parent / MANIFEST),
+            lambda path=path: by_start(path.parent, questions, pools),
+        )
+        for name, path in spaces.items()
+        if (path.parent / MANIFEST).is_file()
+    }
+    makers |= {
         FITTED: (texts, lambda: by_fitted_spaces(folder, train, test, pools, seed=seed)),
         FROZEN: (MINILM_ID, lambda: by_encoder(questions, pools)),
         "bm25": ("", lambda: by_bm25(questions, pools)),
@@ -154,6 +165,7 @@ def all_prompts(
     return shown | {
         f"pulse/{name}": prompts_of(questions, cut, room, thoughts=pulse_thoughts(questions, pools, mine))
         for name, mine in scores.items()
+        if not name.startswith(START)
     }
 
 
@@ -204,7 +216,8 @@ def rankings(
             system: {"candidates": sorted(kinds), "quoted_selected": _quoted_selected(questions, pools, mine)}
             for system, mine in flat.items()
         }
-        sections[name] = rank_section(table, (FROZEN, CHANCE), settings=settings, **of_rows)
+        begun = [system for system in table if system.startswith(START)]
+        sections[name] = rank_section(table, (FROZEN, CHANCE, *begun), settings=settings, **of_rows)
     return sections
 
 
