@@ -180,7 +180,7 @@ def settings_of_run(run: Path) -> RunSettings | None:
 
 
 def token_budget(settings: RunSettings) -> dict[str, int]:
-    """Upper bounds on the tokens the language model will write, known before anything runs.
+    """Upper bounds on the tokens that texts may have, known before anything runs; what is written anew is not in them.
 
     Only the embedded world's size is known beforehand; for data of your own the bounds are per decision.
     """

@@ -87,7 +87,11 @@ def paper() -> RunSettings:
             format="amazon-2018", reviews="", deduplicate=True, min_user_events=5, min_item_events=5
         ),  # paper §5.1
         sequential=SequentialSettings(training_decisions_per_user=1),  # SASRec: paper §3; sizes ours
-        candidates=CandidateSettings(num_negatives=9, sampling="uniform", training_decisions_per_user=1),  # paper §5.1
+        candidates=CandidateSettings(
+            num_negatives=9,  # paper §5.1
+            sampling="uniform",  # paper §5.1
+            training_decisions_per_user=1,  # ours
+        ),
         rationales=RationaleSettings(
             model=PHI_4_MINI, max_new_tokens=160, batch_size=16
         ),  # model: paper §4.1; rest ours
@@ -116,6 +120,7 @@ def paper() -> RunSettings:
             eval_batch_size=4,  # ours: no more than a step has room for
             gradient_checkpointing=True,  # ours: fits 24 GB
             head_tokens=None,
+            likelihood_scale=0.0,  # the paper's logit is that of the last hidden state alone
             systems=("pulse", "slm+sft"),
             shared_temperature=None,  # the paper has no such votes, so pulse is text-only
         ),

@@ -94,7 +94,7 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False, cards: ModelC
     _require_loaded_files(parts)
     folder.mkdir(parents=True, exist_ok=True)
     finish_replacing(folder)
-    with replacing(folder, _earlier_save(folder), last=CHECKSUMS) as made:
+    with replacing(folder, lambda: _earlier_save(folder), last=CHECKSUMS) as made:
         _write_parts(parts, made, merge=merge)
         if cards is not None:
             _write_card(parts, made, cards)

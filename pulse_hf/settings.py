@@ -100,6 +100,8 @@ def merge(record: Any, values: Mapping[str, Any], source: str) -> Any:
         if key not in known:
             raise ValueError(f"{source}: unknown setting {key!r}; known here: {', '.join(sorted(known))}")
         current = getattr(record, key)
+        if value is None and is_dataclass(current) and key != "world":
+            raise ValueError(f"{source}: {key}: found null, expected an object of settings")
         group = (
             current if is_dataclass(current) else (WorldSettings() if key == "world" and value is not None else None)
         )
@@ -115,17 +117,37 @@ def _typed(value: Any, expected: Any, where: str) -> Any:
     """JSON has lists where settings have tuples, and integers where they have floats; nothing else is bent."""
     options = [option for option in getattr(expected, "__args__", ()) if isinstance(option, type)]
     plain = [expected] if isinstance(expected, type) else options
-    if isinstance(value, list) and _is_tuple(expected):
-        return tuple(value)
+    if _is_tuple(expected):
+        return _as_tuple(value, expected, where)
+    if get_origin(expected) is Mapping and not isinstance(value, Mapping):
+        raise ValueError(f"{where}: found {value!r}, expected an object")
     if isinstance(value, int) and not isinstance(value, bool) and float in plain and int not in plain:
         return float(value)
-    if isinstance(value, str) and _is_tuple(expected) and (get_origin(expected) is tuple or str not in plain):
-        raise ValueError(f"{where}: found {value!r}, expected a list, for example {json.dumps([value])}")
     simple = tuple(option for option in plain if option in (bool, int, float, str, type(None)))
     if simple and (type(value) not in simple) and not getattr(expected, "__origin__", None):
         names = ", ".join(option.__name__ for option in simple)
         raise ValueError(f"{where}: found {value!r}, expected {names}")
     return value
+
+
+def _as_tuple(value: Any, expected: Any, where: str) -> Any:
+    """A list as the tuple that a setting is; where the setting may also be a text or nothing, these."""
+    options = (expected,) if get_origin(expected) is tuple else get_args(expected)
+    for option in options:
+        if get_origin(option) is tuple and isinstance(value, list | tuple) and _are(value, get_args(option)):
+            return tuple(value)
+        if isinstance(option, type) and isinstance(value, option):
+            return value
+    example = f", for example {json.dumps([value])}" if isinstance(value, str) else ""
+    raise ValueError(f"{where}: found {value!r}, expected a list{example}")
+
+
+def _are(values: Series[Any], kinds: tuple[Any, ...]) -> bool:
+    """Whether the values are of a tuple's kinds, of which ``...`` repeats the one before."""
+    if Ellipsis not in kinds and len(values) != len(kinds):
+        return False
+    allowed = (int, float) if kinds[0] is float else kinds[0]
+    return all(isinstance(one, allowed) and not isinstance(one, bool) for one in values)
 
 
 def _is_tuple(expected: Any) -> bool:

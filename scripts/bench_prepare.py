@@ -126,6 +126,7 @@ def main() -> None:
             settings.reviews = Path(folder) / "log.jsonl.gz"
             generate(settings.reviews, settings.rows, settings.seed)
         runs = [{way: measure(settings, way) for way in WAYS} for _ in range(settings.repeats)]
+        record["rows"] = runs[0]["read"]["found"]["rows"]
     for run in runs:
         if run["pulse"]["found"] != run["pandas"]["found"]:
             raise SystemExit(f"the two ways differ: {run['pulse']['found']} and {run['pandas']['found']}")

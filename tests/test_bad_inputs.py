@@ -267,12 +267,76 @@ def test_R_a_key_that_nobody_reads_may_stand_twice_wherever_it_stands(tmp_path: 
                 assert report["reviews"]["kept"] == 2
 
 
+@pytest.mark.parametrize(
+    ("odd", "kept"),
+    [
+        ('{"user_id": "v", "item_id": "b", "at": 2, "images": [{"user_id": "x", "user_id": "y"}]}', True),
+        ('{"user_id": "v", "item_id": "b", "at": 2, "count": ' + "9" * 5000 + "}", True),
+        ('{"user_id": "v", "item_id": "b", "at": -9223372036854775808}', True),
+        ('{"user_id": "v", "item_id": "b", "at": ' + "9" * 5000 + "}", False),
+        ('{"user_id": "v", "item_id": "b",\n"at": 2} {"user_id": "w", "item_id": "c", "at": 3}', False),
+    ],
+)
+def test_how_a_line_is_read_does_not_hang_on_its_neighbours(tmp_path: Path, odd: str, kept: bool) -> None:
+    """A line that begins with a blank is read strictly, and all of its chunk with it."""
+    columns = Columns(timestamp=None, order="at", rating=None, review=None)
+    plain = '{"user_id": "u", "item_id": "a", "at": 1}'
+    counts = []
+    for name, last in (("fast.jsonl", plain), ("strict.jsonl", " " + plain)):
+        (tmp_path / name).write_text("\n".join((plain, odd, last)) + "\n", "utf-8")
+        events, count = read(tmp_path / name, columns, drop=True)
+        counts.append((len(events), count.read, dict(count.dropped)))
+    assert counts[0] == counts[1]
+    assert (counts[0][0] == 3) == kept
+
+
+def test_a_byte_order_mark_inside_a_file_is_part_of_the_id_that_it_stands_in(tmp_path: Path) -> None:
+    for last in ('w,"x",3', 'w,"x ""y""",3'):  # the second one is read strictly
+        (tmp_path / "a.csv").write_text(f"user_id,item_id,at\n\ufeffu,a,1\nv,b,2\n{last}\n", "utf-8")
+        columns = Columns(timestamp=None, order="at", rating=None, review=None)
+        _, count = read(tmp_path / "a.csv", columns, drop=True)
+        assert dict(count.dropped) == {"bad user_id": 1}
+
+
+@pytest.mark.parametrize(
+    "at", [pa.array(["2020-09-13T12:26:40.123456789Z"]), pa.array([1_600_000_000_000_000_001], pa.timestamp("ns"))]
+)
+def test_times_finer_than_are_kept_are_refused_since_they_would_tie(tmp_path: Path, at: pa.Array) -> None:
+    pa.parquet.write_table(pa.table({"user_id": ["u"], "item_id": ["a"], "at": at}), tmp_path / "log.parquet")
+    form = Format(Columns(timestamp="at", rating=None, review=None), timestamp_unit="iso")
+    with pytest.raises(ValueError, match="at most six decimals"):
+        read(tmp_path / "log.parquet", form)
+
+
 @pytest.mark.parametrize("value", [0, -2])
 def test_a_limit_below_one_is_refused(value: int) -> None:
     with pytest.raises(ValueError, match=f"training_decisions_per_user is {value}, expected at least 1"):
         some_decisions([Decision("u", 1, "train")], value, None, 0)
     with pytest.raises(ValueError, match=f"training_pairs_per_user is {value}, expected at least 1"):
         latest_pairs([], value)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
+        ("prepare.rating_range=5", "rating_range: found 5, expected a list"),
+        ('prepare.rating_range=["a", "b"]', "rating_range: found .*, expected a list"),
+        ("prepare.rating_range=[1, 2, 3]", "rating_range: found .*, expected a list"),
+        ("prepare.expected=5", "expected: found 5, expected an object"),
+        ("prepare=null", "prepare: found null, expected an object of settings"),
+        ("thoughts.budget=null", "budget: found null, expected an object of settings"),
+    ],
+)
+def test_settings_of_a_wrong_shape_are_refused(wrong: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        override(RunSettings(), [wrong])
+
+
+def test_a_title_inside_long_markup_is_found() -> None:
+    assert build_item("7", f'<span class="{"a" * 300}">Real title</span>')[0].title == "Real title"
+    counts: Counter[str] = Counter()
+    assert len(clean_text("x y " * 200, counts, max_chars=300)) <= 300
+    assert counts == {"text cut": 1}
 
 
 def test_too_few_rationales_are_told_before_anything_is_fitted() -> None:

@@ -6,6 +6,8 @@ import os
 import resource
 import shutil
 import signal
+import subprocess
+import sys
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import replace
@@ -157,7 +159,7 @@ def saved(folder: Path, version: int) -> None:
     """Three entries, one of which only the first version has, another only the second."""
     finish_replacing(folder)
     earlier = [path.name for path in folder.iterdir() if path.name[0] != "."]
-    with replacing(folder, earlier, last="seal") as new:
+    with replacing(folder, lambda: earlier, last="seal") as new:
         for name in ("both", f"only-{version}", "seal"):
             (new / name).mkdir()
             (new / name / "file").write_text(str(version))
@@ -227,11 +229,37 @@ def test_a_plan_that_came_with_somebodys_folder_moves_nothing_outside_it(tmp_pat
 
 def test_two_processes_do_not_save_into_one_folder_at_once(tmp_path, monkeypatch):
     monkeypatch.setattr("pulse_hf.artifacts.swapping._PATIENCE_S", 0.1)
-    with replacing(tmp_path, [], last="seal") as new:
+    with replacing(tmp_path, list, last="seal") as new:
         (new / "seal").write_text("first")
         code = in_child(lambda: saved(tmp_path, 2))
         assert code == 1
     assert (tmp_path / "seal").read_text() == "first"
+
+
+SAVING = """
+import sys, time
+from pathlib import Path
+from pulse_hf.artifacts import replacing
+
+folder, number = Path(sys.argv[1]), sys.argv[2]
+for turn in range(8):
+    with replacing(folder, lambda: [path.name for path in folder.glob("a*")], last="seal") as new:
+        (new / f"a{number}-{turn}").mkdir()
+        (new / f"a{number}-{turn}" / "data").write_text("1" * 1000)
+        (new / "seal").write_text(f"a{number}-{turn}")
+        time.sleep(0.02)
+"""
+
+
+def test_who_waits_for_another_save_comes_next(tmp_path):
+    """Two processes save again and again into one folder: each save is whole, and nobody is refused."""
+    both = [
+        subprocess.Popen([sys.executable, "-c", SAVING, str(tmp_path), number], stderr=subprocess.PIPE, text=True)
+        for number in "12"
+    ]
+    said = [process.communicate(timeout=60)[1] for process in both]
+    assert [process.returncode for process in both] == [0, 0], said
+    assert sorted(path.name for path in tmp_path.iterdir()) == [(tmp_path / "seal").read_text(), "seal"]
 
 
 def test_a_kill_between_the_two_renames_loses_nothing(tmp_path: Path) -> None:

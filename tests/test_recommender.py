@@ -264,7 +264,7 @@ def write_shop(folder: Path, record: dict) -> None:
 
 
 def save_anew(folder: Path, record: dict) -> None:
-    with replacing(folder, ["base", "pulse.json", "checksums.json"], last="checksums.json") as new:
+    with replacing(folder, lambda: ["base", "pulse.json", "checksums.json"], last="checksums.json") as new:
         write_shop(new, record)
 
 

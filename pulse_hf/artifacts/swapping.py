@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import os
 import shutil
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+import time
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -19,19 +20,20 @@ from filelock import FileLock, Timeout
 from pulse_hf.artifacts.files import ArtifactError, fsync, fsync_files, read_json, room_for, write_json
 from pulse_hf.artifacts.unfinished import whole_batch
 
-_WORK, _PLAN = ".saving", "plan.json"
+_WORK, _PLAN, _LOCK = ".saving", "plan.json", ".lock"
 _PATIENCE_S = 10.0
 
 __all__ = ["finish_replacing", "replacing"]
 
 
 @contextmanager
-def replacing(folder: Path, earlier: Iterable[str], *, last: str) -> Iterator[Path]:
+def replacing(folder: Path, earlier: Callable[[], Iterable[str]], *, last: str) -> Iterator[Path]:
     """A folder to write new entries into, which take the earlier ones' places when the block ends well.
 
     Args:
         folder: Whose entries; made if it is not there.
-        earlier: Names of the entries that go, whether new ones of that name come or not.
+        earlier: Gives the names of the entries that go, whether new ones of that name come or not; asked when no other
+            process saves there any more.
         last: The entry by which a reader tells that the others are whole.
 
     Raises:
@@ -42,7 +44,7 @@ def replacing(folder: Path, earlier: Iterable[str], *, last: str) -> Iterator[Pa
         >>> import tempfile
         >>> folder = Path(tempfile.mkdtemp())
         >>> _ = (folder / "old.txt").write_text("1")
-        >>> with replacing(folder, ["old.txt"], last="seal") as new:
+        >>> with replacing(folder, lambda: ["old.txt"], last="seal") as new:
         ...     _ = (new / "new.txt").write_text("2"), (new / "seal").write_text("3")
         >>> sorted(path.name for path in folder.iterdir())
         ['new.txt', 'seal']
@@ -50,6 +52,7 @@ def replacing(folder: Path, earlier: Iterable[str], *, last: str) -> Iterator[Pa
     work = folder / _WORK
     with _alone(folder):
         _clear(work)
+        going = sorted(set(earlier()))
         new = work / "new"
         new.mkdir()
         (work / "old").mkdir()
@@ -59,11 +62,11 @@ def replacing(folder: Path, earlier: Iterable[str], *, last: str) -> Iterator[Pa
                 fsync_files(new)
                 names = sorted((path.name for path in new.iterdir()), key=lambda name: (name == last, name))
                 with whole_batch():
-                    write_json(work / _PLAN, {"earlier": sorted(set(earlier)), "new": names})
+                    write_json(work / _PLAN, {"earlier": going, "new": names})
                     _carry_out(folder)
         finally:
             if not (work / _PLAN).exists():  # nothing was changed, or everything
-                shutil.rmtree(work, ignore_errors=True)
+                _leave(work)
 
 
 def finish_replacing(folder: Path) -> None:
@@ -76,21 +79,39 @@ def finish_replacing(folder: Path) -> None:
         with _alone(folder):
             if (folder / _WORK / _PLAN).exists():
                 _carry_out(folder)
+            else:  # another process has done it meanwhile
+                _leave(folder / _WORK)
 
 
 @contextmanager
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time; the lock of a dead one is free."""
-    (folder / _WORK).mkdir(parents=True, exist_ok=True)
-    held = FileLock(folder / _WORK / ".lock")
-    try:
-        held.acquire(timeout=_PATIENCE_S)
-    except Timeout as error:
-        raise ArtifactError(f"{folder} is being saved by another process; wait for it, or save elsewhere") from error
+    held, end = FileLock(folder / _WORK / _LOCK), time.monotonic() + _PATIENCE_S
+    while True:
+        try:
+            (folder / _WORK).mkdir(parents=True, exist_ok=True)
+            held.acquire(timeout=max(0.0, end - time.monotonic()))
+            if (folder / _WORK / _LOCK).exists():
+                break
+            held.release()  # of a lock that its holder took away while this one waited for it
+        except FileNotFoundError:  # likewise, with the folder
+            continue
+        except Timeout as error:
+            raise ArtifactError(
+                f"{folder} is being saved by another process; wait for it, or save elsewhere"
+            ) from error
     try:
         yield
     finally:
         held.release()
+
+
+def _leave(work: Path) -> None:
+    """Take the work folder away, the lock last: whoever waits for it goes on from there."""
+    _clear(work)
+    (work / _LOCK).unlink(missing_ok=True)
+    with suppress(OSError):  # the next one may have come already
+        work.rmdir()
 
 
 def _clear(work: Path) -> None:
@@ -134,4 +155,4 @@ def _carry_out(folder: Path) -> None:
             os.replace(new / name, folder / name)
     fsync(folder)
     (work / _PLAN).unlink()
-    shutil.rmtree(work, ignore_errors=True)
+    _leave(work)

@@ -69,9 +69,10 @@ def from_json(chunk: Chunk, form: Format, *, ignore_others: bool) -> pa.Table | 
     from pyarrow import json
 
     types = _types(form)
-    # A blank line could make up for a line that holds two objects: every line must begin with one.
+    # A blank line, or an object on two, could make up for a line that holds two: every line must begin and end one.
     lines = chunk.text.count("\n") + (not chunk.text.endswith("\n"))
-    if types is None or not chunk.text.startswith("{") or chunk.text.count("\n{") != lines - 1:
+    ends = chunk.text.count("}\n") + chunk.text.count("}\r\n") + chunk.text.endswith("}")
+    if types is None or not chunk.text.startswith("{") or chunk.text.count("\n{") != lines - 1 or ends != lines:
         return None
     others = "ignore" if ignore_others else "error"
     parse = json.ParseOptions(explicit_schema=pa.schema(types), unexpected_field_behavior=others)
@@ -111,8 +112,16 @@ def from_cells(text: str, names: list[str], delimiter: str, form: Format, *, quo
     from pyarrow import csv
 
     types = _types(form)
-    # Arrow reads 0x10 as a number and a lone carriage return as the end of a row; the strict reader does not.
-    if types is None or "0x" in text or "0X" in text or text.count("\r") != text.count("\r\n") or not text:
+    # Arrow reads 0x10 as a number, a lone carriage return as the end of a row, and passes over a byte order mark where
+    # text begins; the strict reader does not.
+    if (
+        types is None
+        or text.startswith("\ufeff")
+        or "0x" in text
+        or "0X" in text
+        or text.count("\r") != text.count("\r\n")
+        or not text
+    ):
         return None
     read = csv.ReadOptions(column_names=names, block_size=1 << 20)
     parse = csv.ParseOptions(delimiter=delimiter, quote_char='"' if quoted else False)

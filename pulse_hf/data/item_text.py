@@ -52,18 +52,24 @@ def clean_text(text: str, repaired: Counter[str] | None = None, *, max_chars: in
     if not text:
         return ""
     counts: Counter[str] = Counter() if repaired is None else repaired
-    if len(text) > max_chars:
-        text = cut_text(text, max_chars)
-        counts["text cut"] += 1
-    if _PLAIN.match(text):
-        return " ".join(text.split())
+    cut = len(text) > MAX_TEXT_CHARS  # before all else, so that no text is too long for what follows
+    text = cut_text(text, MAX_TEXT_CHARS) if cut else text
+    if not _PLAIN.match(text):
+        text = _cleaned(text, counts)
+    text = " ".join(text.split())
+    if len(text) > max_chars:  # what is read, not its markup
+        text, cut = " ".join(cut_text(text, max_chars).split()), True
+    counts["text cut"] += cut
+    return text
+
+
+def _cleaned(text: str, counts: Counter[str]) -> str:
     text = _counted(text, html.unescape(text), "entities unescaped", counts)
     text = without_surrogates(text, counts)
     text = _counted(text, _INVISIBLE.sub("", text), "invisible characters removed", counts)
     text = unicodedata.normalize("NFC", text)
     # A space, not nothing: "<<b>script>" must not close up into a new tag.
-    text = _counted(text, _MARKUP.sub(" ", text), "markup removed", counts)
-    return " ".join(text.split())
+    return _counted(text, _MARKUP.sub(" ", text), "markup removed", counts)
 
 
 def without_surrogates(text: str, repaired: Counter[str]) -> str:

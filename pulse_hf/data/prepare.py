@@ -52,11 +52,12 @@ class PrepareSettings:
             error.
         max_repair_rate: Share of a file's rows that may be dropped as unreadable or mended as damaged (1 %, ours);
             more is an error. It decides no content, so it is not part of the fingerprint.
-        deduplicate: Keep only the first event of each user and item (ours; the paper does not say).
+        deduplicate: Keep only the first event of each user and item (paper §5.1; which one is ours).
         min_user_events: k-core for users (5, as the Amazon "5-core" files); 0 or 1 disables it.
         min_item_events: k-core for items (5, as above); 0 or 1 disables it.
         core_rounds: Rounds of counting and dropping; ``None`` until nothing falls, 1 for a single counting pass.
-        split: ``"leave-one-out"`` (each user's last two events, paper §5.1), ``"global-time"``: periods of the
+        split: ``"leave-one-out"`` (each user's last event, paper §5.1, and the
+            one before it to choose by, ours), ``"global-time"``: periods of the
             calendar, so that no fit sees what happened later than what it predicts, or ``"people"``: the last events
             of people of whom no fit sees anything (strong generalisation).
         validation_share: For ``"global-time"``: share of all events in the validation period; for ``"people"``: share

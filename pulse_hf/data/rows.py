@@ -12,7 +12,6 @@ import json
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
-from functools import partial
 from itertools import chain
 from pathlib import Path
 from typing import Any
@@ -140,14 +139,17 @@ def json_rows(chunk: Chunk, read: Collection[str] | None = None) -> Iterator[tup
         chunk: Whole lines.
         read: The keys that are read, where others may stand twice or be NaN; ``None`` for all.
     """
-    unique = _unique if read is None else partial(_unique, read=read)
-    decoder = json.JSONDecoder(object_pairs_hook=unique, parse_constant=_no_constant if read is None else _Constant)
+    decoder = json.JSONDecoder(object_pairs_hook=_unique, parse_constant=_no_constant)
+    if read is not None:
+        decoder = json.JSONDecoder(object_pairs_hook=_Names, parse_constant=_Constant, parse_int=_integer)
     for number, text in chunk.lines():
         if text.isspace():
             continue
         where = f"{chunk.path}:{number}"
         try:
             row = decoder.decode(text)
+            if isinstance(row, _Names):
+                row.require_once(read or ())
             for name in read or () if isinstance(row, dict) else ():
                 _require_no_constant(row.get(name))
         except (ValueError, RecursionError) as error:
@@ -160,19 +162,36 @@ def json_rows(chunk: Chunk, read: Collection[str] | None = None) -> Iterator[tup
             yield where, RowError(where, "", text.strip(), "one JSON object a line", "not a JSON object")
 
 
-def _unique(pairs: list[tuple[str, Any]], read: Collection[str] | None = None) -> dict[str, Any]:
-    row = dict(pairs)
-    if len(row) != len(pairs):
-        often = Counter(name for name, _ in pairs)
-        twice = [name for name, times in often.items() if times > 1 and (read is None or name in read)]
-        if not twice:
-            return row
-        raise ValueError(f"key {excerpt(twice[0])} twice in one object")
+class _Names(dict[str, Any]):
+    """An object that knows which of its keys stand in it more than once: that matters where they are read."""
+
+    def __init__(self, pairs: list[tuple[str, Any]]) -> None:
+        super().__init__(pairs)
+        often = Counter(name for name, _ in pairs) if len(self) != len(pairs) else {}
+        self.twice = [name for name, times in often.items() if times > 1]
+
+    def require_once(self, names: Collection[str]) -> None:
+        for name in self.twice:
+            if name in names:
+                raise ValueError(f"key {excerpt(name)} twice in one object")
+
+
+def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    row = _Names(pairs)
+    row.require_once(row)
     return row
 
 
+def _integer(text: str) -> Any:
+    """An integer; one of more digits than Python reads is like a NaN, under a key that nobody may read."""
+    try:
+        return int(text)
+    except ValueError:
+        return _Constant(text)
+
+
 class _Constant(str):
-    """NaN or an infinity, which are not JSON, under a key that nobody may read."""
+    """NaN, an infinity or an endless integer, which are none of JSON's or Python's, where nobody may read them."""
 
 
 def _require_no_constant(value: Any) -> None:

@@ -18,6 +18,7 @@ _EARLIEST_S, _LATEST_S = 788_918_400, 2_051_222_400  # 1995 and 2035: outside, t
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _SECONDS_PER_YEAR = 31_556_952
 _MAX_DIGITS = 400  # Python refuses to read integers of some thousand digits
+_FINER = re.compile(r"[.,]\d{6}0*[1-9]")  # than microseconds
 _DATE = re.compile(r"\d{4}-\d\d-\d\d([T ]\d\d:\d\d.*)?\Z", re.ASCII)
 _NUMBER = re.compile(r"\s*[+-]?(\d+(\.\d*)?|\.\d+)([eE][+-]?\d+)?\s*\Z", re.ASCII)
 
@@ -66,10 +67,10 @@ def read_when(row: Mapping[str, Any], name: str, where: str, unit: str | None, r
     """
     raw = row.get(name)
     value = _microseconds(raw, repaired) if unit == ISO else _number(raw)
-    if value is None or not _integral(value) or abs(value) >= 2**63:
+    if value is None or not _integral(value) or not -(2**63) <= value < 2**63:
         kind = f"integer timestamp in {unit!r}" if unit else "integer that orders the user's events"
         if unit == ISO:
-            kind = "ISO 8601 date or time, such as 2020-09-13T12:26:40Z"
+            kind = "ISO 8601 date or time of at most six decimals, such as 2020-09-13T12:26:40Z"
         elif unit and isinstance(raw, str) and _DATE.match(raw):
             kind += "; timestamp_unit 'iso' reads dates and times as text"
         raise RowError(where, name, raw, f"an {kind}", f"bad {name}")
@@ -130,7 +131,9 @@ def read_text(row: Mapping[str, Any], name: str | None, where: str, repaired: Co
 
 
 def _microseconds(value: Any, repaired: Counter[str]) -> int | None:
-    """ISO 8601 text, or a date or time that Parquet gave, since 1970."""
+    """ISO 8601 text, or a date or time that Parquet gave, since 1970; ``None`` of finer ones, which would tie."""
+    if getattr(value, "nanosecond", 0) or (isinstance(value, str) and _FINER.search(value)):
+        return None
     if isinstance(value, str) and _DATE.match(value):
         try:
             value = datetime.fromisoformat(value)

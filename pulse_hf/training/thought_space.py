@@ -65,7 +65,7 @@ class ThoughtSpaceSettings:
         batch_size: Pairs per step (ours).
         encoder_learning_rate: Of the trained layers (paper has separate rates; value ours).
         projection_learning_rate: Of the projections (likewise).
-        warmup_ratio: Share of the steps with rising rates, cosine decay after (ours).
+        warmup_ratio: Share of the steps with rising rates, cosine decay after (both: paper §5.3).
         weight_decay: Of AdamW (ours).
         patience: Epochs without a better validation MRR before stopping (ours).
         max_history_tokens: Longest history (ours).

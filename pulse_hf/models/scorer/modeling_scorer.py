@@ -314,6 +314,9 @@ class PulseScorerModel(PreTrainedModel):
             tokens = torch.tensor([[*prompt_ids, *ids]], device=self.device)
             hidden = self.model(input_ids=tokens, use_cache=False).last_hidden_state
             ends.append(hidden[0, -1])
+            if not self.config.likelihood_scale:
+                likelihoods.append(hidden.new_zeros(()))
+                continue
             own = self._token_logits(hidden[0, len(prompt_ids) : -1]).log_softmax(1)
             likelihoods.append(own.gather(1, tokens[0, len(prompt_ids) + 1 :, None]).mean())
         return self._judge(torch.stack(ends), torch.stack(likelihoods), candidate_features)
