@@ -59,7 +59,8 @@ def clean_text(text: str, repaired: Counter[str] | None = None, *, max_chars: in
     text = " ".join(text.split())
     if len(text) > max_chars:  # what is read, not its markup
         text, cut = " ".join(cut_text(text, max_chars).split()), True
-    counts["text cut"] += cut
+    if cut:
+        counts["text cut"] += 1
     return text
 
 

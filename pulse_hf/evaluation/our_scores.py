@@ -80,7 +80,7 @@ def fitted_with_titles(run: Path) -> bool:
 def agreements(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
     """Agreement of each candidate's title with the behaviour: the space alone, without reason or language model."""
     histories, candidates = study.histories(decisions), study.candidates(decisions)
-    shared = study.read_shared()  # of its own, so that the row's seconds hold the encoding that votes have done, too
+    shared = study.shared  # what votes have encoded before is not encoded again, so that the row's seconds may lack it
     told = [shared.told(history, study.items) for history in histories]
     shared.read((), told, (study.items[item].title for items in candidates for item in items))
     rows = zip(told, candidates, strict=True)

@@ -72,10 +72,6 @@ class Study:
     @cached_property
     def shared(self) -> SharedReasons:
         """The rationales that vote, with the texts of this study encoded once."""
-        return self.read_shared()
-
-    def read_shared(self) -> SharedReasons:
-        """The rationales that vote; nothing of this study is encoded yet."""
         from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
         from pulse_hf.reasoning.shared_reasons import load_shared_reasons
 
