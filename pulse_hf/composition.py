@@ -21,7 +21,7 @@ from pulse_hf.artifacts import (
 )
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.hub.privacy import content_order
-from pulse_hf.models.embedded import MINILM_ID
+from pulse_hf.models.embedded import MINILM_ID, commit_of, pinned_name
 from pulse_hf.models.loading import one_load_at_a_time
 from pulse_hf.reasoning.prompts import prompt_hashes
 from pulse_hf.reasoning.shared_reasons import SharedReasons, load_shared_reasons
@@ -178,28 +178,17 @@ def _of_writer(thoughts: dict[str, Any], manifest: Mapping[str, Any], base: Mapp
     model = thoughts["model"]
     if thoughts["engine"] == "server":
         model = split_address(model)[0]
-    elif (_bare(model), _commit(manifest)) == (base["id"], base["revision"]):  # by another name the same
-        model = base["id"]
-    elif model != base["id"]:  # the base model's commit is the scorer's
-        model = _pinned(model, manifest)
+    elif model != base["id"]:
+        pinned = _pinned(model, manifest)
+        model = base["id"] if pinned == pinned_name(base) else pinned  # the base model's commit is the scorer's
     return {**thoughts, "model": model}
 
 
 def _pinned(name: str, manifest: Mapping[str, Any]) -> str:
     """A model of the Hub with the commit that a stage used, so that it stays that one."""
-    revision = _commit(manifest)
-    pinned = len(revision) == 40 and name != MINILM_ID  # which a wheel may bring, too
-    return f"{_bare(name)}@{revision}" if pinned else name
-
-
-def _commit(manifest: Mapping[str, Any]) -> str:
-    """The revision of the model that a stage used: a commit of the Hub, or a word for what is no repo."""
-    return str(json.loads(manifest["fingerprint"].get("model.revision", '""')))
-
-
-def _bare(name: str) -> str:
-    """A model's name without the branch, tag or commit that was asked for."""
-    return name.partition("@")[0]
+    used = {"id": name.partition("@")[0], "revision": json.loads(manifest["fingerprint"].get("model.revision", '""'))}
+    # MiniLM may come from a wheel as well.
+    return pinned_name(used) if commit_of(used) and name != MINILM_ID else name
 
 
 def base_of(record: Mapping[str, Any], folder: Path) -> str:
@@ -208,16 +197,8 @@ def base_of(record: Mapping[str, Any], folder: Path) -> str:
 
     if (folder / BASE).is_dir():
         return str(folder / BASE)
-    commit = base_commit(folder)
-    return f"{read_record(folder).base['id']}@{commit}" if commit else str(record["base_model"])
-
-
-def base_commit(folder: Path) -> str:
-    """The Hub's commit of the base model that a scorer was tuned on; ``""`` of a folder or an embedded model."""
-    from pulse_hf.models.scorer.adapter import read_record
-
-    revision = read_record(folder).base["revision"]
-    return revision if len(revision) == 40 else ""
+    base = read_record(folder).base
+    return pinned_name(base) if commit_of(base) else str(record["base_model"])
 
 
 def compose(

@@ -35,7 +35,6 @@ from pulse_hf.composition import (
     NoWriterError,
     OtherVersionError,
     Parts,
-    base_commit,
     base_of,
     compose,
 )
@@ -188,13 +187,14 @@ def save_published(parts: Parts, folder: Path, cards: ModelCards | None, *, merg
 
 
 def _write_card(parts: Parts, folder: Path, cards: ModelCards) -> None:
-    from pulse_hf.models.scorer.adapter import MERGED, loads_into_plain_base
+    from pulse_hf.models.embedded import commit_of
+    from pulse_hf.models.scorer.adapter import MERGED, loads_into_plain_base, read_record
 
     card = cards.recommender(
         read_json(folder / RECORD),
         pool=len(parts.pool.item_ids),
         base_included=(folder / BASE).is_dir(),
-        base_revision=base_commit(parts.folder),
+        base_revision=commit_of(read_record(folder).base),
         merged=(folder / MERGED).is_dir(),  # whether merged now or when the parts were saved before
         plain_adapter=loads_into_plain_base(folder),
     )

@@ -21,7 +21,9 @@ import qa_selection  # noqa: E402
 import qa_stages  # noqa: E402
 import qa_tuning  # noqa: E402
 
+from pulse_hf.artifacts import read_manifest, settings_of  # noqa: E402
 from pulse_hf.models.embedded import NANO_ID, resolve_model  # noqa: E402
+from pulse_hf.models.text_encoder import encode_texts  # noqa: E402
 from pulse_hf.reasoning.chat_tokens import ChatTokens  # noqa: E402
 from pulse_hf.reasoning.generator import ScriptedGenerator  # noqa: E402
 
@@ -269,3 +271,18 @@ def test_paired_figures_name_their_baseline():
     (row,) = qa_report.comparisons(table, ["em"], ["b"], seed=0)
     assert (row["system"], row["baseline"], row["difference"]) == ("a", "b", pytest.approx(2 / 3, abs=1e-4))
     assert qa_report.answer_shown([question(1), replace(question(2), answer="yes")], {"q1": "a fact 1 here"}) == 1.0
+
+
+def test_a_space_is_compared_with_what_its_own_fit_began_with(small_run):
+    asked, stage = [question(1), question(2)], small_run / "thought_space"
+    pools = {one.question_id: qa_rationales.quoted(one) for one in asked}
+    start = qa_selection.by_start(stage, asked, pools)
+    fitted = qa_selection.by_space(qa_selection.load_space(stage / "model"), asked, pools)
+    settings = settings_of(read_manifest(stage)["fingerprint"])
+    dim = settings["projection_dim"]
+    for one in asked:  # the fit begins with the first coordinates of the encoder
+        texts = [one.text, *(candidate.text for candidate in pools[one.question_id])]
+        vectors = encode_texts(texts, settings["encoder"])[:, :dim]
+        vectors /= np.linalg.norm(vectors, axis=1, keepdims=True)
+        assert start[one.question_id] == pytest.approx(vectors[1:] @ vectors[0], abs=2e-3)
+        assert np.abs(start[one.question_id] - fitted[one.question_id]).max() > 5e-3

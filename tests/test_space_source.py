@@ -1,4 +1,4 @@
-"""A Space's source that is stopped: what is being made or read is let go."""
+"""A Space's source: one that is stopped lets go what is being made or read, one that fails says why."""
 
 import importlib.util
 import subprocess
@@ -8,7 +8,10 @@ import time
 from types import SimpleNamespace
 
 import pytest
-from source import Source
+from source import Source, _sentence
+
+from pulse_hf.artifacts import ArtifactError
+from pulse_hf.composition import NoWriterError, OtherVersionError
 
 PATIENCE_S = 30
 
@@ -57,3 +60,16 @@ def test_what_was_read_when_it_was_stopped_is_closed_and_not_asked(monkeypatch):
     assert closed == [True]
     assert source.status.state == "loading"  # nor has it failed
     assert not source.ready
+
+
+@pytest.mark.parametrize(
+    ("problem", "told"),
+    [
+        (NoWriterError("x"), "a server writes its reasons"),
+        (OtherVersionError("x"), "another version of this package made it"),
+        (ArtifactError("x"), "a file is missing or damaged"),
+        (ConnectionError("x"), "The Hub did not answer"),
+    ],
+)
+def test_the_page_says_in_kind_why_nothing_could_be_opened(problem, told):
+    assert told in _sentence(problem, "alice/shop")

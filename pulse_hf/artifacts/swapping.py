@@ -87,23 +87,27 @@ def finish_replacing(folder: Path) -> None:
 def _alone(folder: Path) -> Iterator[None]:
     """One process at a time; the lock of a dead one is free."""
     held, end = FileLock(folder / _WORK / _LOCK), time.monotonic() + _PATIENCE_S
-    while True:
-        try:
-            (folder / _WORK).mkdir(parents=True, exist_ok=True)
-            held.acquire(timeout=max(0.0, end - time.monotonic()))
-            if (folder / _WORK / _LOCK).exists():
-                break
-            held.release()  # of a lock that its holder took away while this one waited for it
-        except FileNotFoundError:  # likewise, with the folder
-            continue
-        except Timeout as error:
-            raise ArtifactError(
-                f"{folder} is being saved by another process; wait for it, or save elsewhere"
-            ) from error
+    while not _holds(held, end - time.monotonic()):
+        if time.monotonic() > end:
+            raise ArtifactError(f"{folder} is being saved by another process; wait for it, or save elsewhere")
     try:
         yield
     finally:
         held.release()
+
+
+def _holds(lock: FileLock, patience: float) -> bool:
+    """Whether the lock was got, and is not one that its last holder took away meanwhile, alone or with its folder."""
+    path = Path(lock.lock_file)
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        lock.acquire(timeout=max(0.0, patience))
+    except (Timeout, FileNotFoundError):
+        return False
+    if path.exists():
+        return True
+    lock.release()
+    return False
 
 
 def _leave(work: Path) -> None:

@@ -56,10 +56,9 @@ class PrepareSettings:
         min_user_events: k-core for users (5, as the Amazon "5-core" files); 0 or 1 disables it.
         min_item_events: k-core for items (5, as above); 0 or 1 disables it.
         core_rounds: Rounds of counting and dropping; ``None`` until nothing falls, 1 for a single counting pass.
-        split: ``"leave-one-out"`` (each user's last event, paper §5.1, and the
-            one before it to choose by, ours), ``"global-time"``: periods of the
-            calendar, so that no fit sees what happened later than what it predicts, or ``"people"``: the last events
-            of people of whom no fit sees anything (strong generalisation).
+        split: ``"leave-one-out"`` (each user's last event, paper §5.1, and the one before it to choose by, ours),
+            ``"global-time"``: periods of the calendar, so that no fit sees what happened later than what it predicts,
+            or ``"people"``: the last events of people of whom no fit sees anything (strong generalisation).
         validation_share: For ``"global-time"``: share of all events in the validation period; for ``"people"``: share
             of the people (ours).
         test_share: For ``"global-time"`` and ``"people"``: the same of testing (ours).

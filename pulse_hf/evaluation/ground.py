@@ -12,6 +12,7 @@ from pulse_hf.artifacts import MANIFEST, read_manifest, read_table, settings_of
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.reasoning.examples import PromptShape, Thought
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text
+from pulse_hf.reasoning.tree_of_thought import Node
 from pulse_hf.retrieval.candidates import load_candidates
 from pulse_hf.schema import CandidateSet, Decision, Item, Sequence, Split
 
@@ -78,6 +79,15 @@ class Ground:
         return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}
 
     @cached_property
+    def trees(self) -> dict[str, list[Node]]:
+        """The stored nodes of each decision's tree, by their number."""
+        columns = ("node", "parent", "depth", "status", "text", "raw", "log_likelihood", "agreement")
+        trees: dict[str, list[Node]] = {}
+        for row in sorted(self.rows("thoughts/trees.parquet"), key=lambda row: int(row["node"])):
+            trees.setdefault(row["decision_id"], []).append(Node(*(row[name] for name in columns)))
+        return trees
+
+    @cached_property
     def branch(self) -> Callable[[str], str]:
         """What a scorer reads of one candidate, by item id."""
         return cache(lambda item_id: candidate_text(self.items[item_id]))
@@ -94,12 +104,11 @@ class Ground:
 
 
 def _scorer(folder: Path) -> tuple[PromptShape, Callable[[str], bool]]:
-    from pulse_hf.models.embedded import resolve_model
+    from pulse_hf.models.embedded import commit_of, pinned_name, resolve_model
     from pulse_hf.models.scorer.adapter import processor_of, read_record
 
     record = read_record(folder)
-    commit = record.base["revision"] if len(record.base["revision"]) == 40 else None
-    path = resolve_model(record.base["id"] + (f"@{commit}" if commit else ""))[0]
+    path, commit = resolve_model(pinned_name(record.base))[0], commit_of(record.base)
     # Texts alone are compared here; who votes for what is an input of its own ("shared-reasons").
     shape = replace(PromptShape.from_dict(record.prompt), shared_temperature=None)
     return shape, cache(processor_of(record, path, commit).prompt_fits)

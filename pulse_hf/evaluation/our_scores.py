@@ -52,6 +52,7 @@ def slm_scores(
         folder: The scorer's folder inside ``recommender/``.
         thoughts: By decision id; a decision without one is scored without a reason.
     """
+    from pulse_hf.models.embedded import pinned_name
     from pulse_hf.models.precision import computes_in_bf16
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.scorer.processing_scorer import score_sets
@@ -60,8 +61,7 @@ def slm_scores(
     where = study.run / "recommender" / folder
     record = read_record(where)
     # A commit of the Hub pins the base model; the embedded models and local folders are checked by their weights.
-    pinned = f"@{record.base['revision']}" if len(record.base["revision"]) == 40 else ""
-    model, processor = load_scorer(record.base["id"] + pinned, where, merge=True)
+    model, processor = load_scorer(pinned_name(record.base), where, merge=True)
     sets = [study.sets[decision.decision_id] for decision in decisions]
     shape = PromptShape.from_dict(record.prompt)
     shared = study.shared if shape.features else None

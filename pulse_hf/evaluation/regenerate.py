@@ -16,9 +16,9 @@ from pulse_hf.schema import Decision, Sequence
 
 # Sums of equal numbers in another order; a target that is seen moves agreements by far more.
 _AGREEMENT_SLACK = 1e-4
-_STORED_SLACK = 1e-2  # agreements in bfloat16, of a batch with other neighbours and padding: up to 1e-3 was seen
+STORED_SLACK = 1e-2  # agreements in bfloat16, of a batch with other neighbours and padding: up to 1e-3 was seen
 
-__all__ = ["Regrown", "thoughts_again", "thoughts_stored"]
+__all__ = ["STORED_SLACK", "Regrown", "thoughts_again", "thoughts_stored"]
 
 
 @dataclass(frozen=True)
@@ -48,7 +48,7 @@ class Regrown:
             other: What is stored.
             whole: Compare the whole tree, not the base reason alone.
         """
-        return self._alike(other, _STORED_SLACK) if whole else self._base()._alike(other._base(), _STORED_SLACK)
+        return self._alike(other, STORED_SLACK) if whole else self._base()._alike(other._base(), STORED_SLACK)
 
     def _base(self) -> Regrown:
         return Regrown(self.lent, self.texts[:1], self.agreements[:1], 0)
@@ -93,18 +93,13 @@ def thoughts_again(
 
 def thoughts_stored(ground: Ground, decisions: Series[Decision]) -> dict[str, Regrown]:
     """The same of what the stage kept, by decision id."""
-    wanted = {one.decision_id for one in decisions}
-    nodes: dict[str, list[dict[str, Any]]] = {key: [] for key in wanted}
-    for row in ground.rows("thoughts/trees.parquet"):
-        if row["decision_id"] in wanted:
-            nodes[row["decision_id"]].append(row)
     leaves = {row["decision_id"]: row["leaf"] for row in ground.rows("thoughts/thoughts.parquet")}
     return {
         key: Regrown(
             tuple(ground.stored_lent[key]),
-            tuple(node["raw"] for node in rows),
-            tuple(node["agreement"] for node in rows),
+            tuple(node.raw for node in ground.trees[key]),
+            tuple(node.agreement for node in ground.trees[key]),
             leaves[key],
         )
-        for key, rows in ((key, sorted(rows, key=lambda row: int(row["node"]))) for key, rows in nodes.items())
+        for key in (one.decision_id for one in decisions)
     }

@@ -7,13 +7,13 @@ from collections.abc import Sequence as Series
 from typing import Any
 
 from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.regenerate import STORED_SLACK
 from pulse_hf.evaluation.stage_inputs import thoughts_read
 from pulse_hf.reasoning.agreement import agreement_with, load_spaces
 from pulse_hf.reasoning.tree_of_thought import NO_NODE, Node, TreeSettings, leaf_of
 from pulse_hf.schema import Decision
 
 _EQUAL = 1e-6  # a likelihood is kept in half of its digits
-_AGREEMENT_SLACK = 1e-2  # in bfloat16, of a batch with other neighbours and padding: up to 1e-3 was seen
 
 __all__ = ["wrong_agreements", "wrong_choices"]
 
@@ -21,10 +21,9 @@ __all__ = ["wrong_agreements", "wrong_choices"]
 def wrong_choices(ground: Ground) -> list[str]:
     """Stored thoughts of which the leaf is not the one to be chosen from the stored tree, or is told otherwise."""
     settings, seed = _tree_settings(ground), ground.settings("thoughts")["seed"]
-    trees, pulled = _trees(ground), ground.pulled("thoughts")
-    problems = []
+    pulled, problems = ground.pulled("thoughts"), []
     for row in ground.rows("thoughts/thoughts.parquet"):
-        key, nodes = row["decision_id"], trees.get(row["decision_id"], [])
+        key, nodes = row["decision_id"], ground.trees.get(row["decision_id"], [])
         if pulled and not nodes:  # a tree that quotes a review is not published, its thought may be
             continue
         told = {node.number: (node.text, node.agreement) for node in nodes} | {NO_NODE: ("", None)}
@@ -37,18 +36,19 @@ def wrong_choices(ground: Ground) -> list[str]:
 
 def wrong_agreements(ground: Ground, decisions: Series[Decision]) -> list[str]:
     """Decisions with a stored node whose agreement is not that of its words and the behaviour before the target."""
-    trees = _trees(ground)
-    stored = [one for one in decisions if one.decision_id in trees]
+    stored = [one for one in decisions if one.decision_id in ground.trees]
     by_user = {sequence.user_id: sequence for sequence in ground.sequences}
     inputs = thoughts_read(ground, by_user, stored, ground.stored_lent)
     seed = ground.settings("thoughts")["seed"]
     evaluate = agreement_with([(one.decision, one.behaviour) for one in inputs], load_spaces(ground.run), seed)
-    nodes = [(one.decision_id, node) for one in stored for node in trees[one.decision_id] if node.status == "ok"]
+    nodes = [
+        (one.decision_id, node) for one in stored for node in ground.trees[one.decision_id] if node.status == "ok"
+    ]
     values = evaluate([(key, node.text) for key, node in nodes])
     wrong = {
         key: None
         for (key, node), value in zip(nodes, values, strict=True)
-        if node.agreement is None or abs(node.agreement - value) > _AGREEMENT_SLACK
+        if node.agreement is None or abs(node.agreement - value) > STORED_SLACK
     }
     return [f"{key}: another agreement is stored than its reasons have with its history" for key in wrong]
 
@@ -73,12 +73,3 @@ def _may_be_chosen(
 def _tree_settings(ground: Ground) -> TreeSettings:
     values: Mapping[str, Any] = ground.settings("thoughts")
     return TreeSettings(*(values[name] for name in ("depth", "width", "keep", "selection")))
-
-
-def _trees(ground: Ground) -> dict[str, list[Node]]:
-    """The stored nodes of each decision, by their number."""
-    fields = ("parent", "depth", "status", "text", "raw", "log_likelihood", "agreement")
-    trees: dict[str, list[Node]] = {}
-    for row in sorted(ground.rows("thoughts/trees.parquet"), key=lambda row: int(row["node"])):
-        trees.setdefault(row["decision_id"], []).append(Node(row["node"], *(row[name] for name in fields)))
-    return trees

@@ -44,16 +44,15 @@ def train_vs_test(study: Study, thoughts: Mapping[str, Thought], *, seed: int) -
     tuning = [d for d in study.split("train") if d.decision_id in thoughts]
     found = {}
     if tuning:
-        found["tuning rows, models of the other fold"] = _row(
-            study, tuning, thoughts, _cross_fitted(study, tuning), seed
-        )
-        whole = _row(study, tuning, {}, sasrec.scores(study, tuning), seed)
-        del whole["agreement"]  # no other than above: only the crossed one is kept
-        found["tuning rows, SASRec of all users"] = whole
+        crossed, whole = _cross_fitted(study, tuning), sasrec.scores(study, tuning)
+        agreement = _agreement(tuning, thoughts, seed)
+        found["tuning rows, models of the other fold"] = agreement | _sasrec(study, tuning, crossed, seed)
+        found["tuning rows, SASRec of all users"] = _sasrec(study, tuning, whole, seed)
     for split in ("validation", "test"):
         decisions = study.split(split)
         if decisions:
-            row = _row(study, decisions, thoughts, sasrec.scores(study, decisions), seed)
+            row = _agreement(decisions, thoughts, seed)
+            row |= _sasrec(study, decisions, sasrec.scores(study, decisions), seed)
             if votes is not None:
                 row["shared_reasons_hr@1"] = _by_user(decisions, votes(decisions, thoughts), seed)
             found[f"{split} rows"] = row
@@ -94,27 +93,23 @@ def _cross_fitted(study: Study, decisions: Sequence[Decision]) -> list[NDArray[n
     return [result[decision.decision_id] for decision in decisions]
 
 
-def _row(
-    study: Study,
-    decisions: Sequence[Decision],
-    thoughts: Mapping[str, Thought],
-    logits: Sequence[NDArray[np.float64]],
-    seed: int,
+def _agreement(decisions: Sequence[Decision], thoughts: Mapping[str, Thought], seed: int) -> dict[str, Any]:
+    measured = [thoughts[d.decision_id].agreement if d.decision_id in thoughts else None for d in decisions]
+    values = np.array([np.nan if value is None else value for value in measured], dtype=float)
+    return {"agreement": _by_user(decisions, values, seed)}
+
+
+def _sasrec(
+    study: Study, decisions: Sequence[Decision], logits: Sequence[NDArray[np.float64]], seed: int
 ) -> dict[str, Any]:
-    """A user may have several tuning rows, so the interval is over users' means."""
     hits = rank_metrics(
         logits, study.targets(decisions), system="sasrec", decision_ids=[d.decision_id for d in decisions]
     )
-    measured = [thoughts[d.decision_id].agreement if d.decision_id in thoughts else None for d in decisions]
-    agreement = np.array([np.nan if value is None else value for value in measured], dtype=float)
-    return {
-        "decisions": len(decisions),
-        "agreement": _by_user(decisions, agreement, seed),
-        "sasrec_hr@1": _by_user(decisions, hits["hr@1"], seed),
-    }
+    return {"decisions": len(decisions), "sasrec_hr@1": _by_user(decisions, hits["hr@1"], seed)}
 
 
 def _by_user(decisions: Sequence[Decision], values: NDArray[np.float64], seed: int) -> dict[str, Any]:
+    """A user may have several tuning rows, so the interval is over users' means."""
     grouped: dict[str, list[float]] = {}
     for decision, value in zip(decisions, values, strict=True):
         if not np.isnan(value):

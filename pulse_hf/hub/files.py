@@ -233,16 +233,16 @@ def copy_sealed(folder: Path, target: Path) -> None:
     finish_replacing(target)
     named = {one.path for one in read_seal(folder).files} | set(UNSEALED)
     new = {name for name in named if (folder / name).is_file()}
-    old: set[str] = set()
+
+    def sealed() -> set[str]:
+        return {one.path for one in read_seal(target).files} if (target / CHECKSUMS).is_file() else set()
 
     def entries() -> set[str]:
-        if (target / CHECKSUMS).is_file():
-            old.update(one.path for one in read_seal(target).files)
-        return {name.split("/")[0] for name in new | old}
+        return {name.split("/")[0] for name in new | sealed()}
 
     with replacing(target, entries, last=CHECKSUMS) as made:
         # Whole entries are replaced, so what somebody keeps inside them comes along.
-        for name in sorted(_within(target, entries()) - old - new):
+        for name in sorted(_within(target, entries()) - sealed() - new):
             _copy(target / name, made / name)
         for name in sorted(new):
             _copy(folder / name, made / name)

@@ -113,7 +113,7 @@ class ModelCards:
         *,
         pool: int,
         base_included: bool,
-        base_revision: str,
+        base_revision: str | None,
         merged: bool,
         plain_adapter: bool,
     ) -> str:
@@ -123,7 +123,7 @@ class ModelCards:
             record: What ``pulse.json`` holds.
             pool: People whose item lists are in it.
             base_included: Whether the base model is in it.
-            base_revision: The base model's commit, ``""`` if it is none of the Hub.
+            base_revision: The base model's commit; ``None`` if it is none of the Hub.
             merged: Whether the adapter is merged into the base model.
             plain_adapter: Whether the adapter loads into the base model alone.
         """
@@ -153,16 +153,15 @@ class ModelCards:
             pool=pool,
         )
 
-    def _named_items(self, count: int = 2) -> list[str]:
-        """Titles, or else ids, of the first items that a card can show as they are: made plain, others."""
+    def _named_items(self) -> list[str]:
+        """What a snippet asks with: two items' titles, or ids where a card cannot show the title as it is."""
         ids = {item.item_id for item in self._items}
-        shown = (
-            name
-            for item in self._items
-            for name in [item.item_id if item.title in ids or cards.plain(item.title) != item.title else item.title]
-            if cards.plain(name) == name
-        )
-        return list(islice(shown, count))
+
+        def shown(name: str) -> bool:
+            return cards.plain(name) == name
+
+        names = (one.title if shown(one.title) and one.title not in ids else one.item_id for one in self._items)
+        return list(islice(filter(shown, names), 2))
 
     def eval_results(self) -> str:
         """The recommender's figures as the text of a ``.eval_results`` file; the data must be published."""

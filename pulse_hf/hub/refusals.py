@@ -94,12 +94,8 @@ def plain_errors(
 def is_passing(error: Exception) -> bool:
     """Whether the Hub answered that it cannot now, or a large file broke off on the way."""
     status = _status(error)
-    return (
-        type(error) is RuntimeError
-        and lost_on_the_way(error)
-        or status is not None
-        and (status >= 500 or status in _BUSY)
-    )
+    broke_off = type(error) is RuntimeError and lost_on_the_way(error)
+    return broke_off or (status is not None and (status >= 500 or status in _BUSY))
 
 
 def _status(error: BaseException | None) -> int | None:

@@ -93,6 +93,27 @@ def resolve_model(model_id: str) -> tuple[str, dict[str, str]]:
     return name, {"id": name, "revision": _hub_commit(name, revision or "main"), "weights_sha256": "by revision"}
 
 
+def commit_of(identity: Mapping[str, str]) -> str | None:
+    """The commit of the Hub that a model is pinned to; ``None`` of a folder or an embedded model.
+
+    Args:
+        identity: As :func:`resolve_model` gives it.
+
+    Example:
+        >>> commit_of({"id": "owner/name", "revision": "0123456789" * 4})
+        '0123456789012345678901234567890123456789'
+        >>> commit_of({"id": NANO_ID, "revision": "package"}) is None
+        True
+    """
+    return identity["revision"] if _COMMIT.fullmatch(identity["revision"]) else None
+
+
+def pinned_name(identity: Mapping[str, str]) -> str:
+    """A model as :func:`resolve_model` takes it, at its commit where it has one."""
+    commit = commit_of(identity)
+    return f"{identity['id']}@{commit}" if commit else identity["id"]
+
+
 @contextmanager
 def settled(commits: Mapping[str, str]) -> Iterator[None]:
     """Within, ``owner/name`` without a revision means these commits: what a run began with stays what it reads.

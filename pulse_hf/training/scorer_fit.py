@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import num_processes, process
-from pulse_hf.models.embedded import resolve_model
+from pulse_hf.models.embedded import commit_of, resolve_model
 from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.models.scorer.adapter import save_adapter
 from pulse_hf.reasoning.examples import PromptShape, ScorerExample
@@ -34,14 +34,14 @@ def make_processor(settings: RecommenderSettings) -> PulseScorerProcessor:
     from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 
     path, identity = resolve_model(settings.base_model)
-    config = AutoConfig.from_pretrained(path, revision=_commit(identity), trust_remote_code=False)
+    config = AutoConfig.from_pretrained(path, revision=commit_of(identity), trust_remote_code=False)
     positions = getattr(config.get_text_config(), "max_position_embeddings", None)  # None where they are relative
     if positions is not None and 0 < positions < settings.max_length:
         raise ValueError(
             f"max_length is {settings.max_length}, but the base model {settings.base_model} has {positions} positions "
             f"(max_position_embeddings). Set recommender.max_length to at most {positions}, or take another model."
         )
-    tokenizer = AutoTokenizer.from_pretrained(path, revision=_commit(identity), trust_remote_code=False)
+    tokenizer = AutoTokenizer.from_pretrained(path, revision=commit_of(identity), trust_remote_code=False)
     return PulseScorerProcessor(
         tokenizer,
         settings.judge_text,
@@ -184,7 +184,7 @@ def adapted_scorer(
         path,
         likelihood_scale=settings.likelihood_scale,
         dtype=torch.bfloat16 if torch.cuda.is_available() and uses_bf16(settings) else torch.float32,
-        revision=_commit(identity),
+        revision=commit_of(identity),
         seed=seed,
     )
     attend_for_training(scorer.model)
@@ -310,8 +310,3 @@ def uses_bf16(settings: RecommenderSettings) -> bool:
     if settings.bf16 is not None:
         return settings.bf16
     return computes_in_bf16("cuda" if torch.cuda.is_available() else "cpu")
-
-
-def _commit(identity: Mapping[str, str]) -> str | None:
-    """The revision where it is a commit of the Hub."""
-    return identity["revision"] if len(identity["revision"]) == 40 else None

@@ -9,7 +9,7 @@ import torch
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.models.a_llmrec.modeling_a_llmrec import PulseALLMRecModel, SoftTokenEmbedding
-from pulse_hf.models.embedded import resolve_model
+from pulse_hf.models.embedded import commit_of, pinned_name, resolve_model
 from pulse_hf.models.scorer.modeling_scorer import PulseScorerModel
 from pulse_hf.models.scorer.processing_scorer import EncodedExample, PulseScorerProcessor
 
@@ -129,11 +129,10 @@ def soft_scorer(
 def _located(config: PulseALLMRecConfig) -> tuple[str, str | None]:
     """Path and Hub commit of the language model, after comparing it with the one on record."""
     known: Any = config.base
-    commit = known["revision"] if len(known["revision"]) == 40 else None
-    path, found = resolve_model(known["id"] + (f"@{commit}" if commit else ""))
+    path, found = resolve_model(pinned_name(known))
     if found["weights_sha256"] != known["weights_sha256"]:
         raise ArtifactError(
             f"these soft tokens were fitted for {known['id']} with weights_sha256 {known['weights_sha256']}, but the "
             f"one that is here has {found['weights_sha256']}; fit them anew or bring the other one back"
         )
-    return path, commit
+    return path, commit_of(known)

@@ -25,6 +25,7 @@ from pulse_hf.artifacts import (
     write_json,
     write_tensors,
 )
+from pulse_hf.models.embedded import commit_of
 from pulse_hf.models.loading import one_load_at_a_time
 
 if TYPE_CHECKING:
@@ -119,7 +120,7 @@ def save_adapter(
     trained_as, config.task_type = config.task_type, "CAUSAL_LM" if scorer_of(model).causal else ENCODER_TASK
     # A path on this machine in adapter_config.json would be refused by the Hub, and is nobody else's.
     config.base_model_name_or_path = base["id"]
-    config.revision = base["revision"] if len(base["revision"]) == 40 else None
+    config.revision = commit_of(base)
     config.inference_mode, training = True, config.inference_mode
     config.target_modules = sorted(config.target_modules)  # PEFT's set has another order in every process
     try:
@@ -222,7 +223,7 @@ def load_scorer(
     path, identity = resolve_model(str(folder / MERGED) if merged else base_id_or_path)
     if not merged:
         _check_base(folder, record, identity)
-    revision = identity["revision"] if len(identity["revision"]) == 40 else None
+    revision = commit_of(identity)
     scorer = scorer_on(
         path,
         num_candidate_features=record.num_candidate_features,
@@ -272,7 +273,7 @@ def save_merged(base_id_or_path: str, folder: Path, target: Path) -> None:
 
     path, identity = resolve_model(base_id_or_path)
     _check_base(folder, read_record(folder), identity)
-    loading = {"revision": identity["revision"] if len(identity["revision"]) == 40 else None}
+    loading = {"revision": commit_of(identity)}
     if _adapter_config(folder).task_type == ENCODER_TASK:
         load_scorer(base_id_or_path, folder, merge=True, dtype=torch.float32)[0].model.save_pretrained(target)
     else:

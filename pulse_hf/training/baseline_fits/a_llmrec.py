@@ -24,7 +24,7 @@ from pulse_hf.artifacts import Checkpoints, sha256_of_text
 from pulse_hf.models.a_llmrec import PulseALLMRecConfig, PulseALLMRecModel
 from pulse_hf.models.a_llmrec.soft_prompts import SoftPromptProcessor, soft_scorer
 from pulse_hf.models.attention import attend_for_training
-from pulse_hf.models.embedded import resolve_model
+from pulse_hf.models.embedded import commit_of, resolve_model
 from pulse_hf.models.sasrec import PulseSASRecModel
 from pulse_hf.reasoning.examples import PromptShape
 from pulse_hf.reasoning.prompts import PromptBudget
@@ -117,7 +117,5 @@ def fit_a_llmrec(name: str, material: Material) -> dict[str, Any]:
 def _hidden_size(path: str, identity: Mapping[str, str]) -> int:
     from transformers import AutoConfig
 
-    commit = identity["revision"] if len(identity["revision"]) == 40 else None
-    return int(
-        AutoConfig.from_pretrained(path, revision=commit, trust_remote_code=False).get_text_config().hidden_size
-    )
+    config = AutoConfig.from_pretrained(path, revision=commit_of(identity), trust_remote_code=False)
+    return int(config.get_text_config().hidden_size)
