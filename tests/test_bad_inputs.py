@@ -423,6 +423,39 @@ def test_more_damage_than_the_rate_is_refused_and_named(
     prepare(tmp_path / "run", replace(settings, max_repair_rate=4 / 300), seed=0)
 
 
+@pytest.mark.parametrize("role", ["reviews", "metadata"])
+def test_a_row_that_is_broken_twice_is_one_damaged_row(tmp_path: Path, role: str) -> None:
+    rows = [{**GOOD, "item_id": f"i{n}", "title": f"T{n}", "summary": "", "brand": ""} for n in range(100)]
+    sound = write_rows(tmp_path / "sound.jsonl", rows)
+    halves = ("summary", "review") if role == "reviews" else ("title", "brand")
+    rows[7] |= dict.fromkeys(halves, "half \ud83d")
+    files = {"reviews": str(sound), "metadata": str(sound), role: str(write_rows(tmp_path / "spoilt.jsonl", rows))}
+    settings = replace(loose(sound), **files, item_columns=ItemColumns(brand="brand"))
+    settings = replace(settings, columns=replace(settings.columns, summary="summary", review="review"))
+    report = read_json(prepare(tmp_path / "run", settings, seed=0) / "report.json")
+    assert report[role]["repaired"]["broken characters replaced"] == 2, "each text is counted, and 1 % is not passed"
+
+
+@pytest.mark.parametrize("line_end", ["\n", "\r\n"])
+def test_salvage_leaves_out_a_csv_row_that_was_cut_within_its_quotes(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, line_end: str
+) -> None:
+    header = "user_id,item_id,timestamp,review"
+    rows = [f'u{n},i{n},{START + n},"first{line_end}second, {n}"' for n in range(2_000)]
+    whole = gzip.compress(line_end.join([header, *rows, ""]).encode(), 0)  # stored: the place of the cut is known
+    path = tmp_path / "log.csv.gz"
+    path.write_bytes(whole[: whole.index(b"second, 1000") + 3])
+    settings = loose(path, columns=Columns(rating=None, review="review"), salvage=True)
+    report = read_json(prepare(tmp_path / "run", settings, seed=0) / "report.json")
+    assert report["reviews"]["read"] == report["reviews"]["kept"] == 1_000
+    assert report["reviews"]["repaired"]["damaged end left out"] == 1
+    assert {user.user_id for user in load_sequences(tmp_path / "run")} == {f"u{n}" for n in range(1_000)}
+    assert "log.csv.gz:2002: the row that begins here has lost its end" in caplog.text
+    path.write_bytes(gzip.compress(f'{header}{line_end}u,i,{START},"open'.encode()))
+    with pytest.raises(ValueError, match=r"log\.csv\.gz:2: unexpected end of data"):
+        prepare(tmp_path / "open", settings, seed=0)
+
+
 # -- 3.2 rows: id, what is wrong with one, and what the error says ----------------------------------------
 
 GOOD = event_row("u", "a", 1, rating=5, review="")

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -14,8 +15,8 @@ from pulse_hf.data.rows import RowError
 
 logger = logging.getLogger(__name__)
 
-# Repairs that tell of a damaged file. The others (markup, entities, numbers as ids) are what sound files hold, too.
-DAMAGE = ("broken characters replaced",)
+# The repair that tells of damage. The others (markup, entities, numbers as ids) are what sound files hold, too.
+DAMAGE = "broken characters replaced"
 
 
 @dataclass
@@ -27,6 +28,7 @@ class RowCount:
         kept: Rows that are in the result.
         dropped: Reason to number of rows.
         repaired: Kind of repair to number of values; a repaired row is kept.
+        damaged: Rows that were kept with damage repaired.
         unreadable: Those of the dropped rows that could not be read, by reason.
         unused: Columns that nothing reads, of the first row that has such. Told, not reported: what is reported does
             not depend on the order of the rows.
@@ -36,6 +38,7 @@ class RowCount:
     kept: int = 0
     dropped: Counter[str] = field(default_factory=Counter)
     repaired: Counter[str] = field(default_factory=Counter)
+    damaged: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
     unused: list[str] = field(default_factory=list)
 
@@ -49,6 +52,13 @@ class RowCount:
             raise error
         self.dropped[error.reason] += 1
         self.unreadable[error.reason] += 1
+
+    @contextmanager
+    def row(self) -> Iterator[None]:
+        """Within, one row is read: however much of it is broken, it is one damaged row."""
+        before = self.repaired[DAMAGE]
+        yield
+        self.damaged += self.repaired[DAMAGE] > before
 
     def move(self, reason: str, rows: int) -> None:
         """Count rows as dropped that were kept until now."""
@@ -73,7 +83,7 @@ class RowCount:
         Raises:
             ValueError: It is more; what and how many are named.
         """
-        found = self.unreadable + Counter({kind: self.repaired[kind] for kind in DAMAGE})
+        found = self.unreadable + Counter({DAMAGE: self.damaged})
         if found.total() > most * self.read:
             named = ", ".join(f"{kind} {rows}" for kind, rows in found.most_common())
             raise ValueError(

@@ -21,6 +21,7 @@ CHUNK_BYTES = 8_000_000  # ours: what is held of a file at a time
 MAX_LINE_BYTES = 16_000_000  # ours: longer lines are damage, and would be held in memory whole
 MAX_EXCERPT_CHARS = 80
 _COMPARED_BYTES = 65_536
+_END_LOST = "damaged end left out"
 _GZIP = b"\x1f\x8b"
 _DAMAGED = (EOFError, gzip.BadGzipFile, zlib.error)
 MAX_UNPACKED_RATIO, UNSUSPICIOUS_BYTES = 200, 1_000_000_000  # ours: text packs 3 to 20 times, a bomb a thousand times
@@ -35,11 +36,13 @@ class Chunk:
         path: The file.
         first_line: Number of the first line, from 1.
         text: The lines, each with its line feed (the last of a file may lack it).
+        salvaged: Whether what stood after these lines is lost.
     """
 
     path: Path
     first_line: int
     text: str
+    salvaged: bool = False
 
     def lines(self) -> Iterator[tuple[int, str]]:
         """Number and text of each line. Only a line feed ends a line: U+2028 and others are part of texts."""
@@ -86,12 +89,12 @@ def read_chunks(
         ValueError: The file is absent, empty, damaged, of a foreign kind or has a line beyond all measure.
     """
     compressed = _is_gzip(path)
-    number = 1
+    number, sound = 1, repaired[_END_LOST]
     with gzip.open(path, "rb") if compressed else path.open("rb") as stream:
         for data in _whole_lines(path, stream, chunk_bytes, repaired, salvage):
             if number == 1:
                 data = _without_mark(path, data, repaired)
-            yield Chunk(path, number, _decoded(path, number, data, encoding))
+            yield Chunk(path, number, _decoded(path, number, data, encoding), repaired[_END_LOST] > sound)
             number += data.count(b"\n")
 
 
@@ -119,7 +122,7 @@ def _whole_lines(path: Path, stream: Any, chunk_bytes: int, repaired: Counter[st
                     "Copy or download the file again, or set salvage to read these lines alone."
                 ) from error
             logger.warning("%s: damaged after %d good lines (%s); only these are read", path, good, error)
-            repaired["damaged end left out"] += 1
+            repaired[_END_LOST] += 1
             whole = b"".join(parts)
             parts = [whole[: whole.rfind(b"\n") + 1]]  # the last line may be torn
             break

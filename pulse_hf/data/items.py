@@ -57,7 +57,8 @@ def read_items(
             if item_id not in wanted:
                 count.dropped["not in the catalogue"] += 1
                 continue
-            item, source = _item(item_id, row, columns, where, item_text_words, count.repaired)
+            with count.row():
+                item, source = _item(item_id, row, columns, where, item_text_words, count.repaired)
         except RowError as error:
             count.refuse(error, drop=drop_bad_rows)
             continue

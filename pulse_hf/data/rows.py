@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import csv
 import json
+import logging
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -17,6 +18,8 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.data.chunks import MAX_EXCERPT_CHARS, MAX_LINE_BYTES, Chunk, excerpt, expect_file, read_chunks
+
+logger = logging.getLogger(__name__)
 
 _JSON = (".jsonl", ".json", ".ndjson")
 _DELIMITERS = {".csv": ",", ".tsv": "\t"}
@@ -249,14 +252,23 @@ def csv_rows(
     stream = iter(chunks)
     first = next(stream, None)
     start = first.first_line if first else 1
-    lines = (line for chunk in chain([first] if first else [], stream) for _, line in chunk.lines())
+    last = first
+
+    def lines() -> Iterator[str]:
+        nonlocal last
+        for last in chain([first] if first else [], stream):
+            yield from (line for _, line in last.lines())
+
     csv.field_size_limit(MAX_LINE_BYTES)  # of this process; 131,072 else, where the fast way knows no limit
-    reader = csv.reader(lines, delimiter=delimiter, strict=True)
+    reader = csv.reader(lines(), delimiter=delimiter, strict=True)
     while True:
         where = f"{path}:{start + reader.line_num}"
         try:
             cells = next(reader, None)
         except csv.Error as error:
+            if last and last.salvaged and "end of data" in str(error):
+                logger.warning("%s: the row that begins here has lost its end and is left out", where)
+                return
             raise ValueError(f"{where}: {error} in the row that begins here. Check its quotes.") from error
         if cells is None:
             return
