@@ -9,7 +9,6 @@ from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from pulse_hf.composition import Parts
-from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.retrieval.names import Event, Names, typed_text
 from pulse_hf.retrieval.retriever import Retriever
@@ -57,8 +56,7 @@ class Answering:
             parts.sequential, self.names, parts.pool, sizes["num_neighbours"], sizes["neighbour_items"]
         )
         self.trees: OrderedDict[Sequence, Tree] = OrderedDict()
-        thoughts = dict(parts.record["thoughts"])
-        self._settings = ThoughtSettings(**{**thoughts, "budget": PromptBudget(**thoughts["budget"])})
+        self._settings = ThoughtSettings.from_dict(parts.record["thoughts"])
 
     def asked(self, history: Series[str | Event], k: int, candidates: Series[str] | None) -> Asked:
         """A history as it was read, with what is to be ranked: what was given, else the best by SASRec."""
@@ -77,14 +75,14 @@ class Answering:
     def trees_of(self, asked: Series[Asked]) -> list[Tree]:
         """The tree of each history; those that are not kept from before grow together."""
         new = {one.past: one for one in asked if one.past not in self.trees}
-        grown = dict(zip(new, self._grown(list(new.values())), strict=True)) if new else {}
-        found = {one.past: grown[one.past] if one.past in grown else self.trees[one.past] for one in asked}
-        for past, tree in found.items():
-            self.trees[past] = tree
-            self.trees.move_to_end(past)
+        if new:
+            self.trees.update(zip(new, self._grown(list(new.values())), strict=True))
+        for one in asked:
+            self.trees.move_to_end(one.past)
+        trees = [self.trees[one.past] for one in asked]  # before room is made: more may be asked for than are kept
         while len(self.trees) > KEPT_THOUGHTS:
             self.trees.popitem(last=False)
-        return [found[one.past] for one in asked]
+        return trees
 
     def _grown(self, asked: Series[Asked]) -> list[Tree]:
         from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with

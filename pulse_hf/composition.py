@@ -16,10 +16,12 @@ from pulse_hf.artifacts import (
     parents_of,
     read_manifest,
     read_tensors,
+    seed_of,
+    settings_in,
     settings_of,
     verify,
 )
-from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.data.sequences import items_by_id, load_sequences
 from pulse_hf.hub.privacy import content_order
 from pulse_hf.models.embedded import MINILM_ID, commit_of, pinned_name
 from pulse_hf.models.loading import one_load_at_a_time
@@ -94,7 +96,7 @@ def parts_of_run(
         ArtifactError: A stage is missing, or was made from another one than the one that is here.
     """
     _check_parents(run)
-    items = {item.item_id: item for item in load_items(run)}
+    items = items_by_id(run)
     sequences = load_sequences(run)
     users = {sequence.user_id: sequence for sequence in sequences}
     scorer, sequential = run / "recommender" / "pulse", run / "sequential"
@@ -138,15 +140,15 @@ def _record(run: Path, scorer: Path) -> dict[str, Any]:
     from pulse_hf.models.scorer.adapter import read_record
 
     sequential, thoughts = (read_manifest(run / name) for name in ("sequential", "thoughts"))
-    settings, base = settings_of(sequential["fingerprint"]), read_record(scorer).base
+    settings, base = settings_in(sequential["fingerprint"]), read_record(scorer).base
     return {
         "format_version": FORMAT_VERSION,
         "base_model": base["id"],
         "encoder": _pinned(settings["encoder"], sequential),
         "neighbours": {key: settings[key] for key in ("num_neighbours", "neighbour_items")},
-        "thoughts": _of_writer(settings_of(thoughts["fingerprint"]), thoughts, base),
+        "thoughts": _of_writer(settings_in(thoughts["fingerprint"]), thoughts, base),
         "writer_tokenizer_sha256": thoughts["counts"].get("tokenizer_sha256", ""),
-        "seed": json.loads(thoughts["fingerprint"]["seed"]),
+        "seed": seed_of(run / "thoughts"),
         "prompts": prompt_hashes(),
     }
 
@@ -165,7 +167,7 @@ def _server(run: Path) -> Generator | None:
     """The server that wrote a run's reasons, at its address, which no record keeps; ``None`` if none did."""
     from pulse_hf.reasoning.generator import open_generator
 
-    settings = settings_of(read_manifest(run / "thoughts")["fingerprint"])
+    settings = settings_of(run / "thoughts")
     if settings["engine"] != "server":
         return None
     return open_generator("server", settings["model"], batch_size=settings["batch_size"])

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from pulse_hf.reasoning.rationales import rationales
 from pulse_hf.reasoning.thoughts import thoughts
 from pulse_hf.retrieval.candidates import candidates
 from pulse_hf.settings import RunSettings, load_settings
+from pulse_hf.stages import ROAD, Stage, stage_named
 from pulse_hf.training.baselines import baselines
 from pulse_hf.training.scorer import recommender
 from pulse_hf.training.sequential import sequential
@@ -28,56 +29,25 @@ logger = logging.getLogger(__name__)
 SETTINGS = "settings.json"
 
 
-@dataclass(frozen=True)
-class Stage:
-    """One step of the road.
-
-    Args:
-        word: What the command line calls it.
-        setting: Its group in :class:`~pulse_hf.settings.RunSettings`.
-        make: Runs it and returns its artefact's folder.
-        purpose: One line for people.
-        writes: Whether a language model writes here, for hours on large shops.
-    """
-
-    word: str
-    setting: str
-    make: Callable[..., Path]
-    purpose: str
-    writes: bool = False
-
-
-ROAD = (
-    Stage("world", "world", world, "generate the embedded synthetic shop"),
-    Stage("prepare", "prepare", prepare, "read, clean, filter and split the interactions"),
-    Stage("sequential", "sequential", sequential, "train SASRec, find similar users"),
-    Stage("candidates", "candidates", candidates, "freeze the candidate sets every system ranks"),
-    Stage("rationales", "rationales", rationales, "write the positive rationales of training targets", writes=True),
-    Stage("thought-space", "thought_space", train_thought_space, "align histories and rationales by InfoNCE"),
-    Stage("thoughts", "thoughts", thoughts, "draft reasons and refine them by tree of thought", writes=True),
-    Stage("recommender", "recommender", recommender, "tune the small language model as candidate scorer"),
-    Stage("baselines", "baselines", baselines, "fit the learned baselines that only the report needs"),
-    Stage("evaluate", "evaluate", evaluate, "score every system, audit for leaks, write the report"),
-)
-
-
-def stage_named(word: str) -> Stage:
-    """The stage of a command-line word.
-
-    Raises:
-        ValueError: There is none of that name.
-    """
-    for stage in ROAD:
-        if stage.word == word:
-            return stage
-    raise ValueError(f"no stage {word!r}; the road is {', '.join(stage.word for stage in ROAD)}")
+_MAKERS: dict[str, Callable[..., Path]] = {
+    "world": world,
+    "prepare": prepare,
+    "sequential": sequential,
+    "candidates": candidates,
+    "rationales": rationales,
+    "thought-space": train_thought_space,
+    "thoughts": thoughts,
+    "recommender": recommender,
+    "baselines": baselines,
+    "evaluate": evaluate,
+}
 
 
 def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = False) -> Path:
     """Run one stage; a finished one whose inputs and settings are the same is skipped at once.
 
     Args:
-        stage: One of :data:`ROAD`.
+        stage: One of :data:`~pulse_hf.stages.ROAD`.
         run: The run folder.
         settings: Of all stages.
         force: Make it anew although its settings or inputs have changed.
@@ -99,7 +69,7 @@ def run_stage(stage: Stage, run: Path, settings: RunSettings, *, force: bool = F
     started = time.perf_counter()
     logger.info("%s: %s", stage.word, stage.purpose)
     with settled(models_of(run, stage.setting)):  # the Hub's main may have moved since the run began
-        folder = stage.make(run, group, seed=settings.seed, force=force)
+        folder = _MAKERS[stage.word](run, group, seed=settings.seed, force=force)
     logger.info("%s: done in %.1f s", stage.word, time.perf_counter() - started)
     return folder
 
@@ -153,7 +123,7 @@ def run_road(
         left_out = (stage.word == "world" and settings.world is None) or (
             stage.word == "baselines" and not settings.baselines.systems
         )
-        if launch and stage.writes and (force or not (run / stage.setting / MANIFEST).exists()):
+        if launch and stage.writes and (force or not (run / stage.folder / MANIFEST).exists()):
             launch(stage.word)
         elif not left_out:
             run_stage(stage, run, settings, force=force)

@@ -100,16 +100,14 @@ def merge(record: Any, values: Mapping[str, Any], source: str) -> Any:
         if key not in known:
             raise ValueError(f"{source}: unknown setting {key!r}; known here: {', '.join(sorted(known))}")
         current = getattr(record, key)
-        if value is None and is_dataclass(current) and key != "world":
+        if key == "world" and current is None and value is not None:
+            current = WorldSettings()  # the one group that may be absent
+        if not is_dataclass(current) or (key == "world" and value is None):
+            changes[key] = _typed(value, types[key], f"{source}: {key}")
+        elif value is None:
             raise ValueError(f"{source}: {key}: found null, expected an object of settings")
-        group = (
-            current if is_dataclass(current) else (WorldSettings() if key == "world" and value is not None else None)
-        )
-        changes[key] = (
-            merge(group, value, source)
-            if group is not None and value is not None
-            else _typed(value, types[key], f"{source}: {key}")
-        )
+        else:
+            changes[key] = merge(current, value, source)
     return replace(record, **changes)
 
 

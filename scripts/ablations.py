@@ -31,18 +31,27 @@ import numpy as np
 
 from pulse_hf import artifacts
 from pulse_hf.evaluation.cost import STAGES
-from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
+from pulse_hf.evaluation.our_scores import slm_scores
 from pulse_hf.evaluation.protocol import Study, load_study
-from pulse_hf.evaluation.reasons import Trees, base_reasons, likeliest_leaves, nearest_leaves, random_leaves, trees_of
+from pulse_hf.evaluation.reasons import (
+    Trees,
+    base_reasons,
+    derangement,
+    likeliest_leaves,
+    nearest_leaves,
+    random_leaves,
+    trees_of,
+)
 from pulse_hf.evaluation.report import compare, summarise
 from pulse_hf.evaluation.score_book import ScoreBook, System
 from pulse_hf.evaluation.systems import has_reviews
 from pulse_hf.metrics import rank_metrics
-from pulse_hf.pipeline import ROAD, run_stage
+from pulse_hf.pipeline import run_stage
 from pulse_hf.presets import preset_named
-from pulse_hf.reasoning.examples import Thought
+from pulse_hf.reasoning.examples import Thought, load_thoughts
 from pulse_hf.schema import Decision
 from pulse_hf.settings import RunSettings, merge
+from pulse_hf.stages import ROAD
 
 ROOT = Path(__file__).resolve().parents[1]
 READ = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")  # remade or linked
@@ -89,10 +98,7 @@ def reviews(study: Study, explained: Explained, seed: int) -> list[str]:
 
 def somebody_elses(study: Study, explained: Explained, seed: int) -> list[str]:
     """The rationales dealt out anew: whose choice they are of is lost, their words and number stay."""
-    order = np.random.default_rng(seed).permutation(len(explained))
-    dealt = np.empty(len(explained), dtype=int)
-    dealt[order] = np.roll(order, 1)  # one cycle through all, so that none keeps its own
-    return [explained[place][1] for place in dealt]
+    return [explained[place][1] for place in derangement(len(explained), seed)]
 
 
 ARMS = (
@@ -122,13 +128,12 @@ ARMS = (
 )
 
 
-def settings_of_run(run: Path) -> RunSettings:
+def settings_of_study(run: Path) -> RunSettings:
     """The settings that a run's stages were made with, as far as an arm makes them anew."""
     found: dict[str, Any] = {}
     for word in READ:
-        manifest = artifacts.read_manifest(run / STAGES[word])
-        found[STAGES[word]] = artifacts.settings_of(manifest["fingerprint"])
-        found["seed"] = json.loads(manifest["fingerprint"]["seed"])
+        found[STAGES[word]] = artifacts.settings_of(run / STAGES[word])
+        found["seed"] = artifacts.seed_of(run / STAGES[word])
     settings: RunSettings = merge(preset_named("small"), found, str(run))
     return replace(settings, recommender=replace(settings.recommender, systems=FORMS))
 
@@ -319,7 +324,7 @@ def main() -> None:
     parser.add_argument("--work", type=Path, default=ROOT / "runs" / "ablations")
     parser.add_argument("--out", type=Path, help="hub_cards/reports/ablations-of-RUN.json by default")
     given = parser.parse_args()
-    settings = settings_of_run(given.run)
+    settings = settings_of_study(given.run)
     encoder = given.encoder or settings.sequential.encoder
     work = given.work / given.run.name
     found = ablations(given.run, given.arms, work, settings, users=given.users, encoder=encoder)

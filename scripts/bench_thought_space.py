@@ -24,7 +24,7 @@ from sentence_transformers import SentenceTransformer, SentenceTransformerTraine
 from sentence_transformers.sentence_transformer.losses import MultipleNegativesRankingLoss
 
 from pulse_hf.artifacts import read_table
-from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.data.sequences import items_by_id, sequences_by_user
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.training.losses import info_nce_loss
 from pulse_hf.training.thought_pairs import Pair, training_pairs
@@ -36,16 +36,16 @@ from pulse_hf.training.thought_space_towers import SIDES, TextStates, TrainableS
 def pairs_of(run: Path, settings: ThoughtSpaceSettings, number: int) -> list[Pair]:
     """One pair of each user, so that no two of a batch share a person."""
     rows = read_table(run / "rationales" / "rationales.parquet").to_pylist()
-    sequences = {one.user_id: one for one in load_sequences(run)}
-    items = {one.item_id: one for one in load_items(run)}
+    sequences = sequences_by_user(run)
+    items = items_by_id(run)
     found = {pair.user_id: pair for pair in training_pairs(rows, sequences, items, settings)}
     by_text = {pair.rationale: pair for pair in found.values()}
     return list({pair.target_id + pair.rationale: pair for pair in by_text.values()}.values())[:number]
 
 
-def space_on(location: str, settings: ThoughtSpaceSettings) -> TrainableSpace:
+def space_of(settings: ThoughtSpaceSettings) -> TrainableSpace:
     """A fresh space, in float32."""
-    model = start_model(location, "1", settings)
+    model = start_model(settings)
     states = {
         side: TextStates(model, side, settings.trained_layers, bf16=False, max_bytes=8 * 2**30) for side in SIDES
     }
@@ -78,7 +78,7 @@ def main() -> None:
     theirs = SentenceTransformer(location, device="cpu")
     theirs.max_seq_length = options.tokens
     loss = MultipleNegativesRankingLoss(theirs, scale=1 / settings.temperature)
-    ours = space_on(location, settings)
+    ours = space_of(settings)
     some = pairs[: options.batch]
     texts = {"history": [pair.training_history for pair in some], "rationale": [pair.rationale for pair in some]}
     for side in SIDES:
@@ -93,7 +93,7 @@ def main() -> None:
 
     seconds = {}
     for name, layers in (("ours", None), ("upper two layers", 2)):
-        space = space_on(location, replace(settings, trained_layers=layers))
+        space = space_of(replace(settings, trained_layers=layers))
         started = time.perf_counter()
         fit(space, pairs, pairs[:2], replace(settings, trained_layers=layers), seed=0)
         seconds[name] = time.perf_counter() - started

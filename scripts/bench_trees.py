@@ -21,6 +21,7 @@ from typing import Any
 import torch
 
 from pulse_hf.artifacts import read_table
+from pulse_hf.data.sequences import items_by_id, sequences_by_user
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.reasoning.generator import Generation, Sampling, Usage
 from pulse_hf.reasoning.prompts import Prompt
@@ -70,7 +71,7 @@ def prompts_of_the_shop(users: int) -> list[Prompt]:
     """The demo's own prompts."""
     from dataclasses import replace
 
-    from pulse_hf.data.sequences import decisions, load_items, load_sequences
+    from pulse_hf.data.sequences import decisions
     from pulse_hf.pipeline import run_road
     from pulse_hf.presets import preset_named
     from pulse_hf.reasoning.prompts import reason_prompt
@@ -79,8 +80,8 @@ def prompts_of_the_shop(users: int) -> list[Prompt]:
     with tempfile.TemporaryDirectory() as folder:
         run = Path(folder)
         run_road(run, replace(preset, world=replace(preset.world, num_users=max(300, users))), until="sequential")
-        sequences = {one.user_id: one for one in load_sequences(run)}
-        items = {one.item_id: one for one in load_items(run)}
+        sequences = sequences_by_user(run)
+        items = items_by_id(run)
         lent = read_table(run / "sequential" / "neighbours.parquet").select(["decision_id", "item_ids"]).to_pylist()
     lends = {row["decision_id"]: row["item_ids"] for row in lent}
     chosen = decisions(list(sequences.values()), "test")[:users]

@@ -32,6 +32,7 @@ from pulse_hf.artifacts import (
     package_versions,
     read_json,
     read_manifest,
+    seed_of,
     sha256_of_text,
     write_json,
 )
@@ -143,7 +144,7 @@ def protocol(given: argparse.Namespace, study: Study) -> dict[str, Any]:
     sets = study.candidates(study.split("test"))
     return {
         "source": given.source.name,
-        "source_seed": json.loads(theirs["fingerprint"]["seed"]),
+        "source_seed": seed_of(given.source / "candidates"),
         "source_candidates_sha256": theirs["counts"]["candidates_sha256"]["test"],
         "target": given.target,
         "users": len(sets),

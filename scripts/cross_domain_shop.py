@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import argparse
-import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import torch
 
-from pulse_hf.artifacts import read_manifest, settings_of
+from pulse_hf.artifacts import seed_of, settings_of
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.evaluation.baselines import sasrec
 from pulse_hf.evaluation.protocol import Study, load_study
@@ -24,7 +23,6 @@ from pulse_hf.models.text_encoder import encode_texts
 from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
 from pulse_hf.reasoning.examples import Thought
 from pulse_hf.reasoning.generator import open_generator
-from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.shared_reasons import SharedReasons
 from pulse_hf.reasoning.thoughts import ThoughtSettings, think, thought_inputs
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates
@@ -44,7 +42,7 @@ class Abroad(Study):
     @cached_property
     def item_vectors(self) -> NDArray[np.float32]:
         """The source's frozen encoder over this shop's item texts."""
-        of = settings_of(read_manifest(self.run / "sequential")["fingerprint"])
+        of = settings_of(self.run / "sequential")
         return encode_texts(
             [one.item_text for one in self.items.values()], of["encoder"], max_tokens=of["text_tokens"]
         )
@@ -58,7 +56,7 @@ class Abroad(Study):
 
 def prepared(source: Path, given: argparse.Namespace) -> Study:
     """The shop with all its people, read by the source's own settings, with candidates for a sample of them."""
-    own = settings_of(read_manifest(source / "sequences")["fingerprint"])
+    own = settings_of(source / "sequences")
     files = {"reviews": str(given.reviews), "metadata": str(given.metadata), "expected": {}}
     prepare(given.work, PrepareSettings(**{**own, **files}), seed=given.seed)
     # The stage wants one at least of each other split; nothing reads them.
@@ -79,9 +77,8 @@ def abroad(source: Path, shop: Study) -> Abroad:
 
 def grown(study: Study) -> dict[str, Any]:
     """The trees of all decisions by the source's engine, settings and Thought Space, from the history alone."""
-    fingerprint = read_manifest(study.run / "thoughts")["fingerprint"]
-    values, seed = settings_of(fingerprint), json.loads(fingerprint["seed"])
-    settings = ThoughtSettings(**{**values, "budget": PromptBudget(**values["budget"])})
+    values, seed = settings_of(study.run / "thoughts"), seed_of(study.run / "thoughts")
+    settings = ThoughtSettings.from_dict(values)
     space, decisions, started = study.shared.space, study.split("test"), time.perf_counter()
     inputs = thought_inputs(
         decisions,

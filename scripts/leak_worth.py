@@ -27,14 +27,14 @@ import torch
 
 from pulse_hf.artifacts import read_table, write_json
 from pulse_hf.evaluation.ground import Ground
-from pulse_hf.evaluation.our_scores import fitted_with_titles, load_thoughts, slm_scores
+from pulse_hf.evaluation.our_scores import fitted_with_titles, slm_scores
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.regenerate import thoughts_again
 from pulse_hf.evaluation.statistics import paired
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.models.scorer.adapter import read_record
 from pulse_hf.reasoning.behaviour import behaviour_text
-from pulse_hf.reasoning.examples import PromptShape, Thought
+from pulse_hf.reasoning.examples import PromptShape, Thought, load_thoughts
 from pulse_hf.reasoning.generator import Generation, Sampling, open_generator
 from pulse_hf.reasoning.parsing import parse_reason
 from pulse_hf.reasoning.prompts import PromptBudget, rationale_prompt

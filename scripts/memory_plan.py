@@ -13,10 +13,10 @@ from bisect import bisect_right
 from collections.abc import Callable
 from functools import partial
 
+from memory_arithmetic import generation_plan, parameters, training_plan
 from transformers import Phi3Config
 
 from pulse_hf.presets import paper
-from pulse_hf.training.memory_plan import generation_plan, parameters, training_plan
 
 CARDS = (16, 24)
 LEFT_TO_CUDA = 1

@@ -13,8 +13,8 @@ from numpy.typing import NDArray
 
 from pulse_hf import artifacts
 from pulse_hf.evaluation.statistics import intervals, paired
+from pulse_hf.models.device import computes_in_bf16
 from pulse_hf.models.embedded import resolve_model
-from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 from pulse_hf.training.thought_pairs import Pair, inputs_sha256
 from pulse_hf.training.thought_space import Fitting, ThoughtSpaceSettings, start_model
@@ -44,7 +44,7 @@ class Study:
         fingerprint = artifacts.Fingerprint("outside-judge", asdict(settings), self.seed, parents, model=identity)
 
         def make(folder: Path) -> dict[str, Any]:
-            record = Fitting(untrained(settings), list(pairs), settings, self.seed).fit(folder, "model")[2]
+            record = Fitting(start_model(settings), list(pairs), settings, self.seed).fit(folder, "model")[2]
             return {key: record[key] for key in ("pairs", "validation", "best_epoch")}
 
         artifacts.build(self.work / name, fingerprint, make)
@@ -66,15 +66,9 @@ class Study:
         return {key: value.double().numpy() for key, value in read.items()}, seconds
 
 
-def untrained(settings: ThoughtSpaceSettings) -> PulseThoughtSpaceModel:
-    """The model as all fits begin."""
-    location, identity = resolve_model(settings.encoder)
-    return start_model(location, identity["revision"], settings)
-
-
 def spaces_over(settings: ThoughtSpaceSettings, folders: Mapping[str, Path]) -> dict[str, TrainableSpace]:
     """The untrained space and the fitted ones, which share the frozen lower states of every text."""
-    model, layers = untrained(settings), settings.trained_layers
+    model, layers = start_model(settings), settings.trained_layers
     bf16, room = computes_in_bf16(model.device.type), settings.max_cache_gib * 2**30
     states = {side: TextStates(model, side, layers, bf16=bf16, max_bytes=room) for side in SIDES}
     fitted = {

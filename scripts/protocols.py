@@ -27,7 +27,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from pulse_hf.artifacts import content_sha256, read_json, read_manifest, settings_of, write_json
+from pulse_hf.artifacts import content_sha256, read_json, settings_of, write_json
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.report import compare, compared_pairs, summarise
 from pulse_hf.evaluation.score_book import ScoreBook, System
@@ -148,7 +148,7 @@ def metrics(rows: Rows, sets: Sequence[CandidateSet], name: str) -> dict[str, ND
 def measure(study: Study, decisions: Sequence[Decision], given: argparse.Namespace) -> dict[str, Measured]:
     """Metrics by protocol and system."""
     names = list(read_json(given.run / "report.json")["systems"])
-    l2 = float(settings_of(read_manifest(given.run / "evaluate")["fingerprint"])["stacker_l2"])
+    l2 = float(settings_of(given.run / "evaluate")["stacker_l2"])
     measured: dict[str, Measured] = {}
 
     def leg_of(sets: Sequence[CandidateSet]) -> Leg:

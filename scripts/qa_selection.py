@@ -16,9 +16,8 @@ from numpy.typing import NDArray
 from qa_questions import Question
 from qa_rationales import Pools
 
-from pulse_hf.artifacts import read_manifest, settings_of
-from pulse_hf.models.embedded import MINILM_ID, resolve_model
-from pulse_hf.models.precision import computes_in_bf16
+from pulse_hf.artifacts import settings_of
+from pulse_hf.models.device import computes_in_bf16
 from pulse_hf.schema import fold_of, stable_hash
 from pulse_hf.training.thought_pairs import Pair
 from pulse_hf.training.thought_space import ThoughtSpaceSettings
@@ -71,8 +70,7 @@ def by_encoder(questions: Sequence[Question], pools: Pools) -> Scores:
     """Cosine of the frozen encoder that the spaces start from, whole."""
     from pulse_hf.training.thought_space import start_model
 
-    location, identity = resolve_model(MINILM_ID)
-    return by_space(start_model(location, identity["revision"], SPACE), questions, pools)
+    return by_space(start_model(SPACE), questions, pools)
 
 
 def by_start(folder: Path, questions: Sequence[Question], pools: Pools) -> Scores:
@@ -85,9 +83,7 @@ def by_start(folder: Path, questions: Sequence[Question], pools: Pools) -> Score
     """
     from pulse_hf.training.thought_space import start_model
 
-    settings = ThoughtSpaceSettings(**settings_of(read_manifest(folder)["fingerprint"]))
-    location, identity = resolve_model(settings.encoder)
-    return by_space(start_model(location, identity["revision"], settings), questions, pools)
+    return by_space(start_model(ThoughtSpaceSettings(**settings_of(folder))), questions, pools)
 
 
 def by_space(space: PulseThoughtSpaceModel, questions: Sequence[Question], pools: Pools) -> Scores:
@@ -131,8 +127,7 @@ def fit_spaces(pairs: list[Pair], work: Path, *, seed: int) -> dict[str, Any]:
     """
     from pulse_hf.training.thought_space import Fitting, start_model
 
-    location, identity = resolve_model(SPACE.encoder)
-    fitting = Fitting(start_model(location, identity["revision"], SPACE), pairs, SPACE, seed)
+    fitting = Fitting(start_model(SPACE), pairs, SPACE, seed)
     record = {}
     for fold in (None, *range(SPACE.num_folds)):
         name = "model" if fold is None else f"fold-{fold}"

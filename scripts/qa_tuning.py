@@ -14,8 +14,8 @@ from typing import Any
 from qa_prompts import Cutter
 from qa_rationales import asked, plain
 
-from pulse_hf.models.embedded import resolve_model
-from pulse_hf.models.precision import computes_in_bf16
+from pulse_hf.models.device import computes_in_bf16, default_device
+from pulse_hf.models.embedded import commit_of, resolve_model
 from pulse_hf.reasoning.chat_tokens import ChatTokens
 from pulse_hf.reasoning.generator import Generator, Sampling
 
@@ -95,8 +95,8 @@ def tuned(rows: Sequence[dict[str, Any]], settings: Tuning, *, seed: int) -> tup
     from pulse_hf.training.finite import require_finite
 
     source, identity = resolve_model(settings.model)
-    pinned = {"revision": identity["revision"]} if identity["weights_sha256"] == "by revision" else {}
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    pinned = {"revision": commit_of(identity)}
+    device = default_device()
     bf16 = computes_in_bf16(device)
     set_seed(seed)
     base = AutoModelForCausalLM.from_pretrained(

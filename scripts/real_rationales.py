@@ -35,7 +35,8 @@ from outside_judge_fits import untrained
 from pulse_hf import artifacts
 from pulse_hf.data.columns import Columns
 from pulse_hf.data.prepare import PrepareSettings, prepare
-from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.data.sequences import items_by_id, load_sequences
+from pulse_hf.evaluation.reasons import derangement
 from pulse_hf.evaluation.statistics import holm, intervals, paired
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.models.embedded import resolve_model
@@ -86,7 +87,7 @@ class Shop:
         candidates(work, drawn, seed=0)
         self.sequences = load_sequences(work)
         self.users = {one.user_id: one for one in self.sequences}
-        self.items = {one.item_id: one for one in load_items(work)}
+        self.items = items_by_id(work)
         self.sets = [one for one in load_candidates(work) if one.split == "test"]
         self.rationales, self.words = (
             recorded_rationales(str(files / name), self.sequences).texts
@@ -105,9 +106,9 @@ class Shop:
         if kind == "the rationale":
             return dict(self.rationales)
         keys = sorted(self.rationales)
-        dealt = np.random.default_rng(seed).permutation(len(keys))
-        # Nobody keeps their own: a text goes on to the next one of the order that was dealt.
-        return {keys[here]: self.rationales[keys[there]] for here, there in zip(dealt, np.roll(dealt, 1), strict=True)}
+        return {
+            key: self.rationales[keys[other]] for key, other in zip(keys, derangement(len(keys), seed), strict=True)
+        }
 
 
 def settings_among(among: str) -> ThoughtSpaceSettings:

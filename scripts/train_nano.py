@@ -32,6 +32,7 @@ from safetensors.torch import load_file, save_file
 from tqdm import tqdm
 from transformers import GenerationConfig, LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from pulse_hf.models.device import default_device
 from pulse_hf.reasoning.prompts import prompt_hashes
 
 TOKENS_PER_STEP = 4096
@@ -153,7 +154,7 @@ def load_checkpoint(folder: Path, model: LlamaForCausalLM, optimizer: torch.opti
 
 def train(out: Path, start: Path | None, tokens: float, until: float, learning_rate: float, seed: int) -> None:
     """Train to the token budget, resuming if a checkpoint lies in ``out``."""
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     if not (out / "tokenizer").exists():
         tokenizer = PreTrainedTokenizerFast.from_pretrained(start) if start else train_tokenizer(out / CORPUS)
         tokenizer.save_pretrained(out / "tokenizer")

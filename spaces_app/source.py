@@ -24,8 +24,8 @@ from rationale_table import RationaleTable, rationales_of_dataset, rationales_of
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import NoWriterError, OtherVersionError
 from pulse_hf.hub.transfer import NoAccessError
-from pulse_hf.pipeline import ROAD
 from pulse_hf.recommender import Event, PulseRecommender
+from pulse_hf.stages import ROAD
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,6 @@ DEFAULT_RUN = "runs/demo"
 RETRY_S = 60.0
 POLL_S = 1.0
 NEEDED = [stage for stage in ROAD if stage.word not in ("baselines", "evaluate")]
-FOLDER_OF = {"prepare": "sequences", "thought-space": "thought_space"}
 MAKING = ("accelerate", "datasets", "matplotlib", "scipy", "sklearn", "trl")  # of the extra `train`
 LOST = {"ConnectionError", "TimeoutError", "HfHubHTTPError", "LocalEntryNotFoundError", "TransportError"}
 ABSENT = {"FileNotFoundError", "GatedRepoError", "RepositoryNotFoundError"}
@@ -207,7 +206,7 @@ def _is_whole(run: Path) -> bool:
 def _stages_done(run: Path) -> int:
     """Stages finished in a row from the start."""
     for done, stage in enumerate(NEEDED):
-        if not (run / FOLDER_OF.get(stage.word, stage.word) / "manifest.json").exists():
+        if not (run / stage.folder / "manifest.json").exists():
             return done
     return len(NEEDED)
 

@@ -9,8 +9,9 @@ import pytest
 
 from pulse_hf.artifacts import content_sha256, read_table
 from pulse_hf.data.sequences import load_sequences
-from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
+from pulse_hf.evaluation.our_scores import slm_scores
 from pulse_hf.evaluation.protocol import load_study
+from pulse_hf.reasoning.examples import load_thoughts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 
@@ -23,7 +24,7 @@ def arm_named(name):
 
 @pytest.fixture(scope="module")
 def settings(small_run):
-    return ablations.settings_of_run(small_run)
+    return ablations.settings_of_study(small_run)
 
 
 def test_an_arm_has_other_reasons_of_the_same_trees_and_shares_everything_before(

@@ -14,7 +14,7 @@ FLOORS = (
     {"training", "evaluation"},
     {"retrieval", "reasoning"},
     {"data", "models"},
-    {"schema", "artifacts", "metrics"},
+    {"schema", "artifacts", "metrics", "network_faults", "stages"},
 )
 BESIDE = {
     ("pipeline", "settings"),
@@ -40,7 +40,9 @@ def room_of(path: Path) -> str:
 def imports_of(path: Path) -> set[str]:
     rooms = set()
     for node in ast.walk(ast.parse(path.read_text())):
-        names = [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        names = []
+        if isinstance(node, ast.ImportFrom):
+            names = [f"{node.module}.{alias.name}" for alias in node.names]  # "from pulse_hf import ..." as well
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         rooms |= {name.split(".")[1] for name in names if name.startswith("pulse_hf.")}
@@ -48,7 +50,9 @@ def imports_of(path: Path) -> set[str]:
 
 
 def sources() -> list[Path]:
-    return [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+    found = [path for path in sorted(PACKAGE.rglob("*.py")) if path != PACKAGE / "__init__.py"]
+    assert {room_of(path) for path in found} == set(LEVEL)  # where nothing is found, nothing is wrong
+    return found
 
 
 def test_imports_go_downward_only():
@@ -63,7 +67,9 @@ def test_imports_go_downward_only():
 
 def test_model_files_import_only_torch_transformers_and_their_configuration():
     allowed = {"torch", "transformers", "math", "collections", "dataclasses", "typing", "__future__", "contextlib"}
-    for path in PACKAGE.glob("models/*/modeling_*.py"):
+    paths = list(PACKAGE.glob("models/*/modeling_*.py"))
+    assert {path.parent.name for path in paths} == {"a_llmrec", "sasrec", "scorer", "thought_space"}
+    for path in paths:
         for node in ast.walk(ast.parse(path.read_text())):
             if isinstance(node, ast.ImportFrom):
                 own = node.level == 1 and (node.module or "").startswith(("configuration_", "modeling_"))

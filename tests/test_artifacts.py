@@ -90,7 +90,7 @@ def test_what_an_older_version_made_is_refused_by_name_and_made_anew_if_forced(t
         raise RuntimeError("killed")
 
     with monkeypatch.context() as older:
-        older.setattr("pulse_hf.artifacts.building.FORMAT_VERSION", 1)
+        older.setattr("pulse_hf.artifacts.manifest.FORMAT_VERSION", 1)
         build(folder, fingerprint(), make)
         with pytest.raises(RuntimeError):
             build(tmp_path / "half", fingerprint(), fail)
@@ -228,7 +228,7 @@ def test_what_no_stage_made_is_moved_away_only_if_forced(tmp_path, kind):
     own = tmp_path / "toy" / "notes.txt" if kind == "folder" else tmp_path / "toy"
     own.parent.mkdir(exist_ok=True)
     own.write_text("mine")
-    with pytest.raises(ArtifactError, match=r"toy is there, but no finished artefact .*elsewhere.*--force"):
+    with pytest.raises(ArtifactError, match=r"toy exists, but is not a finished artefact .*elsewhere.*--force"):
         build(tmp_path / "toy", fingerprint(), make)
     assert own.read_text() == "mine"
     assert build(tmp_path / "toy", fingerprint(), make, force=True) is True

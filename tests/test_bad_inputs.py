@@ -157,7 +157,7 @@ def test_what_is_no_file_is_refused_before_it_is_opened(tmp_path: Path, kind: st
 @pytest.mark.parametrize(
     ("closed", "said"), [("log.jsonl", "a file that this user may not read"), (".", "a folder on the way")]
 )
-def test_F25_a_file_of_somebody_else_is_refused(tmp_path: Path, closed: str, said: str) -> None:  # noqa: N802
+def test_F25_a_file_of_somebody_else_is_refused(closed: str, said: str) -> None:  # noqa: N802
     with tempfile.TemporaryDirectory() as name:  # pytest's own folder is closed to others
         folder = Path(name) / "shop"
         folder.mkdir()
@@ -236,7 +236,9 @@ def test_F24_a_formula_is_text_and_nothing_of_ours_is_a_spreadsheet(tmp_path: Pa
     assert [(event.user_id, event.item_id, event.review) for event in events] == [(cell,) * 3 for cell in cells]
     # Escaping is for those who write such files; the package and its Space write none.
     root = Path(artifacts.__file__).parents[2]
-    for source in [*root.glob("pulse_hf/**/*.py"), *root.glob("spaces_app/*.py")]:
+    sources = [*root.glob("pulse_hf/**/*.py"), *root.glob("spaces_app/*.py")]
+    assert {"prepare.py", "panels.py"} <= {source.name for source in sources}
+    for source in sources:
         assert not re.search(r"csv\.(writer|DictWriter)|write_csv|to_csv|CSVWriter", source.read_text("utf-8")), source
 
 

@@ -176,13 +176,15 @@ def test_M8_work_of_another_version_is_gone_on_with_if_only_minor(  # noqa: N802
 
     with pytest.raises(InterruptedError):
         go("2.11.0")
-    with pytest.raises(ArtifactError, match=r"toy\.partial was begun with torch 2\.11\.0 \(now 3\.0\.1\); .*--force"):
+    with pytest.raises(
+        ArtifactError, match=r"toy\.partial was started with torch 2\.11\.0 \(now 3\.0\.1\); .*--force"
+    ):
         go("3.0.1")
     with pytest.raises(InterruptedError):  # made anew: nothing was found
         go("3.0.1", force=True)
-    assert "was begun with" not in caplog.text
+    assert "was started with" not in caplog.text
     go("3.4.0")
-    assert "was begun with torch 3.0.1 (now 3.4.0); going on with it" in caplog.text
+    assert "was started with torch 3.0.1 (now 3.4.0); going on with it" in caplog.text
     go("9.0.0")  # finished: there is nothing to go on with
     assert read_manifest(tmp_path / "toy")["counts"] == {"found": 1}
 

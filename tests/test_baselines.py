@@ -198,9 +198,7 @@ def test_fusion_is_fitted_on_validation_alone_and_applied_to_test(study, tmp_pat
     book = ScoreBook(tmp_path / "scores", study)
     parts = ("popularity", "repeat")
     known = systems(book, l2=0.1)
-    fused = System(
-        "fusion", partial(stacked_scores, book=book, name="fusion", parts=[known[part] for part in parts], l2=0.1)
-    )
+    fused = System("fusion", partial(stacked_scores, book=book, parts=[known[part] for part in parts], l2=0.1))
     rows = book.rows(fused, "test")
     validation, test = study.split("validation"), study.split("test")
     scorers = {"popularity": popularity.scores, "repeat": repeat.scores}

@@ -77,7 +77,7 @@ def use(monkeypatch: pytest.MonkeyPatch, generator: Any) -> None:
 
 @pytest.mark.parametrize("name", GARBAGE)
 def test_garbage_is_a_counted_failure_with_its_text_kept(
-    run: Path, spaces: Any, monkeypatch: pytest.MonkeyPatch, name: str
+    run: Path, spaces: Any, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture, name: str
 ) -> None:
     evil, status = Evil(name), GARBAGE[name][1]
     use(monkeypatch, evil)
@@ -88,6 +88,7 @@ def test_garbage_is_a_counted_failure_with_its_text_kept(
     assert all(row["raw"].startswith(evil.start) and len(row["raw"]) > 100 for row in made if evil.text is None)
     counts = artifacts.read_manifest(run / "rationales")["counts"]
     assert counts["rows"] == {"read": 24, "kept": 0, "dropped": {status: 24}}
+    assert f"24 of 24 rationales failed ({status} 24)" in caplog.text
 
     thoughts(run, extractive(ThoughtSettings, depth=1), seed=SEED)
     nodes = rows(run, "thoughts/trees.parquet")

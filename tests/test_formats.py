@@ -29,7 +29,7 @@ from test_data import DAY, FULL, START, event_row, read, shop, table, write_rows
 
 import pulse_hf.data.prepare as prepare_module
 from pulse_hf.artifacts import read_json
-from pulse_hf.data import chunks, event_tables
+from pulse_hf.data import chunks, event_tables, sources
 from pulse_hf.data.accounts import RowCount
 from pulse_hf.data.columns import FORMATS, Columns, Format
 from pulse_hf.data.items import read_items
@@ -536,6 +536,19 @@ def test_a_hub_that_fails_on_the_way_is_told_in_one_sentence(tmp_path: Path, hub
         assert f"hf://datasets/alice/{file}: the Hub " in line
     assert all("Try again later" in line for line in told[:3])
     assert "status 503" in told[1]
+
+
+def test_a_large_file_of_the_hub_that_breaks_off_is_silence_and_our_own_faults_are_not():
+    # The client's mover of large files (Xet) is compiled code that raises RuntimeError from within huggingface_hub.
+    client = {"__name__": "huggingface_hub.file_download"}
+    exec("def fetch(): raise RuntimeError('Data processing error: connection reset')", client)
+    with (
+        pytest.raises(ConnectionError, match=r"hf://datasets/a/b/c\.jsonl: the Hub .* connection reset"),
+        sources._plainly("hf://datasets/a/b/c.jsonl"),
+    ):
+        client["fetch"]()
+    with pytest.raises(RuntimeError, match="ours"), sources._plainly("hf://datasets/a/b/c.jsonl"):
+        raise RuntimeError("ours")
 
 
 class _Hub(BaseHTTPRequestHandler):

@@ -346,7 +346,7 @@ def test_mistakes_at_the_command_line_are_sentences(hub, alice, small_run, tmp_p
         assert alice["HF_TOKEN"] not in done.stderr
 
 
-def test_a_dry_run_asks_nobody(small_run, tmp_path):
+def test_a_dry_run_asks_nobody(small_run):
     environment = {**os.environ, "HF_ENDPOINT": "http://127.0.0.1:9"}
     done = pulse(environment, "push", "rationales", "alice/x", "--run", small_run, "--dry-run")
     assert "nothing was sent" in done

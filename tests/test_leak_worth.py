@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pulse_hf.evaluation.our_scores import load_thoughts
 from pulse_hf.evaluation.protocol import load_study
+from pulse_hf.reasoning.examples import load_thoughts
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
 

@@ -556,7 +556,7 @@ def test_scorers_tuned_on_test_sets_are_caught(copied_whole, monkeypatch):
 
     def leaking(run, settings, seed):
         train, validation, counts = honest(run, settings, seed)
-        return [*train, *load_candidates(run, "test")], validation, counts
+        return [*train, *(one for one in load_candidates(run) if one.split == "test")], validation, counts
 
     with monkeypatch.context() as planted:
         planted.setattr(scorer_stage, "read_sets", leaking)

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
+import torch
 from small_road import small_settings
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_table, write_table
@@ -19,6 +20,7 @@ from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.score_book import ScoreBook
 from pulse_hf.evaluation.systems import has_reviews, systems
+from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
 from pulse_hf.training.baselines import BaselineSettings, baselines
 
@@ -89,14 +91,20 @@ def test_a_baseline_that_counted_other_targets_is_found(run, monkeypatch):
     assert not checks["fits saw training events only"]["passed"]
 
 
-def test_titles_without_a_word_are_no_query(small_run, monkeypatch):
+def test_titles_without_a_word_are_no_query(small_run):
     study = load_study(small_run)
     decisions = study.split("test")[:3]
+    histories, candidates = study.histories(decisions), study.candidates(decisions)
     nothing = {item_id: replace(item, title="1 X") for item_id, item in study.items.items()}
-    words = [*study.items][:1]
-    nothing[words[0]] = replace(nothing[words[0]], title="Quiet kettle")
-    for row in bm25.scores(replace(study, items=nothing), decisions):
-        assert np.isfinite(row).all()
+    worded = {histories[0].item_ids[-1], candidates[0][0]}
+    for item_id in worded:
+        nothing[item_id] = replace(nothing[item_id], title="Quiet kettle")
+    asked = [bool(worded & {*history.item_ids[-bm25.RECENT_EVENTS :]}) for history in histories]
+    assert set(asked) == {True, False}
+    rows = bm25.scores(replace(study, items=nothing), decisions)
+    for has_words, items, row in zip(asked, candidates, rows, strict=True):
+        assert (row > 0).tolist() == [has_words and item in worded for item in items]
+        assert (row >= 0).all()
 
 
 def test_every_row_pays_for_the_scorer_it_is_joined_from(run):
@@ -122,7 +130,14 @@ def test_scores_are_the_cosine_of_titles_and_no_order_changes_them(run):
     backwards = encoder_tuned.scores(study, decisions[::-1])[::-1]
     for row, other in zip(rows, backwards, strict=True):
         np.testing.assert_allclose(row, other, atol=1e-5)
-        assert (np.abs(row) <= 1 + 1e-5).all()
+    model = PulseThoughtSpaceModel.from_pretrained(run / "baselines" / "encoder-tuned").eval()
+    histories, candidates = study.histories(decisions), study.candidates(decisions)
+    for history, items, row in list(zip(histories, candidates, rows, strict=True))[:3]:
+        told = history_titles(history, study.items, BaselineSettings().num_titles)
+        titles = model.encode_rationales([study.items[item].title for item in items])
+        expected = torch.cosine_similarity(model.encode_histories([told]), titles)
+        np.testing.assert_allclose(row, expected.numpy(), atol=1e-5)
+        assert row.std() > 1e-3
 
 
 def test_the_gate_trusts_sasrec_on_popular_items_only(run):

@@ -63,9 +63,11 @@ def test_generated_worlds_hold_none_of_the_held_out_part():
     assert hidden_phrases
     assert hidden_features
     assert hidden_kinds
+    assert hidden_sentences
     words = words_with_everything()
     texts = [line for seed in range(30) for line in examples_text(nano_worlds.world_examples(seed, words, 25))]
     text = "\n".join(texts)
+    assert any(kind.lower() in text.lower() for _, kinds in seen.domains for kind in kinds)  # what is seen is found
     for phrase in hidden_phrases | hidden_kinds:
         assert phrase.lower() not in text.lower(), phrase
     for word in hidden_features:

@@ -227,7 +227,7 @@ def test_the_whole_study_on_small_data_goes_on_from_what_is_kept(tmp_path, monke
     def never(*_):
         raise AssertionError("fitted again")
 
-    monkeypatch.setattr(fits, "untrained", never)
+    monkeypatch.setattr(fits, "start_model", never)
     outside_judge.main()
     again = json.loads((tmp_path / "out" / "outside-judge.json").read_text())
     for study in ("xrec", "rollouts"):

@@ -21,7 +21,7 @@ import qa_selection  # noqa: E402
 import qa_stages  # noqa: E402
 import qa_tuning  # noqa: E402
 
-from pulse_hf.artifacts import read_manifest, settings_of  # noqa: E402
+from pulse_hf.artifacts import settings_of  # noqa: E402
 from pulse_hf.models.embedded import NANO_ID, resolve_model  # noqa: E402
 from pulse_hf.models.text_encoder import encode_texts  # noqa: E402
 from pulse_hf.reasoning.chat_tokens import ChatTokens  # noqa: E402
@@ -278,7 +278,7 @@ def test_a_space_is_compared_with_what_its_own_fit_began_with(small_run):
     pools = {one.question_id: qa_rationales.quoted(one) for one in asked}
     start = qa_selection.by_start(stage, asked, pools)
     fitted = qa_selection.by_space(qa_selection.load_space(stage / "model"), asked, pools)
-    settings = settings_of(read_manifest(stage)["fingerprint"])
+    settings = settings_of(stage)
     dim = settings["projection_dim"]
     for one in asked:  # the fit begins with the first coordinates of the encoder
         texts = [one.text, *(candidate.text for candidate in pools[one.question_id])]

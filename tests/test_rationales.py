@@ -187,6 +187,7 @@ def test_failures_are_counted_and_their_text_kept(run, monkeypatch, caplog):
     counts = artifacts.read_manifest(run / "rationales")["counts"]
     assert counts["rows"] == {"read": 24, "kept": 23, "dropped": {"no_marker": 1}}
     assert counts["written_by_this_process"]["retried"] == 1
+    assert "rationales failed" not in caplog.text  # more than a tenth is warned of
 
 
 class KilledError(Exception):

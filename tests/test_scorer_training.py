@@ -77,6 +77,7 @@ def test_adapter_and_head_learn_at_their_own_rates_and_the_head_does_not_decay(b
     assert (adapter["lr"], adapter["weight_decay"]) == (1e-4, 0.3)
     assert (head["lr"], head["weight_decay"]) == (1e-2, 0.0)
     names = {id(value): name for name, value in model.named_parameters()}
+    assert adapter["params"]
     assert all("lora_" in names[id(one)] for one in adapter["params"])
     assert head["params"]
     assert not any("lora_" in names[id(one)] for one in head["params"])

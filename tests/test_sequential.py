@@ -136,6 +136,7 @@ def test_no_negative_is_the_item_that_it_stands_beside(monkeypatch):
 
     monkeypatch.setattr(PulseSASRecModel, "forward", noted)
     fit_sasrec(ring(40), [], 25, replace(SMALL, epochs=1, loss="gbce", num_negatives=20), seed=0)
+    assert seen
     for labels, negatives in seen:
         targets = labels[labels != 0]
         assert negatives.shape == (len(targets), 20)
@@ -246,22 +247,21 @@ def sequential_again(run):
 
 
 def test_two_runs_give_the_same_bytes_and_training_rows_ignore_later_targets(tmp_path, no_encoder):
-    settings = replace(TINY, epochs=2, patience=2)
+    settings = replace(TINY, epochs=1)  # validation has nothing to choose, so it cannot move the weights
     worlds = {"a": tribes(), "b": tribes(), "swapped": swapped(tribes())}
     for name, sequences in worlds.items():
         sequential(prepared(tmp_path / name, sequences), settings, seed=0)
     manifests = {name: artifacts.read_manifest(tmp_path / name / "sequential") for name in worlds}
     assert manifests["a"]["files"] == manifests["b"]["files"]
     assert manifests["a"]["counts"]["inputs_sha256"] == manifests["swapped"]["counts"]["inputs_sha256"]
-    # Validation chose the last epoch in both worlds or the weights may differ; where it did, rows are equal.
-    fits = [manifests[name]["counts"]["fits"] for name in ("a", "swapped")]
-    if all(fits[0][fold]["best_epoch"] == fits[1][fold]["best_epoch"] for fold in ("sasrec-fold-0", "sasrec-fold-1")):
-        tables = [
-            artifacts.read_table(tmp_path / name / "sequential" / "neighbours.parquet").to_pylist()
-            for name in ("a", "swapped")
-        ]
-        first, second = ([row for row in table if row["split"] == "train"] for table in tables)
-        assert first == second
+    tables = [
+        artifacts.read_table(tmp_path / name / "sequential" / "neighbours.parquet").to_pylist()
+        for name in ("a", "swapped")
+    ]
+    assert tables[0] != tables[1]
+    first, second = ([row for row in table if row["split"] == "train"] for table in tables)
+    assert first
+    assert first == second
 
 
 def test_saved_models_score_the_catalogue(tmp_path, no_encoder):

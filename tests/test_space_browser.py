@@ -387,6 +387,7 @@ def test_sixty_hostile_texts_rank_only_candidates(small_answers):
     known = set(small_answers.recommender.parts.items)
     for text in HOSTILE:
         answer = small_answers.answer(read_history(["Kettle"], [text]), read_reason(text))
+        assert answer.ranking
         assert {one.item_id for one in answer.ranking} <= known
 
 

@@ -79,7 +79,7 @@ def test_the_upper_layers_train_and_their_vectors_are_saved(fitted, prepared, tm
     torch.testing.assert_close(saved, expected, atol=1e-4, rtol=0)
 
 
-def test_no_fresh_vector_is_scored_beside_a_stale_one(prepared, tmp_path, monkeypatch):
+def test_no_fresh_vector_is_scored_beside_a_stale_one(prepared, monkeypatch):
     """What all encoded items have in common must not move the loss: it would tell targets by their age."""
     titles = [item.title for item in load_items(prepared)]
     tower = TextTower(SPACE, titles)

@@ -7,12 +7,12 @@ import pytest
 
 from pulse_hf.artifacts import MANIFEST, read_json, write_json
 from pulse_hf.evaluation import our_scores
-from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
+from pulse_hf.evaluation.our_scores import slm_scores
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.score_book import ScoreBook
 from pulse_hf.evaluation.systems import systems
 from pulse_hf.models.scorer.adapter import read_record
-from pulse_hf.reasoning.examples import PromptShape
+from pulse_hf.reasoning.examples import PromptShape, load_thoughts
 
 
 @pytest.fixture

@@ -250,7 +250,10 @@ def test_titles_are_fitted_on_beside_rationales_and_never_validate(encoder_folde
     write_run(tmp_path, sequences, items, rows)
     settings = replace(SETTINGS, encoder=encoder_folder, epochs=1, titles=True)
     folder = train_thought_space(tmp_path, settings, seed=7)
+    assert len(fits_seen) == 3  # the whole space and two folds
     for pairs, validation in fits_seen:
+        assert pairs
+        assert validation
         told, twins = pairs[: len(pairs) // 2], pairs[len(pairs) // 2 :]
         assert [twin.rationale for twin in twins] == [items[pair.target_id].title for pair in told]
         assert [twin.training_history for twin in twins] == [pair.training_history for pair in told]
@@ -316,7 +319,7 @@ def test_the_figures_red_points_are_of_other_users():
     assert _strangers(pairs[:5]) == ([], [])  # nobody else is there
 
 
-def test_a_share_of_a_batch_may_be_empty_and_pooled_states_are_counted_whole(encoder_folder, caplog):
+def test_a_share_of_a_batch_may_be_empty_and_pooled_states_are_counted_whole(encoder_folder):
     space = space_on(encoder_folder, ["one text"])
     nothing = space.embed("history", [])
     assert nothing.shape == (0, space.embed("history", ["one text"]).shape[1])
@@ -341,6 +344,7 @@ def test_only_the_paper_behaviour_shows_the_target_and_only_in_training():
 def test_masked_texts_hold_no_word_of_the_titles():
     for pair in some_pairs(10):
         words = set(f"{pair.masked_history} {pair.masked_rationale}".replace(":", " ").replace(".", " ").split())
+        assert words & {*MOTIVES}  # the other words stay
         assert not words & {title for title in TITLES if len(title) > 2}
 
 

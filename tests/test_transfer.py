@@ -247,7 +247,7 @@ HOSTILE_NAMES = (
 
 
 @pytest.mark.parametrize("name", [*HOSTILE_NAMES, "weights.pkl", "run.sh", "model.bin"])
-def test_a_record_that_names_what_no_folder_holds_is_refused(tmp_path, folder, name):
+def test_a_record_that_names_what_no_folder_holds_is_refused(folder, name):
     record = json.loads((folder / CHECKSUMS).read_text())
     record["files"][name] = {"size": 1, "sha256": "0" * 64}
     (folder / CHECKSUMS).write_text(json.dumps(record))
@@ -288,7 +288,8 @@ def test_code_and_pickles_are_never_fetched(hub, folder, tmp_path):
     planted = {"modeling_evil.py": b"raise SystemExit('ran')", "weights.bin": b"\x80\x04evil", "setup.cfg": b"x"}
     hub.create_repo("alice/shop", contents(folder) | planted)
     pulled = Path(run_client(PULL, patient=False, env=hub.environment(tmp_path / "a")).strip())
-    assert not set(planted) & {path.name for path in pulled.rglob("*")}
+    found = {path.relative_to(pulled).as_posix() for path in pulled.rglob("*") if path.is_file()}
+    assert found == contents(folder).keys() - {"README.md"}  # the card is for people
 
 
 @pytest.mark.parametrize(

@@ -7,19 +7,7 @@ what made it: a finished stage with the same fingerprint is skipped, with anothe
 name unless the caller forces it.
 """
 
-from pulse_hf.artifacts.building import (
-    MANIFEST,
-    Fingerprint,
-    build,
-    content_sha256,
-    models_of,
-    package_versions,
-    parent_sha256,
-    parents_of,
-    read_manifest,
-    settings_of,
-    verify,
-)
+from pulse_hf.artifacts.building import build, models_of
 from pulse_hf.artifacts.files import (
     ArtifactError,
     DiskFullError,
@@ -35,6 +23,19 @@ from pulse_hf.artifacts.files import (
     write_table,
     write_tensors,
     write_text,
+)
+from pulse_hf.artifacts.manifest import (
+    MANIFEST,
+    Fingerprint,
+    content_sha256,
+    package_versions,
+    parent_sha256,
+    parents_of,
+    read_manifest,
+    seed_of,
+    settings_in,
+    settings_of,
+    verify,
 )
 from pulse_hf.artifacts.processes import dealt, num_processes, process, tell_all, wait_for_all
 from pulse_hf.artifacts.swapping import finish_replacing, replacing
@@ -66,6 +67,8 @@ __all__ = [
     "replacing",
     "seal",
     "sealed",
+    "seed_of",
+    "settings_in",
     "settings_of",
     "sha256_of_file",
     "sha256_of_text",

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from pulse_hf.artifacts import ArtifactError, DiskFullError
 from pulse_hf.hub.refusals import OvertakenError
-from pulse_hf.models.embedded import lost_on_the_way, raised_in
+from pulse_hf.network_faults import lost_on_the_way, raised_in
 
 __all__ = ["require_run", "told"]
 

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pulse_hf.cli import hub
+from pulse_hf.stages import ROAD, Stage
 
 if TYPE_CHECKING:
     from pulse_hf.settings import RunSettings
@@ -56,8 +57,8 @@ def _settings(preset: str, recipe: str | None, file: Path | None, assignments: l
     return override(settings, assignments or [])
 
 
-def _stage_command(word: str, purpose: str) -> None:
-    @app.command(word, help=purpose[0].upper() + purpose[1:] + ".")
+def _stage_command(stage: Stage) -> None:
+    @app.command(stage.word, help=stage.purpose[0].upper() + stage.purpose[1:] + ".")
     def command(
         run: Run,
         preset: Annotated[
@@ -70,10 +71,10 @@ def _stage_command(word: str, purpose: str) -> None:
     ) -> None:
         from pulse_hf.artifacts import process
         from pulse_hf.cli.faults import require_run
-        from pulse_hf.pipeline import run_stage, settings_of_run, stage_named
+        from pulse_hf.pipeline import run_stage, settings_of_run
         from pulse_hf.settings import override
 
-        if word not in _BEGINNING:
+        if stage.word not in _BEGINNING:
             require_run(run)
         own = settings_of_run(run) if (preset, recipe, settings) == (None, None, None) else None
         chosen = (
@@ -81,24 +82,10 @@ def _stage_command(word: str, purpose: str) -> None:
             if own is None
             else override(own, assignments or [])
         )
-        folder = run_stage(stage_named(word), run, chosen, force=force)
+        folder = run_stage(stage, run, chosen, force=force)
         if process() == 0:
             typer.echo(folder)
 
-
-# Written out, not taken from pulse_hf.pipeline: help must start without importing the stages.
-_WORDS = {
-    "world": "generate the embedded synthetic shop",
-    "prepare": "read, clean, filter and split the interactions",
-    "sequential": "train SASRec, find similar users",
-    "candidates": "freeze the candidate sets every system ranks",
-    "rationales": "write the positive rationales of training targets",
-    "thought-space": "align histories and rationales by InfoNCE",
-    "thoughts": "draft reasons and refine them by tree of thought",
-    "recommender": "tune the small language model as candidate scorer",
-    "baselines": "fit the learned baselines that only the report needs",
-    "evaluate": "score every system, audit for leaks, write the report",
-}
 
 _BEGINNING = ("world", "prepare")  # they make the run's folder
 
@@ -175,8 +162,8 @@ def audit(run: Run) -> None:
         raise typer.Exit(6)
 
 
-for _word, _purpose in _WORDS.items():
-    _stage_command(_word, _purpose)
+for _stage in ROAD:
+    _stage_command(_stage)
 for _command in (hub.push, hub.pull, hub.space):
     app.command()(_command)
 

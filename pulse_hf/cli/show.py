@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 import typer
 
-from pulse_hf.artifacts import read_json, read_manifest
+from pulse_hf.artifacts import read_json, seed_of
 from pulse_hf.retrieval.names import Title
 
 if TYPE_CHECKING:
@@ -107,8 +107,7 @@ def show_audit(run: Path) -> bool:
     """
     from pulse_hf.evaluation.leakage import audit
 
-    seed = int(read_manifest(run / "sequences")["fingerprint"]["seed"])
-    result = audit(run, seed=seed)
+    result = audit(run, seed=seed_of(run / "sequences"))
     for check in result["checks"]:
         typer.echo(f"{'ok  ' if check['passed'] else 'FAIL'} {check['name']}: {check['detail']}")
     return bool(result["passed"])

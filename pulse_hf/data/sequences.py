@@ -164,6 +164,11 @@ def load_sequences(run: Path) -> list[Sequence]:
     ]
 
 
+def sequences_by_user(run: Path) -> dict[str, Sequence]:
+    """All sequences of a run by user id, in the order of the file."""
+    return {sequence.user_id: sequence for sequence in load_sequences(run)}
+
+
 def load_items(run: Path) -> list[Item]:
     """The catalogue of a run; the item at place ``i`` has ``item_index`` ``i + 1``.
 
@@ -174,6 +179,11 @@ def load_items(run: Path) -> list[Item]:
         ArtifactError: The table is missing or damaged.
     """
     return [Item(**row) for row in read_table(run / FOLDER / "items.parquet").to_pylist()]
+
+
+def items_by_id(run: Path) -> dict[str, Item]:
+    """The catalogue of a run by item id, in its order."""
+    return {item.item_id: item for item in load_items(run)}
 
 
 def decisions(sequences: Iterable[Sequence], split: Split) -> list[Decision]:
@@ -252,6 +262,15 @@ def sample_decisions(
     return [decision for decision in decisions if decision.user_id in taken]
 
 
+def decisions_of_users(
+    decisions: list[Decision], max_users: int | None, seed: int, *, purpose: str = "judging"
+) -> list[Decision]:
+    """All decisions of at most ``max_users`` users, in the order they came; see :func:`sample_decisions`."""
+    one_each = list({decision.user_id: decision for decision in decisions}.values())
+    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed, purpose=purpose)}
+    return [decision for decision in decisions if decision.user_id in users]
+
+
 def some_decisions(
     decisions: list[Decision], per_user: int | None, max_users: int | None, seed: int
 ) -> list[Decision]:
@@ -268,10 +287,9 @@ def some_decisions(
     """
     if per_user is not None and per_user < 1:
         raise ValueError(f"training_decisions_per_user is {per_user}, expected at least 1, or null for all.")
+    chosen = decisions_of_users(decisions, max_users, seed, purpose="training")
     places: dict[str, list[int]] = {}
-    for decision in decisions:
+    for decision in chosen:
         places.setdefault(decision.user_id, []).append(decision.position)
-    one_each = list({decision.user_id: decision for decision in decisions}.values())
-    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed, purpose="training")}
-    kept = {user_id: set(sorted(places[user_id])[-per_user if per_user else None :]) for user_id in users}
-    return [decision for decision in decisions if decision.position in kept.get(decision.user_id, ())]
+    latest = {user_id: set(sorted(found)[-per_user if per_user else None :]) for user_id, found in places.items()}
+    return [decision for decision in chosen if decision.position in latest[decision.user_id]]

@@ -10,8 +10,8 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from pulse_hf.data.chunks import expect_file
+from pulse_hf.network_faults import BUSY, lost_on_the_way
 
-_LATER = (408, 425, 429)  # answers that say "not now"
 _HUB = re.compile(r"hf://datasets/(?P<repo>[^/@\s]+/[^/@\s]+)(@(?P<revision>[^/\s]+))?/(?P<file>\S+)\Z")
 
 
@@ -89,24 +89,15 @@ def _plainly(name: str) -> Iterator[None]:
         ) from error
     except HfHubHTTPError as error:
         status = error.response.status_code
-        if status >= 500 or status in _LATER:
+        if status >= 500 or status in BUSY:
             raise ConnectionError(f"{name}: the Hub does not answer now (status {status}). {later}") from error
         raise ValueError(
             f"{name}: the Hub does not give it (status {status}). Check owner, name and access."
         ) from error
     except Exception as error:
-        if not _lost_on_the_way(error):
+        unnumbered = isinstance(error, OSError) and error.errno is None  # what fails on this machine has a number
+        if not (unnumbered or isinstance(error, ConnectionError) or lost_on_the_way(error)):
             raise
         raise ConnectionError(
             f"{name}: the Hub cannot be reached, or its answer broke off ({type(error).__name__}: {error}). {later}"
         ) from error
-
-
-def _lost_on_the_way(error: Exception) -> bool:
-    """Whether the Hub or the way there failed; what fails on this machine, such as a full disk, has a number.
-
-    The transport's errors are told by the name of their class, since the client changes its library.
-    """
-    transport = any(base.__name__ == "TransportError" for base in type(error).__mro__)
-    unnumbered = isinstance(error, OSError) and error.errno is None
-    return transport or unnumbered or isinstance(error, ConnectionError)

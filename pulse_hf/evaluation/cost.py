@@ -7,23 +7,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import read_manifest
+from pulse_hf.stages import ROAD
 
 if TYPE_CHECKING:
     from pulse_hf.evaluation.score_book import ScoreBook, System
 
 __all__ = ["STAGES", "cost_of", "cost_of_stages", "rows_kept", "spent"]
 
-STAGES = {
-    "prepare": "sequences",
-    "sequential": "sequential",
-    "candidates": "candidates",
-    "rationales": "rationales",
-    "thought-space": "thought_space",
-    "thoughts": "thoughts",
-    "recommender": "recommender",
-    "baselines": "baselines",
-}
-"""Where each stage of a run lies."""
+STAGES = {stage.word: stage.folder for stage in ROAD if stage.word not in ("world", "evaluate")}
+"""Where each stage that a report rests on lies in a run."""
 
 
 def cost_of(run: Path, book: ScoreBook, known: Mapping[str, System], name: str) -> dict[str, Any]:

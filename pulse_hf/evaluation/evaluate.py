@@ -19,6 +19,7 @@ from pulse_hf.artifacts import (
     parent_sha256,
     process,
     read_manifest,
+    settings_in,
     settings_of,
     sha256_of_file,
     write_json,
@@ -121,7 +122,7 @@ def evaluate(run: Path, settings: EvaluateSettings, *, seed: int, force: bool = 
     if unknown or not settings.systems:
         raise ValueError(f"systems: found {unknown or 'none'}; expected some of {', '.join(SYSTEMS)}")
     folder = run / "evaluate"
-    fingerprint = Fingerprint("evaluate", json.loads(json.dumps(asdict(settings))), seed, _parents(run))
+    fingerprint = Fingerprint("evaluate", asdict(settings), seed, _parents(run))
     build(folder, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
     _publish(run, folder)
     return folder
@@ -176,7 +177,7 @@ def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
 
 
 def _fitted(run: Path, stage: str) -> list[str]:
-    return list(settings_of(read_manifest(run / stage)["fingerprint"])["systems"])
+    return list(settings_of(run / stage)["systems"])
 
 
 def _publish(run: Path, folder: Path) -> None:
@@ -275,7 +276,7 @@ def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int)
 
 def _split(sequences: Mapping[str, Any]) -> str:
     """How a run's sequences were split; of pulled ones it is among the settings that made them."""
-    made = settings_of(sequences["fingerprint"]).get("split", "leave-one-out")
+    made = settings_in(sequences["fingerprint"]).get("split", "leave-one-out")
     return str(sequences["counts"].get("split", {}).get("by", made))
 
 
@@ -290,9 +291,9 @@ def _extras(
     seed: int,
 ) -> dict[str, Any]:
     from pulse_hf.evaluation.faithfulness import extractive_reasons, faithfulness, measured_oracles
-    from pulse_hf.evaluation.our_scores import load_thoughts
     from pulse_hf.evaluation.report import summarise
     from pulse_hf.evaluation.train_vs_test import train_vs_test
+    from pulse_hf.reasoning.examples import load_thoughts
 
     extras: dict[str, Any] = {}
     if "pulse" in settings.systems:
@@ -304,8 +305,8 @@ def _extras(
             )
         if (run / "world" / "truth.json").exists():
             reasons = {d.decision_id: thoughts[d.decision_id].reason or "" for d in decisions}
-            extras["faithfulness"] = faithfulness(run, study, decisions, reasons, seed=seed)
-            floor = faithfulness(run, study, decisions, extractive_reasons(run, decisions), seed=seed)
+            extras["faithfulness"] = faithfulness(run, decisions, reasons, seed=seed)
+            floor = faithfulness(run, decisions, extractive_reasons(run, decisions), seed=seed)
             extras["faithfulness"]["extractive"] = floor
     oracles = measured_oracles(run, study, decisions)
     if oracles:

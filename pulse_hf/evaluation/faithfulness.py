@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pulse_hf.artifacts import read_json
 from pulse_hf.data.world.oracles import oracle_scores
+from pulse_hf.data.world.stage import load_truth
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.reasons import derangement
 from pulse_hf.evaluation.statistics import intervals, paired
@@ -37,14 +37,11 @@ def _words(text: str) -> str:
     return " ".join(re.findall(r"[^\W_]+", text.lower()))
 
 
-def faithfulness(
-    run: Path, study: Study, decisions: Sequence[Decision], reasons: Mapping[str, str], *, seed: int
-) -> dict[str, Any]:
+def faithfulness(run: Path, decisions: Sequence[Decision], reasons: Mapping[str, str], *, seed: int) -> dict[str, Any]:
     """How often a chosen thought names the user's true first motive, beside a random other user's.
 
     Args:
         run: A run of the embedded world.
-        study: Shared data.
         decisions: Test decisions.
         reasons: Chosen reason by decision id, ``""`` for none (it names nothing and counts).
         seed: Seed of the other users and the resamples.
@@ -53,7 +50,8 @@ def faithfulness(
         ``own`` and ``other`` shares with intervals, ``ratio`` and their paired difference with p; the same under
         ``held_out`` for the people whose motive pulse-nano was never trained on.
     """
-    truth = read_json(run / "world" / "truth.json")
+    truth = load_truth(run)
+    assert truth is not None, f"{run} is no run of the embedded world"
     motives = [_first_motive(truth, decision) for decision in decisions]
     others = [motives[place] for place in derangement(len(motives), seed)]
     texts = [reasons[decision.decision_id] for decision in decisions]
@@ -102,7 +100,7 @@ def _first_motive(truth: Mapping[str, Any], decision: Decision) -> str:
 
 def measured_oracles(run: Path, study: Study, decisions: Sequence[Decision]) -> dict[str, list[NDArray[np.float64]]]:
     """Scores of those who know what no system can, in the candidates' order; empty outside the embedded world."""
-    if not (run / "world" / "truth.json").exists():
+    truth = load_truth(run)
+    if truth is None:
         return {}
-    truth = read_json(run / "world" / "truth.json")
     return oracle_scores(truth, study.sequences, [study.sets[decision.decision_id] for decision in decisions])

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.artifacts import MANIFEST, read_manifest, read_table, settings_of
-from pulse_hf.data.sequences import load_items, load_sequences
-from pulse_hf.reasoning.examples import PromptShape, Thought
+from pulse_hf.artifacts import MANIFEST, read_table, seed_of, settings_of
+from pulse_hf.data.sequences import items_by_id, load_sequences
+from pulse_hf.reasoning.examples import PromptShape, Thought, load_thoughts
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text
 from pulse_hf.reasoning.tree_of_thought import Node
 from pulse_hf.retrieval.candidates import load_candidates
@@ -40,7 +39,7 @@ class Ground:
     @cached_property
     def items(self) -> dict[str, Item]:
         """The catalogue."""
-        return {item.item_id: item for item in load_items(self.run)}
+        return items_by_id(self.run)
 
     @cached_property
     def sets(self) -> list[CandidateSet]:
@@ -65,8 +64,7 @@ class Ground:
 
     def settings(self, folder: str) -> dict[str, Any]:
         """The settings that made an artefact, and its seed under ``"seed"``."""
-        flat = read_manifest(self.run / folder)["fingerprint"]
-        return settings_of(flat) | {"seed": json.loads(flat["seed"])}
+        return settings_of(self.run / folder) | {"seed": seed_of(self.run / folder)}
 
     def budget(self, folder: str) -> PromptBudget:
         """The prompt budget that a stage worked with."""
@@ -75,8 +73,7 @@ class Ground:
     @cached_property
     def thoughts(self) -> dict[str, Thought]:
         """The chosen reason and its agreement by decision id."""
-        rows = self.rows("thoughts/thoughts.parquet")
-        return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}
+        return load_thoughts(self.run)
 
     @cached_property
     def trees(self) -> dict[str, list[Node]]:

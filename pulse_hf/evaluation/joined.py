@@ -10,7 +10,7 @@ import numpy as np
 
 from pulse_hf.evaluation.baselines import calibration, fusion, gated
 from pulse_hf.evaluation.protocol import Study
-from pulse_hf.evaluation.score_book import ScoreBook, System
+from pulse_hf.evaluation.score_book import Fitted, ScoreBook, System
 from pulse_hf.schema import Decision
 
 if TYPE_CHECKING:
@@ -29,31 +29,28 @@ def joining(name: str, parts: Sequence[System], score: Scores) -> System:
 
 
 def stacked_scores(
-    study: Study, decisions: Sequence[Decision], *, book: ScoreBook, name: str, parts: Sequence[System], l2: float
-) -> list[NDArray[np.float64]]:
+    study: Study, decisions: Sequence[Decision], *, book: ScoreBook, parts: Sequence[System], l2: float
+) -> Fitted:
     """Fit on validation, score the decisions' split from the parts' kept scores."""
     validation = study.split("validation")
     rows, gates = rows_of_parts(book, parts, "validation"), calibration.events_shares(study, validation)
     fitted = calibration.fit_fusion(rows, gates, study.targets(validation), l2=l2)
-    book.stackers[name] = fitted.record()
-    return (
-        fitted.scores(rows_of_parts(book, parts, decisions[0].split), calibration.events_shares(study, decisions))
-        if decisions
-        else []
-    )
+    if not decisions:
+        return Fitted([], fitted.record())
+    rows, gates = rows_of_parts(book, parts, decisions[0].split), calibration.events_shares(study, decisions)
+    return Fitted(fitted.scores(rows, gates), fitted.record())
 
 
 def gated_scores(
     study: Study, decisions: Sequence[Decision], *, book: ScoreBook, parts: Sequence[System], l2: float
-) -> list[NDArray[np.float64]]:
+) -> Fitted:
     """Two fits on validation: the parts' constants, then what the gate's two sides count."""
     validation = study.split("validation")
     rows, targets = rows_of_parts(book, parts, "validation"), study.targets(validation)
     constants = fusion.fit_stacker(rows, targets, l2=l2)
     fitted = fusion.fit_stacker(gated.sides(study, validation, rows, constants), targets, l2=l2)
-    book.stackers["gated"] = asdict(fitted)
     rows = rows_of_parts(book, parts, decisions[0].split) if decisions else {name: [] for name in gated.PARTS}
-    return fitted.scores(gated.sides(study, decisions, rows, constants))
+    return Fitted(fitted.scores(gated.sides(study, decisions, rows, constants)), asdict(fitted))
 
 
 def rows_of_parts(book: ScoreBook, parts: Sequence[System], split: str) -> dict[str, list[NDArray[np.float64]]]:

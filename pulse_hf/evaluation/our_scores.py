@@ -8,11 +8,12 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pulse_hf.artifacts import MANIFEST, ArtifactError, read_manifest, read_table, settings_of
+from pulse_hf.artifacts import MANIFEST, ArtifactError, read_manifest, settings_of
 from pulse_hf.evaluation.baselines import a_llmrec
 from pulse_hf.evaluation.joined import rows_of_parts
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.score_book import ScoreBook, System
+from pulse_hf.reasoning.examples import load_thoughts
 from pulse_hf.schema import Decision
 
 if TYPE_CHECKING:
@@ -24,21 +25,12 @@ __all__ = [
     "a_llmrec_with_reasons",
     "agreements",
     "fitted_with_titles",
-    "load_thoughts",
     "slm_scores",
     "vote",
     "votes_of",
     "with_reasons",
     "with_votes",
 ]
-
-
-def load_thoughts(run: Path) -> dict[str, Thought]:
-    """The chosen reason and its agreement by decision id."""
-    from pulse_hf.reasoning.examples import Thought
-
-    rows = read_table(run / "thoughts" / "thoughts.parquet").select(["decision_id", "reason", "agreement"]).to_pylist()
-    return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}
 
 
 def slm_scores(
@@ -52,8 +44,8 @@ def slm_scores(
         folder: The scorer's folder inside ``recommender/``.
         thoughts: By decision id; a decision without one is scored without a reason.
     """
+    from pulse_hf.models.device import computes_in_bf16
     from pulse_hf.models.embedded import pinned_name
-    from pulse_hf.models.precision import computes_in_bf16
     from pulse_hf.models.scorer.adapter import load_scorer, read_record
     from pulse_hf.models.scorer.processing_scorer import score_sets
     from pulse_hf.reasoning.examples import PromptShape, examples_of_sets
@@ -74,7 +66,7 @@ def slm_scores(
 def fitted_with_titles(run: Path) -> bool:
     """Whether candidates have a place in the run's Thought Space."""
     manifest = run / "thought_space" / MANIFEST
-    return manifest.exists() and bool(settings_of(read_manifest(manifest.parent)["fingerprint"]).get("titles"))
+    return manifest.exists() and bool(settings_of(manifest.parent).get("titles"))
 
 
 def agreements(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:

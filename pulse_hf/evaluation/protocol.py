@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pulse_hf.artifacts import read_table, read_tensors
+from pulse_hf.artifacts import read_tensors
 from pulse_hf.schema import CandidateSet, Decision, Item
 from pulse_hf.schema import Sequence as History
 
@@ -111,18 +111,14 @@ def load_study(run: Path) -> Study:
     Raises:
         ArtifactError: A table is missing or damaged.
     """
-    from pulse_hf.data.sequences import load_items, load_sequences
+    from pulse_hf.data.sequences import items_by_id, sequences_by_user
+    from pulse_hf.retrieval.candidates import load_candidates
 
-    sets: dict[str, CandidateSet] = {}
-    decisions: dict[str, Decision] = {}
-    for row in read_table(run / "candidates" / "candidates.parquet").to_pylist():
-        key = row["decision_id"]
-        decisions[key] = Decision(row["user_id"], row["position"], row["split"])
-        sets[key] = CandidateSet(key, row["split"], tuple(row["item_ids"]), row["target_index"])
+    sets = load_candidates(run)
     return Study(
         run,
-        {sequence.user_id: sequence for sequence in load_sequences(run)},
-        {item.item_id: item for item in load_items(run)},
-        sets,
-        decisions,
+        sequences_by_user(run),
+        items_by_id(run),
+        {one.decision_id: one for one in sets},
+        {one.decision_id: one.decision for one in sets},
     )

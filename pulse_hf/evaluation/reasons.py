@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pulse_hf.artifacts import read_manifest, read_table, settings_of
-from pulse_hf.evaluation.our_scores import load_thoughts, slm_scores
+from pulse_hf.artifacts import read_table, settings_of
+from pulse_hf.evaluation.our_scores import slm_scores
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.score_book import System
+from pulse_hf.reasoning.examples import load_thoughts
 from pulse_hf.schema import Decision, stable_hash
 
 if TYPE_CHECKING:
@@ -180,7 +181,7 @@ def variants(study: Study, decisions: Sequence[Decision], seed: int, *, ablation
     }
     if ablations:
         behaviours = [study.shared.told(history, study.items) for history in study.histories(decisions)]
-        encoder = settings_of(read_manifest(study.run / "sequential")["fingerprint"])["encoder"]
+        encoder = settings_of(study.run / "sequential")["encoder"]
         given |= {
             BASE: base_reasons(grown, decisions),
             NEAR: nearest_leaves(grown, decisions, behaviours, encoder),

@@ -10,7 +10,6 @@ from typing import Any
 from pulse_hf.evaluation.ground import Ground
 from pulse_hf.evaluation.stage_inputs import thoughts_read
 from pulse_hf.reasoning.generator import open_generator
-from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.thoughts import ThoughtSettings, load_spaces, think
 from pulse_hf.schema import Decision, Sequence
 
@@ -75,7 +74,7 @@ def thoughts_again(
         return {}
     values = ground.settings("thoughts")
     seed = values.pop("seed")
-    settings = ThoughtSettings(**{**values, "budget": PromptBudget(**values["budget"])})
+    settings = ThoughtSettings.from_dict(values)
     items = {one.decision_id: lent[one.decision_id][0] for one in decisions}
     inputs = thoughts_read(ground, {sequence.user_id: sequence for sequence in sequences}, decisions, items)
     generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)

@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import numpy as np
 
@@ -22,9 +22,16 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     Row = NDArray[np.float64] | None
-    Scores = Callable[[Study, Sequence[Decision]], Sequence[Row]]
+    Scores = Callable[[Study, Sequence[Decision]], Sequence[Row] | "Fitted"]
 
-__all__ = ["ScoreBook", "System"]
+__all__ = ["Fitted", "ScoreBook", "System"]
+
+
+class Fitted(NamedTuple):
+    """Scores of a system that is fitted to give them, and the constants that were fitted."""
+
+    rows: Sequence[Row]
+    stacker: dict[str, Any]
 
 
 @dataclass(frozen=True)
@@ -57,7 +64,6 @@ class ScoreBook:
     def __init__(self, folder: Path, study: Study) -> None:
         self.folder = folder
         self.study = study
-        self.stackers: dict[str, dict[str, Any]] = {}
 
     def rows(self, system: System, split: str) -> list[Row]:
         """The system's scores of all decisions of a split, in the study's order.
@@ -75,12 +81,10 @@ class ScoreBook:
         # The file beside the scores is written last, so both are there or both are made again.
         if not path.with_name(f"{system.name}.json").exists():
             started = time.perf_counter()
-            rows = list(system.scores(self.study, decisions))
+            found = system.scores(self.study, decisions)
+            rows, stacker = found if isinstance(found, Fitted) else (found, None)
             self._write(path, system.name, decisions, rows)
-            beside = {
-                "seconds": round(time.perf_counter() - started, 3),
-                "stacker": self.stackers.get(system.name),
-            }
+            beside = {"seconds": round(time.perf_counter() - started, 3), "stacker": stacker}
             write_json(path.with_name(f"{system.name}.json"), beside)
         return self._read(path, decisions)
 

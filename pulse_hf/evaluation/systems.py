@@ -127,7 +127,7 @@ def _joining(named: Mapping[str, System], book: ScoreBook, votes: list[str], *, 
         ("pulse-fused", (*shared, *thinking)),
     ):
         parts = [named[one] for one in ingredients]
-        yield joining(name, parts, partial(stacked_scores, book=book, name=name, parts=parts, l2=l2))
+        yield joining(name, parts, partial(stacked_scores, book=book, parts=parts, l2=l2))
     parts = [named[one] for one in gated.PARTS]
     yield joining("gated", parts, partial(gated_scores, book=book, parts=parts, l2=l2))
 

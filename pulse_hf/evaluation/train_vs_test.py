@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pulse_hf.artifacts import read_manifest
+from pulse_hf.artifacts import seed_of
 from pulse_hf.evaluation.baselines import sasrec
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.statistics import intervals
@@ -83,7 +82,7 @@ def _cross_fitted(study: Study, decisions: Sequence[Decision]) -> list[NDArray[n
     if not folders:
         return sasrec.scores(study, decisions)
     # The folds were dealt with the seed of the stage that fitted them.
-    seed = json.loads(read_manifest(study.run / "sequential")["fingerprint"]["seed"])
+    seed = seed_of(study.run / "sequential")
     fold = [fold_of(decision.user_id, len(folders), seed) for decision in decisions]
     result: dict[str, NDArray[np.float64]] = {}
     for number in range(len(folders)):

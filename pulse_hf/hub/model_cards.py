@@ -189,7 +189,7 @@ class ModelCards:
     @cached_property
     def _space(self) -> dict[str, Any]:
         """The settings that the Thought Space was fitted with."""
-        return dict(settings_of(read_manifest(self.run / "thought_space")["fingerprint"]))
+        return settings_of(self.run / "thought_space")
 
     def _told_history(self, max_events: int, review_words: int) -> str:
         """A history as the Thought Space was trained to read it: items of the catalogue, chosen by nobody."""

@@ -65,10 +65,7 @@ def pseudonyms(run: Path) -> dict[str, str]:
     path = run / "sequences" / "sequences.parquet"
     users = read_table(path).column("user_id").to_pylist()
     with path.open("rb") as stream:
-        digest = hashlib.sha256(_KEY_PREFIX)
-        while block := stream.read(2**20):
-            digest.update(block)
-    key = digest.digest()
+        key = hashlib.file_digest(stream, lambda: hashlib.sha256(_KEY_PREFIX)).digest()
     names = {user: hmac.new(key, user.encode(), hashlib.sha256).hexdigest()[:20] for user in users}
     if len(set(names.values())) < len(names):
         raise ArtifactError(f"{path}: two users would get the same pseudonym; nothing is published")

@@ -60,7 +60,7 @@ def _made_by(seal: Seal, source: str) -> tuple[dict[str, Any], int]:
     """
     told: Any = seal.about.get("made_by")
     try:
-        return artifacts.settings_of(told), int(json.loads(told.get("seed", "0")))
+        return artifacts.settings_in(told), int(json.loads(told.get("seed", "0")))
     except (AttributeError, TypeError, ValueError) as error:
         raise ArtifactError(
             f"{source}: made_by in its {CHECKSUMS} is {told!r:.80}, expected an artefact's settings and seed; the "

@@ -17,17 +17,17 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import ArtifactError, read_manifest, read_table
-from pulse_hf.data.sequences import load_items, load_sequences
+from pulse_hf.data.sequences import items_by_id, sequences_by_user
 from pulse_hf.hub.files import seal_folder
 from pulse_hf.hub.privacy import Quotes, pseudonyms, redacted, without_folders
 from pulse_hf.reasoning.server_engine import split_address
-from pulse_hf.schema import SPLITS, Item, Sequence, table_schema
+from pulse_hf.schema import SPLITS, table_schema
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -99,16 +99,8 @@ def export_dataset(run: Path, word: str, folder: Path, *, config: str, include_r
     facts = _public_facts(manifest["fingerprint"])
     made = Exported(word, config, folder, facts=facts, reviews=include_reviews)
     source = _Source(run, include_reviews)
-    tables: dict[str, Callable[[_Source, Exported], pa.Table]] = {
-        "rationales": _rationales,
-        "thoughts": _thoughts,
-        "trees": _trees,
-        "sequences": _events,
-        "items": _items,
-        "candidates": _candidates,
-    }
     for table in {"thoughts": ("thoughts", "trees"), "sequences": ("sequences", "items")}.get(word, (word,)):
-        _write(made, table, tables[table](source, made))
+        _write(made, table, _rows_of(table, source, made))
     seal_folder(folder, word, {"config": config, "rows": made.rows, "made_by": made.facts, "reviews": include_reviews})
     return made
 
@@ -134,8 +126,8 @@ class _Source:
 
     def __init__(self, run: Path, include_reviews: bool) -> None:
         self.run, self.include_reviews = run, include_reviews
-        self.sequences: dict[str, Sequence] = {one.user_id: one for one in load_sequences(run)}
-        self.items: dict[str, Item] = {one.item_id: one for one in load_items(run)}
+        self.sequences = sequences_by_user(run)
+        self.items = items_by_id(run)
         self.names = pseudonyms(run)
         self.quotes = Quotes({} if include_reviews else {user: one.reviews for user, one in self.sequences.items()})
 
@@ -160,6 +152,16 @@ class _Source:
         return any(self.quotes.found(row["user_id"], row[name]) for name in _TEXTS if row.get(name))
 
 
+def _rows_of(table: str, source: _Source, made: Exported) -> pa.Table:
+    if table == "rationales":
+        return _rationales(source, made)
+    if table == "sequences":
+        return _events(source, made)
+    if table == "items":
+        return _table(table, [asdict(item) for item in source.items.values()])
+    return _table(table, source.decisions(table, f"{table}.parquet", made))
+
+
 def _rationales(source: _Source, made: Exported) -> pa.Table:
     """With the item that is explained beside each rationale, which is what a reader wants to know first."""
     import pyarrow as pa
@@ -171,25 +173,6 @@ def _rationales(source: _Source, made: Exported) -> pa.Table:
         row |= {"item_id": item_id, "title": source.items[item_id].title}
     fields = [*table_schema("rationales"), pa.field("item_id", pa.string()), pa.field("title", pa.string())]
     return pa.Table.from_pylist(rows, schema=pa.schema(fields))
-
-
-def _thoughts(source: _Source, made: Exported) -> pa.Table:
-    return _table("thoughts", source.decisions("thoughts", "thoughts.parquet", made))
-
-
-def _trees(source: _Source, made: Exported) -> pa.Table:
-    return _table("trees", source.decisions("trees", "trees.parquet", made))
-
-
-def _candidates(source: _Source, made: Exported) -> pa.Table:
-    return _table("candidates", source.decisions("candidates", "candidates.parquet", made))
-
-
-def _items(source: _Source, made: Exported) -> pa.Table:
-    import pyarrow as pa
-
-    rows = [{"item_id": one.item_id, "title": one.title, "item_text": one.item_text} for one in source.items.values()]
-    return pa.Table.from_pylist(rows, schema=table_schema("items"))
 
 
 def _events(source: _Source, made: Exported) -> pa.Table:

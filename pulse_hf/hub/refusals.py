@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from pulse_hf.artifacts import ArtifactError, DiskFullError
-from pulse_hf.models.embedded import lost_on_the_way
+from pulse_hf.network_faults import BUSY, lost_on_the_way
 
 __all__ = [
     "NoAccessError",
@@ -40,8 +40,7 @@ _LOCAL: dict[int | None, type[ArtifactError]] = {
     errno.EPERM: ArtifactError,
     errno.EROFS: ArtifactError,
 }
-_BUSY = (408, 425, 429)  # not now
-_LATER = (*_BUSY, 412)  # all other answers from 400 to 499 stay what they are
+_LATER = (*BUSY, 412)  # all other answers from 400 to 499 stay what they are
 
 
 def overtaken(repo_id: str) -> OvertakenError:
@@ -95,7 +94,7 @@ def is_passing(error: Exception) -> bool:
     """Whether the Hub answered that it cannot now, or a large file broke off on the way."""
     status = _status(error)
     broke_off = type(error) is RuntimeError and lost_on_the_way(error)
-    return broke_off or (status is not None and (status >= 500 or status in _BUSY))
+    return broke_off or (status is not None and (status >= 500 or status in BUSY))
 
 
 def _status(error: BaseException | None) -> int | None:

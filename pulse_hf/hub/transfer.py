@@ -6,7 +6,6 @@ one is fetched once more. Files with code are never fetched, and nothing from a 
 
 from __future__ import annotations
 
-import hashlib
 import logging
 import shutil
 import time
@@ -152,16 +151,13 @@ def _state(
 
 
 def _same(path: Path, local: PublishedFile, remote: Mapping[str, Any] | None) -> bool:
+    from huggingface_hub.utils.sha import git_hash
+
     if remote is None:
         return False
     if remote["sha256"]:
         return bool(remote["sha256"] == local.sha256)
-    return remote["size"] == local.size and remote["blob"] == _git_blob(path)
-
-
-def _git_blob(path: Path) -> str:
-    content = path.read_bytes()
-    return hashlib.sha1(b"blob %d\0" % len(content) + content, usedforsecurity=False).hexdigest()
+    return remote["size"] == local.size and remote["blob"] == git_hash(path.read_bytes())
 
 
 def _of_earlier_push(

@@ -17,7 +17,9 @@ from functools import cache
 from importlib import resources, util
 from pathlib import Path
 
+from pulse_hf.artifacts import sha256_of_file
 from pulse_hf.models.folders import check_config, check_model_folder
+from pulse_hf.network_faults import lost_on_the_way
 
 logger = logging.getLogger(__name__)
 
@@ -142,8 +144,7 @@ def _sha256(path: Path) -> str:
 
 @cache
 def _sha256_once(path: Path, size: int, changed_ns: int) -> str:
-    with path.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()
+    return sha256_of_file(path)
 
 
 @cache
@@ -209,21 +210,3 @@ def _refuse_pickles(name: str, files: Sequence[str]) -> None:
             f"{name} holds {', '.join(pickles[:3])} and no .safetensors weights; only safetensors are loaded. Name a "
             "model or a revision that has them, or convert this one."
         )
-
-
-def lost_on_the_way(error: Exception) -> bool:
-    """Whether a Hub client's transport failed; by the name of the class, since the client changes its library.
-
-    The one that moves large files (Xet) raises nothing but ``RuntimeError``, from compiled code that the client calls.
-    """
-    if type(error) is RuntimeError:
-        return raised_in(error) == "huggingface_hub"
-    return any(base.__name__ == "TransportError" for base in type(error).__mro__)
-
-
-def raised_in(error: BaseException) -> str:
-    """The package whose Python code raised an error, or called the compiled code that did; ``""`` if none is known."""
-    trace = error.__traceback__
-    while trace is not None and trace.tb_next is not None:
-        trace = trace.tb_next
-    return str(trace.tb_frame.f_globals.get("__name__", "")).partition(".")[0] if trace else ""

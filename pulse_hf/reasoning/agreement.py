@@ -11,8 +11,8 @@ from collections.abc import Sequence as Series
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from pulse_hf.models.device import computes_in_bf16
 from pulse_hf.models.loading import one_load_at_a_time
-from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.reasoning.tree_of_thought import Evaluate
 from pulse_hf.schema import Decision, fold_of
 

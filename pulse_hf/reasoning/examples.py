@@ -10,8 +10,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import dataclass, field, replace
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+from pulse_hf.artifacts import read_table
 from pulse_hf.data.item_text import cut_text
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, score_prompt
 from pulse_hf.schema import CandidateSet, Item, Sequence
@@ -39,6 +41,18 @@ class Thought:
 
 
 NO_THOUGHT = Thought()
+
+
+def load_thoughts(run: Path) -> dict[str, Thought]:
+    """r* and s* of a run by decision id; an empty reason is no reason.
+
+    Raises:
+        ArtifactError: The stage ``thoughts`` has not run, or its table is damaged.
+    """
+    rows = read_table(run / "thoughts" / "thoughts.parquet").select(["decision_id", "reason", "agreement"]).to_pylist()
+    return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}
+
+
 SCORERS = ("pulse", "pulse-text", "slm+sft")
 """The scorers a run can tune: with votes of shared reasons, by r* and s* alone, without any reason."""
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, Literal, get_args
 
 from pulse_hf import artifacts
+from pulse_hf.data.sequences import items_by_id, sequences_by_user
 from pulse_hf.reasoning.generator import (
     Engine,
     Generation,
@@ -110,7 +111,7 @@ def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool
 
     Raises:
         ValueError: A decision to be explained is not a training target.
-        ArtifactError: A parent is missing, or the artefact was made from something else.
+        ArtifactError: A parent is missing, or the artefact was made from other settings or inputs.
     """
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
@@ -129,10 +130,8 @@ def rationales(run: Path, settings: RationaleSettings, *, seed: int, force: bool
 def _make(run: Path, work: Path, settings: RationaleSettings, seed: int) -> dict[str, Any]:
     from tqdm import tqdm
 
-    from pulse_hf.data.sequences import load_items, load_sequences
-
-    sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
-    items = {item.item_id: item for item in load_items(run)}
+    sequences = sequences_by_user(run)
+    items = items_by_id(run)
     generator = _generator(settings, sequences.values())
     recorded = generator if isinstance(generator, RecordedGenerator) else None
     decisions = training_decisions_with_candidates(run, settings, seed, recorded.texts if recorded else None)

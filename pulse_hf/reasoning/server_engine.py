@@ -14,7 +14,7 @@ from collections.abc import Sequence as Series
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from pulse_hf.models.embedded import lost_on_the_way
+from pulse_hf.network_faults import lost_on_the_way
 from pulse_hf.reasoning.generator import Generation, Sampling, Usage
 from pulse_hf.schema import stable_hash
 

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf import artifacts
+from pulse_hf.data.sequences import items_by_id, sequences_by_user
 from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with, load_spaces, weights_sha256
 from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.reasoning.generator import Engine, Generator, Sampling, engine_identity, open_generator
@@ -79,6 +80,11 @@ class ThoughtSettings:
             raise ValueError(f"users_per_batch is {self.users_per_batch}; expected at least 1")
         _ = self.tree, self.sampling
 
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> ThoughtSettings:
+        """From the plain values that a manifest or a record holds."""
+        return cls(**{**values, "budget": PromptBudget(**values["budget"])})
+
     @property
     def tree(self) -> TreeSettings:
         """The shape of a tree."""
@@ -123,7 +129,7 @@ def thoughts(run: Path, settings: ThoughtSettings, *, seed: int, force: bool = F
         The artefact's folder.
 
     Raises:
-        ArtifactError: A parent is missing, the artefact was made from something else, or an encoder changed.
+        ArtifactError: A parent is missing, the artefact was made from other settings or inputs, or an encoder changed.
     """
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
@@ -207,7 +213,7 @@ def _texts_cut(spaces: Iterable[PulseThoughtSpaceModel]) -> dict[str, int]:
 
 def _read_inputs(run: Path, settings: ThoughtSettings, seed: int) -> tuple[list[ThoughtInput], dict[str, int]]:
     """All that the stage reads, and what its prompts leave out."""
-    from pulse_hf.data.sequences import load_items, load_sequences, some_decisions
+    from pulse_hf.data.sequences import some_decisions
     from pulse_hf.models.thought_space import PulseThoughtSpaceConfig
 
     table = artifacts.read_table(run / "candidates" / "candidates.parquet").select(["user_id", "position", "split"])
@@ -223,8 +229,8 @@ def _read_inputs(run: Path, settings: ThoughtSettings, seed: int) -> tuple[list[
         seed,
     )
     decisions = [*(decision for decision in found if decision.split != "train"), *training]
-    sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
-    items = {item.item_id: item for item in load_items(run)}
+    sequences = sequences_by_user(run)
+    items = items_by_id(run)
     lent = {row["decision_id"]: row["item_ids"] for row in rows}
     behaviour = {"max_events": config.max_events, "review_words": config.review_words}
     untold = left_out((sequences[one.user_id].before(one.position) for one in decisions), items, settings.budget)

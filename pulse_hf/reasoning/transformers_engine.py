@@ -18,8 +18,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from pulse_hf.models.device import computes_in_bf16, default_device
 from pulse_hf.models.loading import one_load_at_a_time
-from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.reasoning.branch_cache import ATTENTION, Kept
 from pulse_hf.reasoning.branch_decoding import Row, columns_needed, decode_branches
 from pulse_hf.reasoning.chat_tokens import ChatTokens
@@ -100,13 +100,12 @@ class TransformersGenerator:
         """
         from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
-        from pulse_hf.models.embedded import resolve_model
+        from pulse_hf.models.embedded import commit_of, resolve_model
 
         source, identity = resolve_model(model_id)
-        place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
-        on_hub = identity["weights_sha256"] == "by revision"
-        pinned: dict[str, Any] = {"revision": identity["revision"]} if on_hub else {}
-        pinned["trust_remote_code"] = False  # not left out: a missing answer is asked for on a terminal
+        place = torch.device(device or default_device())
+        # Code from the repo is not merely left out: a missing answer is asked for on a terminal.
+        pinned: dict[str, Any] = {"revision": commit_of(identity), "trust_remote_code": False}
         dtype = dtype or (torch.bfloat16 if computes_in_bf16(place.type) else torch.float32)
         stored = AutoConfig.from_pretrained(source, **pinned).dtype
         if stored not in (None, dtype):

@@ -56,11 +56,11 @@ class VllmGenerator:
                 "engine is 'vllm', and vllm is not installed (pip install 'pulse-hf[vllm]', needs CUDA); "
                 "'transformers' runs everywhere"
             ) from error
-        from pulse_hf.models.embedded import resolve_model
+        from pulse_hf.models.embedded import commit_of, resolve_model
 
         source, identity = resolve_model(model_id)
-        pinned = {"revision": identity["revision"]} if identity["weights_sha256"] == "by revision" else {}
-        llm = LLM(model=source, enable_prefix_caching=True, trust_remote_code=False, **pinned)
+        commit = commit_of(identity)
+        llm = LLM(model=source, enable_prefix_caching=True, trust_remote_code=False, revision=commit)
         return cls(llm, model_id=identity["id"], revision=identity["revision"])
 
     def fits(self, prompt: Prompt, new_tokens: int) -> bool:

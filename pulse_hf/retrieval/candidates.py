@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulse_hf import artifacts
-from pulse_hf.schema import SPLITS, CandidateSet, Decision, Split, stable_hash
+from pulse_hf.schema import SPLITS, CandidateSet, Decision, stable_hash
 
 if TYPE_CHECKING:
     import numpy as np
@@ -143,21 +143,10 @@ def chosen_decisions(
     training = data.training_decisions(sequences, settings.training_decisions_per_user)
     test_seed = seed if settings.test_users_seed is None else settings.test_users_seed
     return [
-        *_of_users(data.decisions(sequences, "test"), settings.max_test_users, test_seed),
-        *_of_users(data.decisions(sequences, "validation"), settings.max_validation_users, seed),
-        *_of_users(training, settings.max_train_users, seed, purpose="training"),
+        *data.decisions_of_users(data.decisions(sequences, "test"), settings.max_test_users, test_seed),
+        *data.decisions_of_users(data.decisions(sequences, "validation"), settings.max_validation_users, seed),
+        *data.decisions_of_users(training, settings.max_train_users, seed, purpose="training"),
     ]
-
-
-def _of_users(
-    decisions: list[Decision], max_users: int | None, seed: int, *, purpose: str = "judging"
-) -> list[Decision]:
-    """All decisions of at most ``max_users`` users."""
-    from pulse_hf.data.sequences import sample_decisions
-
-    one_each = list({decision.user_id: decision for decision in decisions}.values())
-    users = {decision.user_id for decision in sample_decisions(one_each, max_users, seed, purpose=purpose)}
-    return [decision for decision in decisions if decision.user_id in users]
 
 
 def draw_candidates(
@@ -291,12 +280,11 @@ def candidate_set(
     return CandidateSet(decision.decision_id, decision.split, tuple(members[place] for place in order), order.index(0))
 
 
-def load_candidates(run: Path, split: Split | None = None) -> list[CandidateSet]:
-    """The stored sets of a run.
+def load_candidates(run: Path) -> list[CandidateSet]:
+    """The stored sets of a run, in stored order.
 
     Args:
         run: The run's folder.
-        split: Only this split; ``None`` for all, in stored order.
 
     Raises:
         ArtifactError: The stage has not run.
@@ -304,9 +292,7 @@ def load_candidates(run: Path, split: Split | None = None) -> list[CandidateSet]
     artifacts.read_manifest(run / FOLDER)
     rows = artifacts.read_table(run / FOLDER / "candidates.parquet").to_pylist()
     return [
-        CandidateSet(row["decision_id"], row["split"], tuple(row["item_ids"]), row["target_index"])
-        for row in rows
-        if split in (None, row["split"])
+        CandidateSet(row["decision_id"], row["split"], tuple(row["item_ids"]), row["target_index"]) for row in rows
     ]
 
 

@@ -12,7 +12,6 @@ in ``baseline_fits``.
 
 from __future__ import annotations
 
-import json
 import logging
 import math
 import time
@@ -73,17 +72,17 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
         The artefact's folder.
 
     Raises:
-        ArtifactError: A parent is missing, or the artefact was made from something else.
+        ArtifactError: A parent is missing, or the artefact was made from other settings or inputs.
     """
     from pulse_hf.models.embedded import resolve_model
 
-    space = ThoughtSpaceSettings(**_settings_of(run / "thought_space"))
-    sequential = SequentialSettings(**_settings_of(run / "sequential"))
+    space = ThoughtSpaceSettings(**artifacts.settings_of(run / "thought_space"))
+    sequential = SequentialSettings(**artifacts.settings_of(run / "sequential"))
     budgets: dict[str, Any] = {"thought_space": asdict(space), "sequential": asdict(sequential)}
     counted = space.all_titles and "encoder-tuned" in settings.systems
     parents = ["sequences", *(("rationales", "thought_space") if counted else ())]
     if set(settings.systems) & set(A_LLMREC):
-        scorer = _settings_of(run / "recommender")
+        scorer = artifacts.settings_of(run / "recommender")
         budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
         parents += ["sequential", "candidates", "thoughts"]
     if artifacts.num_processes() > 1 and (force or not (run / FOLDER / artifacts.MANIFEST).exists()):
@@ -93,7 +92,7 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
         )
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
-        settings=json.loads(json.dumps(asdict(settings))) | budgets,
+        settings=asdict(settings) | budgets,
         seed=seed,
         parents={name: artifacts.parent_sha256(run / name) for name in parents},
         model=resolve_model(space.encoder)[1],
@@ -120,10 +119,6 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
 
     artifacts.build(run / FOLDER, fingerprint, make, force=force)
     return run / FOLDER
-
-
-def _settings_of(folder: Path) -> dict[str, Any]:
-    return artifacts.settings_of(artifacts.read_manifest(folder)["fingerprint"])
 
 
 def _timed(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
@@ -169,18 +164,16 @@ def _fit(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:
 
 def _encoder(material: Material, pairs: list[Pair]) -> dict[str, Any]:
     """The Thought Space's own training on other pairs, without folds."""
-    from pulse_hf.models.embedded import resolve_model
     from pulse_hf.training.thought_space import Fitting, start_model
 
     space = material.space
-    location, identity = resolve_model(space.encoder)
     # A space with the titles of its pairs takes two steps where this takes one; equal budgets are equal steps.
     passes = 2 if space.titles else 1
     once = replace(space, titles=False, all_titles=None, epochs=passes * space.epochs)
     alone = replace(once, num_folds=0, behaviour="history")
     if space.all_titles:
         alone = _of_equal_steps(material, pairs, alone)
-    model = start_model(location, identity["revision"], alone)
+    model = start_model(alone)
     return Fitting(model, pairs, alone, material.seed).fit(material.work, "encoder-tuned")[2]
 
 

@@ -369,9 +369,9 @@ def _collator(
 
 
 def _parameter_groups(model: PeftModel, config: SFTConfig, head_learning_rate: float) -> list[dict[str, Any]]:
-    trainable = [(name, value) for name, value in model.named_parameters() if value.requires_grad]
-    adapter = [value for name, value in trainable if "lora_" in name]
-    head = [value for name, value in trainable if "lora_" not in name]
+    named = trainable(model)
+    adapter = [value for name, value in named if "lora_" in name]
+    head = [value for name, value in named if "lora_" not in name]
     return [
         {"params": adapter, "lr": config.learning_rate, "weight_decay": config.weight_decay},
         {"params": head, "lr": head_learning_rate, "weight_decay": 0.0},

@@ -14,6 +14,7 @@ from tqdm import tqdm
 
 from pulse_hf.artifacts import num_processes, process
 from pulse_hf.metrics import NDCG_CUTOFF, rank_metrics
+from pulse_hf.models.device import default_device
 from pulse_hf.models.sasrec import PulseSASRecConfig, PulseSASRecModel
 from pulse_hf.models.sasrec.modeling_sasrec import left_padded
 from pulse_hf.schema import stable_hash
@@ -120,7 +121,7 @@ def fit_sasrec(
             f"{name}: none of {len(histories)} users has two training events; there is no next item to learn"
         )
     text_dim = 0 if text_features is None else text_features.shape[1]
-    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    device = torch.device(default_device())
     with torch.random.fork_rng(devices=[device] if device.type == "cuda" else []):
         torch.manual_seed(seed)
         model = build(sasrec_config(num_items, settings, text_dim)).to(device)

@@ -30,8 +30,10 @@ from pulse_hf.artifacts import (
     wait_for_all,
     write_json,
 )
-from pulse_hf.reasoning.examples import SCORERS, PromptShape, ScorerExample, Thought, examples_of_sets
+from pulse_hf.data.sequences import items_by_id, sequences_by_user
+from pulse_hf.reasoning.examples import SCORERS, PromptShape, ScorerExample, examples_of_sets, load_thoughts
 from pulse_hf.reasoning.prompts import CANDIDATE_WORDS, PromptBudget, is_cut, prompt_hashes
+from pulse_hf.retrieval.candidates import load_candidates
 from pulse_hf.schema import CandidateSet, stable_hash
 
 FOLDER = "recommender"
@@ -131,7 +133,7 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
         run: The run folder, in which the stages before have finished.
         settings: See :class:`RecommenderSettings`.
         seed: Of the adapter's start and the order of the rows.
-        force: Train anew although the artefact was made from something else.
+        force: Train anew although the artefact was made from other settings or inputs.
 
     Returns:
         The artefact's folder.
@@ -163,15 +165,14 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
 
 
 def _make(run: Path, work: Path, settings: RecommenderSettings, seed: int) -> dict[str, Any]:
-    from pulse_hf.data.sequences import load_items, load_sequences
     from pulse_hf.reasoning.agreement import FULL_SPACE, load_space
     from pulse_hf.reasoning.shared_reasons import inputs_sha256, load_shared_reasons
     from pulse_hf.training.scorer_fit import make_processor, train_scorer
 
     train_sets, validation_sets, counts = read_sets(run, settings, seed)
-    thoughts = read_thoughts(run)
-    sequences = {one.user_id: one for one in load_sequences(run)}
-    items = {one.item_id: one for one in load_items(run)}
+    thoughts = load_thoughts(run)
+    sequences = sequences_by_user(run)
+    items = items_by_id(run)
     shared = None
     if settings.shared_temperature is not None:
         shared = load_shared_reasons(run, sequences, list(items), load_space(run, FULL_SPACE))
@@ -250,10 +251,7 @@ def read_sets(
     Raises:
         ValueError: No train set has a thought.
     """
-    rows = read_table(run / "candidates" / "candidates.parquet").to_pylist()
-    sets = [
-        CandidateSet(row["decision_id"], row["split"], tuple(row["item_ids"]), row["target_index"]) for row in rows
-    ]
+    sets = load_candidates(run)
     thinking = set(read_table(run / "thoughts" / "thoughts.parquet")["decision_id"].to_pylist())
     train = [one for one in sets if one.split == "train"]
     kept = [one.with_negatives(settings.training_negatives) for one in train if one.decision_id in thinking]
@@ -272,9 +270,3 @@ def read_sets(
         validation,
         {"train": {"read": len(train), "kept": len(kept), "dropped": dropped}, "validation": len(validation)},
     )
-
-
-def read_thoughts(run: Path) -> dict[str, Thought]:
-    """r* and s* by decision id; an empty reason is no reason."""
-    rows = read_table(run / "thoughts" / "thoughts.parquet").select(["decision_id", "reason", "agreement"]).to_pylist()
-    return {row["decision_id"]: Thought(row["reason"] or None, row["agreement"]) for row in rows}

@@ -10,8 +10,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf.artifacts import num_processes, process
+from pulse_hf.models.device import computes_in_bf16, default_device
 from pulse_hf.models.embedded import commit_of, resolve_model
-from pulse_hf.models.precision import computes_in_bf16
 from pulse_hf.models.scorer.adapter import save_adapter
 from pulse_hf.reasoning.examples import PromptShape, ScorerExample
 
@@ -305,8 +305,6 @@ def _share(batch_size: int) -> int:
 
 def uses_bf16(settings: RecommenderSettings) -> bool:
     """Whether training computes in bfloat16: as asked, or where the hardware does it natively."""
-    import torch
-
     if settings.bf16 is not None:
         return settings.bf16
-    return computes_in_bf16("cuda" if torch.cuda.is_available() else "cpu")
+    return computes_in_bf16(default_device())

@@ -16,7 +16,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pulse_hf import artifacts
-from pulse_hf.models.embedded import MINILM_ID, resolve_model
+from pulse_hf.data.sequences import items_by_id, sequences_by_user
+from pulse_hf.models.device import default_device
+from pulse_hf.models.embedded import MINILM_ID, commit_of, resolve_model
 from pulse_hf.reasoning.shared_reasons import VECTORS
 from pulse_hf.schema import fold_of
 from pulse_hf.training.thought_pairs import (
@@ -141,22 +143,21 @@ def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int,
         ``run/thought_space``.
 
     Raises:
-        ArtifactError: An input is missing, or the artefact was made from something else.
+        ArtifactError: An input is missing, or the artefact was made from other settings or inputs.
         ValueError: Too few pairs, a rationale of a target that must not train, or a loss that is not finite.
     """
-    location, identity = resolve_model(settings.encoder)
+    identity = resolve_model(settings.encoder)[1]
     parents = {name: artifacts.parent_sha256(run / name) for name in ("sequences", "rationales")}
     fingerprint = artifacts.Fingerprint("thought-space", asdict(settings), seed, parents, model=identity)
 
     def make(work: Path) -> dict[str, Any]:
-        from pulse_hf.data.sequences import load_items, load_sequences
 
         rows = artifacts.read_table(run / "rationales" / "rationales.parquet").to_pylist()
-        sequences = {sequence.user_id: sequence for sequence in load_sequences(run)}
-        items = {item.item_id: item for item in load_items(run)}
+        sequences = sequences_by_user(run)
+        items = items_by_id(run)
         pairs = training_pairs(rows, sequences, items, settings)
         fitted_on = with_titles(pairs, sequences, items, settings)
-        model = start_model(location, identity["revision"], settings)
+        model = start_model(settings)
         report = _fit_all(work, model, pairs, fitted_on[len(pairs) :], settings, seed)
         if artifacts.process() > 0:
             return {}
@@ -173,13 +174,12 @@ def train_thought_space(run: Path, settings: ThoughtSpaceSettings, *, seed: int,
     return run / FOLDER
 
 
-def start_model(location: str, revision: str, settings: ThoughtSpaceSettings) -> PulseThoughtSpaceModel:
+def start_model(settings: ThoughtSpaceSettings) -> PulseThoughtSpaceModel:
     """The untrained model with its processor, on the accelerator if there is one."""
-    import torch
-
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel, PulseThoughtSpaceProcessor
 
-    loading = {"revision": revision} if len(revision) == 40 else {}  # a commit of the Hub
+    location, identity = resolve_model(settings.encoder)
+    loading = {"revision": commit_of(identity)}
     model = PulseThoughtSpaceModel.from_encoders(
         location, shared_towers=settings.shared_towers, projection_dim=settings.projection_dim, **loading
     )
@@ -190,7 +190,7 @@ def start_model(location: str, revision: str, settings: ThoughtSpaceSettings) ->
         **loading,
     )
     model.config.max_events, model.config.review_words = settings.max_events, settings.review_words
-    return model.to("cuda" if torch.cuda.is_available() else "cpu")
+    return model.to(default_device())
 
 
 class Fitting:

@@ -17,6 +17,7 @@ from pulse_hf.metrics import rank_metrics
 from pulse_hf.training.finite import require_finite
 from pulse_hf.training.losses import has_negative, info_nce_loss
 from pulse_hf.training.resume import fit_state, restore_fit
+from pulse_hf.training.thought_pairs import pair_texts
 from pulse_hf.training.thought_space_towers import SIDES, TrainableSpace
 from pulse_hf.training.together import gathered, own_rows, sum_gradients
 
@@ -136,7 +137,7 @@ def fit(
         )
     rng, generator = np.random.default_rng(seed), torch.Generator().manual_seed(seed)
     for side in SIDES:
-        space.states[side].add([_training_text(pair, side) for pair in pairs])
+        space.states[side].add(pair_texts(pairs, side))
     optimizer = _optimizer(space, settings)
     schedule = _schedule(
         optimizer, settings.epochs * num_batches(len(pairs), settings.batch_size), settings.warmup_ratio
@@ -212,8 +213,7 @@ class _State:
     def step(self, pairs: Sequence[Pair], groups: Tensor, settings: ThoughtSpaceSettings, place: str) -> float:
         """One step on a batch; its loss, rounded as it is reported."""
         history, rationale = (
-            gathered(self.space.embed(side, [_training_text(pair, side) for pair in own_rows(pairs)]), len(pairs))
-            for side in SIDES
+            gathered(self.space.embed(side, pair_texts(own_rows(pairs), side)), len(pairs)) for side in SIDES
         )
         loss = info_nce_loss(
             history,
@@ -271,10 +271,6 @@ def validation_quality(space: TrainableSpace, pairs: Sequence[Pair], *, masked: 
     history = space.vectors("history", [pair.masked_history if masked else pair.history for pair in pairs])
     rationale = space.vectors("rationale", [pair.masked_rationale if masked else pair.rationale for pair in pairs])
     return retrieval_quality(history, rationale, groups_of(pairs))
-
-
-def _training_text(pair: Pair, side: str) -> str:
-    return pair.training_history if side == "history" else pair.rationale
 
 
 def _optimizer(space: TrainableSpace, settings: ThoughtSpaceSettings) -> torch.optim.AdamW:

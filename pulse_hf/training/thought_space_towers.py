@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from tqdm import tqdm
 
 from pulse_hf.models.attention import attend_for_training
-from pulse_hf.models.precision import computes_in_bf16
+from pulse_hf.models.device import computes_in_bf16
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

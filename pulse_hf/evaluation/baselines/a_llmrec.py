@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from pulse_hf.evaluation.protocol import Study
+from pulse_hf.models.device import default_device
 from pulse_hf.schema import Decision
 
 if TYPE_CHECKING:
@@ -37,7 +38,7 @@ def scores(
 
     from pulse_hf.models.a_llmrec import PulseALLMRecModel
     from pulse_hf.models.a_llmrec.soft_prompts import SoftPromptProcessor, soft_scorer
-    from pulse_hf.models.precision import computes_in_bf16
+    from pulse_hf.models.device import computes_in_bf16
     from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.processing_scorer import score_encoded
     from pulse_hf.reasoning.examples import PromptShape
@@ -53,7 +54,7 @@ def scores(
     sets = [study.sets[decision.decision_id] for decision in decisions]
     shape = PromptShape.from_dict(bridge.config.prompt)
     examples = soft_examples(sets, study.sequences, study.items, thoughts, shape, processor.fits)
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     bf16 = computes_in_bf16(device)
     users = sasrec.user_vectors([one.history for one in examples])
     scorer = soft_scorer(bridge, users, dtype=torch.bfloat16 if device == "cuda" and bf16 else torch.float32)

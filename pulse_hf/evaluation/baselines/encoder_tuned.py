@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pulse_hf.artifacts import read_manifest, settings_of
+from pulse_hf.artifacts import settings_of
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.schema import Decision
 
@@ -28,7 +28,7 @@ def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float
     from pulse_hf.reasoning.titles import FOLDER, history_titles
 
     folder = study.run / FOLDER
-    num_titles = settings_of(read_manifest(folder)["fingerprint"])["num_titles"]
+    num_titles = settings_of(folder)["num_titles"]
     model = PulseThoughtSpaceModel.from_pretrained(folder / "encoder-tuned").eval()
     texts = [history_titles(history, study.items, num_titles) for history in study.histories(decisions)]
     histories = model.encode_histories(texts).numpy()

@@ -25,6 +25,7 @@ from pulse_hf.artifacts import (
     write_json,
     write_tensors,
 )
+from pulse_hf.models.device import default_device
 from pulse_hf.models.embedded import commit_of
 from pulse_hf.models.loading import one_load_at_a_time
 
@@ -188,7 +189,6 @@ def load_scorer(
     folder: Path,
     merge: bool = False,
     *,
-    attn_implementation: str = "sdpa",
     dtype: torch.dtype | None = None,
     device: str | None = None,
 ) -> tuple[PulseScorerModel, PulseScorerProcessor]:
@@ -198,7 +198,6 @@ def load_scorer(
         base_id_or_path: The base model: folder or Hub id.
         folder: Written by :func:`save_adapter`.
         merge: Add the adapter into the base weights, so that PEFT is gone afterwards.
-        attn_implementation: ``"sdpa"`` or ``"eager"``.
         dtype: Of the weights; by default bfloat16 on a GPU that computes in it, else float32.
         device: Where to; by default a GPU if there is one.
 
@@ -212,11 +211,11 @@ def load_scorer(
     import torch
     from peft import PeftModel, get_peft_model_state_dict
 
+    from pulse_hf.models.device import computes_in_bf16
     from pulse_hf.models.embedded import resolve_model
-    from pulse_hf.models.precision import computes_in_bf16
     from pulse_hf.models.scorer.modeling_encoder_scorer import scorer_on
 
-    place = torch.device(device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    place = torch.device(device or default_device())
     halved = place.type == "cuda" and computes_in_bf16(place.type)
     record = read_record(folder)
     merged = (folder / MERGED).is_dir()
@@ -229,7 +228,6 @@ def load_scorer(
         num_candidate_features=record.num_candidate_features,
         likelihood_scale=record.likelihood_scale,
         dtype=dtype or (torch.bfloat16 if halved else torch.float32),
-        attn_implementation=attn_implementation,
         revision=revision,
     )
     found = {"vocab_size": scorer.config.base_config.vocab_size, "hidden_size": scorer.config.base_config.hidden_size}

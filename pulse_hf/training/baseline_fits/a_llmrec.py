@@ -24,15 +24,16 @@ from pulse_hf.artifacts import Checkpoints, sha256_of_text
 from pulse_hf.models.a_llmrec import PulseALLMRecConfig, PulseALLMRecModel
 from pulse_hf.models.a_llmrec.soft_prompts import SoftPromptProcessor, soft_scorer
 from pulse_hf.models.attention import attend_for_training
+from pulse_hf.models.device import default_device
 from pulse_hf.models.embedded import commit_of, resolve_model
 from pulse_hf.models.sasrec import PulseSASRecModel
-from pulse_hf.reasoning.examples import PromptShape
+from pulse_hf.reasoning.examples import PromptShape, load_thoughts
 from pulse_hf.reasoning.prompts import PromptBudget
 from pulse_hf.reasoning.soft_prompts import soft_examples
 from pulse_hf.schema import stable_hash
 from pulse_hf.training.baseline_fits.alignment import Aligned, align
 from pulse_hf.training.baseline_fits.projections import ProjectionFit
-from pulse_hf.training.scorer import read_sets, read_thoughts
+from pulse_hf.training.scorer import read_sets
 from pulse_hf.training.scorer_fit import uses_bf16
 from pulse_hf.training.sequential import training_sequences
 
@@ -90,7 +91,7 @@ def fit_a_llmrec(name: str, material: Material) -> dict[str, Any]:
     processor = SoftPromptProcessor.of(model.config)
     train_sets, validation_sets, counts = read_sets(material.run, settings, material.seed)
     by_user = {sequence.user_id: sequence for sequence in material.sequences}
-    thoughts = read_thoughts(material.run) if shape.use_reason else {}
+    thoughts = load_thoughts(material.run) if shape.use_reason else {}
     train, validation = (
         soft_examples(sets, by_user, material.item_of, thoughts, shape, processor.fits)
         for sets in (train_sets, validation_sets)
@@ -98,7 +99,7 @@ def fit_a_llmrec(name: str, material: Material) -> dict[str, Any]:
     rows = [*train, *validation]
     encoded = processor.encode_soft(rows, [one.target_index for one in rows])
     users = sasrec.user_vectors([one.history for one in rows])
-    device = "cuda" if torch.cuda.is_available() else "cpu"
+    device = default_device()
     dtype = torch.bfloat16 if device == "cuda" and uses_bf16(settings) else torch.float32
     scorer = soft_scorer(model, users, dtype=dtype).to(device)
     attend_for_training(scorer.model)

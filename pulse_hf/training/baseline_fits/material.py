@@ -60,9 +60,7 @@ class Material:
         """Budget of systems that use the language model: the scorer's own settings."""
         from pulse_hf.training.scorer import RecommenderSettings
 
-        return RecommenderSettings(
-            **artifacts.settings_of(artifacts.read_manifest(self.run / "recommender")["fingerprint"])
-        )
+        return RecommenderSettings(**artifacts.settings_of(self.run / "recommender"))
 
     def fits(self, settings: SequentialSettings | None = None) -> Fits:
         """SASRec's own fitting, with the run's settings or other ones."""

@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING
 import torch
 from torch import Tensor, nn
 
-from pulse_hf.models.embedded import resolve_model
 from pulse_hf.training.thought_space import ThoughtSpaceSettings, start_model
 from pulse_hf.training.thought_space_towers import TextStates, TrainableSpace, computes_bf16, splits_exactly
 
@@ -39,8 +38,7 @@ class TextTower:
     def __init__(self, space: ThoughtSpaceSettings, texts: Sequence[str]) -> None:
         layers = None if space.trained_layers is None else max(1, space.trained_layers)
         alone = replace(space, shared_towers=True, projection_dim=0, trained_layers=layers)
-        location, identity = resolve_model(space.encoder)
-        self.model: PulseThoughtSpaceModel = start_model(location, identity["revision"], alone)
+        self.model: PulseThoughtSpaceModel = start_model(alone)
         if layers is not None and not splits_exactly(self.model, _SIDE, texts, layers):
             logger.warning("%s has no plain list of layers to cut at: all of its layers train", space.encoder)
             layers = None

@@ -1,10 +1,17 @@
-"""Where bfloat16 is computed natively; elsewhere it is emulated, which is slower than float32."""
+"""Where models run when nobody says, and what its hardware computes."""
 
 from __future__ import annotations
 
 
+def default_device() -> str:
+    """``"cuda"`` where torch sees a GPU, else ``"cpu"``."""
+    import torch
+
+    return "cuda" if torch.cuda.is_available() else "cpu"
+
+
 def computes_in_bf16(device: str) -> bool:
-    """Whether the hardware of a device type multiplies in bfloat16.
+    """Whether the hardware of a device type multiplies in bfloat16; emulated, it is slower than float32.
 
     Args:
         device: ``"cpu"``, ``"cuda"`` or another device type of torch; unknown ones compute in float32.
