@@ -10,7 +10,6 @@ world. Synthetic: it shows the mechanism, not a result on real data.
 from __future__ import annotations
 
 import argparse
-import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -18,6 +17,7 @@ from typing import Any
 from pulse_hf.artifacts import package_versions, read_json, write_json
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.evaluation.report import against_the_strongest, strongest_baseline
+from pulse_hf.models.device import few_compiled_products
 from pulse_hf.pipeline import run_road
 from pulse_hf.presets import preset_named
 
@@ -44,8 +44,7 @@ def main() -> None:
     parser.add_argument("--test-users", type=int, default=2000)
     parser.add_argument("--seed", type=int, default=11)
     arguments = parser.parse_args()
-    # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    few_compiled_products()
     rows = {}
     for knob in KNOBS:
         preset = preset_named("demo")

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
@@ -30,6 +29,7 @@ from pulse_hf.artifacts import ArtifactError, read_json, sha256_of_text, write_j
 from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS, TUNED
 from pulse_hf.evaluation.outcomes import Outcome, code_sha256, load_outcome, outcome_of, save_outcome
 from pulse_hf.evaluation.pooled import pooled_report
+from pulse_hf.models.device import few_compiled_products
 from pulse_hf.pipeline import run_road
 from pulse_hf.presets import preset_named
 from pulse_hf.settings import RunSettings, merge
@@ -179,9 +179,8 @@ def main() -> None:
     unknown = sorted(set(chosen.arms) - set(known))
     if unknown:
         parser.error(f"no arm {', '.join(unknown)}; there are {', '.join(known)}")
-    # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
     code_sha256()  # now: a source file may change while hours of runs go on
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    few_compiled_products()
     for name in chosen.arms or known:
         _, folder = settings_of_arm(ARMS / f"{name}.json", chosen.data)
         if chosen.list or not folder.exists():

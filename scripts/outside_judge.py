@@ -22,6 +22,7 @@ from outside_judge_rollouts import rollouts
 from outside_judge_xrec import xrec
 
 from pulse_hf import artifacts
+from pulse_hf.models.device import few_compiled_products
 
 ROOT = Path(__file__).resolve().parents[1]
 
@@ -47,7 +48,7 @@ def main() -> None:
     if not given.data.is_dir():
         raise SystemExit(f"{given.data} is absent: put reason4rec_rollouts and xrec there, or give --data")
     torch.set_num_threads(given.threads)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    few_compiled_products()
     command = " ".join(["python", os.path.relpath(__file__, ROOT), *sys.argv[1:]])
     study = Study(given.data, given.work, given.seed, command)
     path = given.out / "outside-judge.json"

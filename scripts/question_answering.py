@@ -20,7 +20,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
 from collections import Counter
 from dataclasses import asdict
 from pathlib import Path
@@ -36,6 +35,7 @@ from qa_stages import CHANCE, FROZEN, Steps, all_pools, all_prompts, all_scores,
 from qa_tuning import Tuning, answers, tuned
 
 from pulse_hf.artifacts import package_versions, sha256_of_text, write_json
+from pulse_hf.models.device import few_compiled_products
 from pulse_hf.models.embedded import resolve_model
 
 if TYPE_CHECKING:
@@ -47,7 +47,7 @@ PROMPTED = ("standard", "cot", "act", "react+cot")
 def main() -> None:
     """Run the study and write its report."""
     given = _arguments()
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    few_compiled_products()
     from pulse_hf.reasoning.transformers_engine import TransformersGenerator
 
     settings = Tuning(given.model, given.max_length, epochs=given.epochs, batch_size=given.batch_size)

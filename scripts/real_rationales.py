@@ -30,7 +30,6 @@ import digital_music
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from outside_judge_fits import untrained
 
 from pulse_hf import artifacts
 from pulse_hf.data.columns import Columns
@@ -39,13 +38,14 @@ from pulse_hf.data.sequences import items_by_id, load_sequences
 from pulse_hf.evaluation.reasons import derangement
 from pulse_hf.evaluation.statistics import holm, intervals, paired
 from pulse_hf.metrics import rank_metrics
+from pulse_hf.models.device import few_compiled_products
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel
 from pulse_hf.reasoning.recorded import recorded_rationales
 from pulse_hf.reasoning.titles import history_titles
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates, load_candidates
 from pulse_hf.training.thought_pairs import Pair, inputs_sha256, next_title_pairs
-from pulse_hf.training.thought_space import Fitting, ThoughtSpaceSettings
+from pulse_hf.training.thought_space import Fitting, ThoughtSpaceSettings, start_model
 
 ROOT = Path(__file__).resolve().parents[1]
 TITLES = "titles"
@@ -130,7 +130,7 @@ def fitted(shop: Shop, among: str, kind: str, work: Path, seed: int) -> Path:
     fingerprint = artifacts.Fingerprint("real-rationales", asdict(settings), seed, parents, model=identity)
 
     def make(folder: Path) -> dict[str, Any]:
-        record = Fitting(untrained(settings), pairs, settings, seed, twins).fit(folder, "model")[2]
+        record = Fitting(start_model(settings), pairs, settings, seed, twins).fit(folder, "model")[2]
         return {"pairs": record["pairs"], "best_epoch": record["best_epoch"], "further": len(twins)}
 
     words = kind.replace(" ", "-").replace("'", "")
@@ -215,9 +215,9 @@ def main() -> None:
     if not (given.data / "reason4rec_rollouts").is_dir():
         raise SystemExit(f"{given.data} holds no reason4rec_rollouts: put it there, or give --data")
     torch.set_num_threads(given.threads)
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    few_compiled_products()
     shop = Shop(given.data, given.work)
-    rows: list[dict[str, Any]] = [{"space": "untrained", **spans(ranked(shop, untrained(SETTINGS)))}]
+    rows: list[dict[str, Any]] = [{"space": "untrained", **spans(ranked(shop, start_model(SETTINGS)))}]
     for among in given.among:
         rows += judged(shop, among, given.spaces, given.work, given.seeds)
     report = {

@@ -23,7 +23,7 @@ from pulse_hf.artifacts import (
     write_json,
     write_table,
 )
-from pulse_hf.cli.faults import told
+from pulse_hf.cli.faults import known_fault
 from pulse_hf.evaluation.evaluate import _publish
 from pulse_hf.schema import Sequence, fold_of, stable_hash
 
@@ -281,7 +281,7 @@ def test_a_full_disk_has_its_exit_code_wherever_it_fills(tmp_path, monkeypatch, 
     monkeypatch.setattr(os, "fsync", fsync)
     with pytest.raises(DiskFullError, match="no room") as caught:
         build(tmp_path / "run" / "toy", fingerprint(), plain)
-    assert told(caught.value)[0] == 4
+    assert known_fault(caught.value)[0] == 4
     monkeypatch.undo()
     assert build(tmp_path / "run" / "toy", fingerprint(), make) is True
 

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from pulse_hf.artifacts import ArtifactError, DiskFullError
 from pulse_hf.cli import launch as launcher
 from pulse_hf.cli import main as command_line
-from pulse_hf.cli.faults import told
+from pulse_hf.cli.faults import known_fault
 from pulse_hf.hub.refusals import NoAccessError, OvertakenError
 
 
@@ -51,11 +51,11 @@ FAULTS: list[tuple[Exception, int | None, str]] = [
     (system(errno.ENOSPC), 4, "runs/shop: no room"),
     (system(errno.EDQUOT, None), 4, "no room"),
     (caused_by(RuntimeError("a library's"), system(errno.ENOSPC)), 4, "runs/shop: no room"),
-    (MemoryError("Unable to allocate 8 GiB"), 4, "the memory is full (Unable to allocate 8 GiB)"),
-    (MemoryError(), 4, "the memory is full"),
-    (OutOfMemoryError("CUDA out of memory"), 4, "the memory is full"),
-    (RuntimeError("x: DefaultCPUAllocator: can't allocate memory: y"), 4, "the memory is full"),
-    (system(errno.ENOMEM), 4, "the memory is full"),
+    (MemoryError("Unable to allocate 8 GiB"), 4, "out of memory (Unable to allocate 8 GiB)"),
+    (MemoryError(), 4, "out of memory"),
+    (OutOfMemoryError("CUDA out of memory"), 4, "out of memory"),
+    (RuntimeError("x: DefaultCPUAllocator: can't allocate memory: y"), 4, "out of memory"),
+    (system(errno.ENOMEM), 4, "out of memory"),
     (ModuleNotFoundError("no", name="trl"), 2, "trl is not installed here: pip install 'pulse-hf[train]'"),
     (ModuleNotFoundError("no", name="pulse_hf.nothing"), None, ""),
     (KeyError("x"), None, ""),
@@ -67,7 +67,7 @@ FAULTS: list[tuple[Exception, int | None, str]] = [
 
 @pytest.mark.parametrize(("error", "code", "sentence"), FAULTS, ids=lambda value: str(value)[:40])
 def test_every_fault_has_its_exit_code(error: Exception, code: int | None, sentence: str) -> None:
-    found = told(error)
+    found = known_fault(error)
     if code is None:
         assert found is None
     else:
@@ -81,7 +81,7 @@ def test_what_a_model_library_does_not_find_is_bad_input_unless_nobody_answered(
     exec(f"def load():\n    raise OSError('bob/x does not\\nappear to have weights') from {cause}", namespace)
     with pytest.raises(OSError, match="bob/x") as caught:
         namespace["load"]()
-    found = told(caught.value)
+    found = known_fault(caught.value)
     assert found is not None
     assert found[0] == code
     assert "bob/x does not appear to have weights" in found[1]
@@ -94,7 +94,7 @@ def test_the_real_library_tells_of_a_pickle_only_folder_as_is_known_here(tmp_pat
     (tmp_path / "pytorch_model.bin").write_bytes(b"x")
     with pytest.raises(OSError, match=r"no file named model\.safetensors") as caught:
         AutoModel.from_pretrained(tmp_path, use_safetensors=True)
-    found = told(caught.value)
+    found = known_fault(caught.value)
     assert found is not None
     assert found[0] == 2
 
@@ -139,7 +139,7 @@ def test_a_run_that_is_not_there_is_bad_input(tmp_path: Path, arguments: list[st
         run.write_text("x")
     done = CliRunner().invoke(command_line.app, [*arguments, "--run", str(run)])
     assert isinstance(done.exception, Exception)
-    found = told(done.exception)
+    found = known_fault(done.exception)
     assert found is not None
     assert (found[0], str(run) in found[1], "--run" in found[1]) == (2, True, True), found
     assert run.exists() == (kind == "file")
@@ -149,7 +149,7 @@ def test_a_stage_that_begins_a_run_takes_no_file_for_its_folder(tmp_path: Path) 
     (tmp_path / "run").write_text("x")
     done = CliRunner().invoke(command_line.app, ["world", "--preset", "demo", "--run", str(tmp_path / "run")])
     assert isinstance(done.exception, Exception)
-    found = told(done.exception)
+    found = known_fault(done.exception)
     assert found is not None
     assert found[0] == 2
     assert str(tmp_path / "run") in found[1]

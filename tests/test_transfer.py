@@ -9,7 +9,7 @@ import pytest
 from loopback_hub import DropAfter, DropBefore, FlipByte, Meanwhile, Status, Truncate, run_client
 
 from pulse_hf.artifacts import ArtifactError, DiskFullError, read_tensors, write_tensors
-from pulse_hf.cli.faults import told
+from pulse_hf.cli.faults import known_fault
 from pulse_hf.hub.files import CHECKSUMS, check_folder, list_files, read_seal, seal_folder
 from pulse_hf.hub.refusals import is_passing
 from pulse_hf.hub.transfer import _plain_errors, pull, push_folder
@@ -114,7 +114,7 @@ def test_a_large_file_that_breaks_off_is_a_silence_and_another_runtime_error_is_
         with pytest.raises(RuntimeError) as caught:
             raised(package)()
         assert is_passing(caught.value) == passing
-        assert (told(caught.value) or (None,))[0] == code
+        assert (known_fault(caught.value) or (None,))[0] == code
     with pytest.raises(RuntimeError), _plain_errors("alice/shop", None):
         raised("torch")()
 

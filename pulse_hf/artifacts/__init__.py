@@ -9,10 +9,12 @@ name unless the caller forces it.
 
 from pulse_hf.artifacts.building import build, models_of
 from pulse_hf.artifacts.files import (
+    NO_ROOM,
     ArtifactError,
     DiskFullError,
     copy_file,
     fsync_files,
+    no_room,
     read_json,
     read_table,
     read_tensors,
@@ -43,6 +45,7 @@ from pulse_hf.artifacts.unfinished import Checkpoints, Shards, seal, sealed, who
 
 __all__ = [
     "MANIFEST",
+    "NO_ROOM",
     "ArtifactError",
     "Checkpoints",
     "DiskFullError",
@@ -55,6 +58,7 @@ __all__ = [
     "finish_replacing",
     "fsync_files",
     "models_of",
+    "no_room",
     "num_processes",
     "package_versions",
     "parent_sha256",

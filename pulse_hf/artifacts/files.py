@@ -21,9 +21,12 @@ if TYPE_CHECKING:
 
     import pyarrow as pa
 
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+"""What a system says of a disk that is full, or full for this user or this file."""
+
 
 class ArtifactError(RuntimeError):
-    """An artefact is missing, damaged, or was made from something else than what is asked for."""
+    """An artefact is missing, damaged, or was made from other settings or inputs than what is asked for."""
 
 
 class DiskFullError(ArtifactError):
@@ -177,15 +180,22 @@ def room_for(path: Path) -> Iterator[None]:
         yield
     except Exception as error:
         number = error.errno if isinstance(error, OSError) else _system_error(error)
-        if number not in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+        if number not in NO_ROOM:
             raise
         named = getattr(error, "filename", None)  # a cache may lie on another disk
         where = Path(named) if isinstance(named, str) and Path(named).parent.is_dir() else path
         free = shutil.disk_usage(next(one for one in where.absolute().parents if one.is_dir())).free
-        raise DiskFullError(
-            f"{where}: no room ({os.strerror(number)}), {free:,} bytes are free. Nothing is lost: make room and run "
-            "the same command again."
-        ) from error
+        raise DiskFullError(f"{no_room(str(where), number)} {free:,} bytes are free.") from error
+
+
+def no_room(where: str, number: int) -> str:
+    """The sentence about a full disk.
+
+    >>> no_room("runs/demo", errno.ENOSPC)
+    'runs/demo: no room (No space left on device). Nothing is lost: make room and run the same command again.'
+    """
+    named = f"{where}: " if where else ""
+    return f"{named}no room ({os.strerror(number)}). Nothing is lost: make room and run the same command again."
 
 
 def _system_error(error: Exception) -> int | None:

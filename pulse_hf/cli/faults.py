@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 import errno
-import os
 from collections.abc import Iterator
 from pathlib import Path
 
-from pulse_hf.artifacts import ArtifactError, DiskFullError
+from pulse_hf.artifacts import NO_ROOM, ArtifactError, DiskFullError, no_room
 from pulse_hf.hub.refusals import OvertakenError
 from pulse_hf.network_faults import lost_on_the_way, raised_in
 
-__all__ = ["require_run", "told"]
+__all__ = ["known_fault", "require_run"]
 
 # What `pip install pulse-hf` alone does not bring (pyproject.toml), by the name that is imported.
 _EXTRAS = {
@@ -19,7 +18,6 @@ _EXTRAS = {
     "space": ("gradio",),
     "vllm": ("vllm",),
 }
-_NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 _BAD_PATH = (
     errno.ENOENT,
     errno.EACCES,
@@ -42,34 +40,30 @@ def require_run(run: Path) -> None:
     """
     if not run.is_dir():
         found = "is a file" if run.exists() else "does not exist"
-        raise ValueError(f"{run} {found}; give --run with the folder of a run that has been begun")
+        raise ValueError(f"{run} {found}; give --run with the folder of an existing run")
 
 
-def told(error: Exception) -> tuple[int, str] | None:
+def known_fault(error: Exception) -> tuple[int, str] | None:
     """Exit code and sentence of a fault of whoever runs a command, of the machine or of the Hub.
 
     Returns:
         ``None`` for a bug. (The codes are listed at :func:`pulse_hf.cli.main.main`.)
 
     Example:
-        >>> told(FileExistsError(errno.EEXIST, "File exists", "runs/demo"))
+        >>> known_fault(FileExistsError(errno.EEXIST, "File exists", "runs/demo"))
         (2, 'runs/demo: File exists. Check the path, and that you may read and write there.')
-        >>> told(KeyError("x")) is None
+        >>> known_fault(KeyError("x")) is None
         True
     """
     sentence = str(error)
     if isinstance(error, ArtifactError | FloatingPointError):
         return 4 if isinstance(error, DiskFullError) else 3 if isinstance(error, OvertakenError) else 6, sentence
-    full = next((one for one in _causes(error) if isinstance(one, OSError) and one.errno in _NO_ROOM), None)
+    full = next((one for one in _causes(error) if isinstance(one, OSError) and one.errno in NO_ROOM), None)
     if full is not None:
-        where = f"{full.filename}: " if full.filename else ""
-        return 4, (
-            f"{where}no room ({os.strerror(full.errno or 0)}). Nothing is lost: make room and run the same command "
-            "again."
-        )
+        return 4, no_room(str(full.filename or ""), full.errno or 0)
     if _is_memory(error):
         return 4, (
-            f"the memory is full ({_line(sentence)}). End other programs, or take a smaller model, smaller batches or "
+            f"out of memory ({_line(sentence)}). End other programs, or take a smaller model, smaller batches or "
             "a machine with more memory; the same command goes on from what is kept."
         )
     if isinstance(error, ValueError):  # before the next: a refusal by the Hub is of both kinds

@@ -89,7 +89,7 @@ def _wait(children: Sequence[subprocess.Popen[bytes]], signals: Sequence[int]) -
 def _tell_killed(rank: int, code: int) -> None:
     """Say what a process that was killed could not say itself."""
     if code < 0:
-        why = " (often because the memory is full)" if code == -signal.SIGKILL else ""
+        why = " (often because memory ran out)" if code == -signal.SIGKILL else ""
         typer.echo(
             f"error: process {rank} of this launch was killed by {signal.Signals(-code).name}{why}; the others are "
             "stopped, and the same command goes on from here",

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, NoReturn
 import typer
 
 from pulse_hf.cli import hub
+from pulse_hf.models.device import few_compiled_products
 from pulse_hf.stages import ROAD, Stage
 
 if TYPE_CHECKING:
@@ -182,12 +183,11 @@ def main() -> None:
     signal, 137 a process of several was killed.
     """
     from pulse_hf.artifacts import process
-    from pulse_hf.cli.faults import told
+    from pulse_hf.cli.faults import known_fault
 
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, _stop)
-    # oneDNN keeps 1,024 compiled products by default, one for every shape of batch: gigabytes in a long run.
-    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
+    few_compiled_products()
     first = process() == 0  # of several launched together only one speaks
     if not first:
         os.environ["TQDM_DISABLE"] = "1"
@@ -199,7 +199,7 @@ def main() -> None:
     try:
         app()
     except Exception as error:
-        known = told(error)
+        known = known_fault(error)
         if known is None:
             raise
         code, sentence = known

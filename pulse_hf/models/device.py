@@ -2,12 +2,22 @@
 
 from __future__ import annotations
 
+import os
+
 
 def default_device() -> str:
     """``"cuda"`` where torch sees a GPU, else ``"cpu"``."""
     import torch
 
     return "cuda" if torch.cuda.is_available() else "cpu"
+
+
+def few_compiled_products() -> None:
+    """Have oneDNN keep few compiled matrix products, unless the environment says otherwise; before torch multiplies.
+
+    It keeps 1,024 by default, one for every shape of batch: gigabytes in a long run.
+    """
+    os.environ.setdefault("ONEDNN_PRIMITIVE_CACHE_CAPACITY", "16")
 
 
 def computes_in_bf16(device: str) -> bool:
