@@ -30,6 +30,7 @@ from typing import Any
 import numpy as np
 
 from pulse_hf import artifacts
+from pulse_hf.evaluation.comparisons import compare, summarise
 from pulse_hf.evaluation.cost import STAGES
 from pulse_hf.evaluation.our_scores import slm_scores
 from pulse_hf.evaluation.protocol import Study, load_study
@@ -42,7 +43,6 @@ from pulse_hf.evaluation.reasons import (
     random_leaves,
     trees_of,
 )
-from pulse_hf.evaluation.report import compare, summarise
 from pulse_hf.evaluation.score_book import ScoreBook, System
 from pulse_hf.evaluation.systems import has_reviews
 from pulse_hf.metrics import rank_metrics

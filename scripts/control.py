@@ -16,7 +16,7 @@ from typing import Any
 
 from pulse_hf.artifacts import package_versions, read_json, write_json
 from pulse_hf.data.world.shop import WorldSettings
-from pulse_hf.evaluation.report import against_the_strongest, strongest_baseline
+from pulse_hf.evaluation.comparisons import against_the_strongest, strongest_baseline
 from pulse_hf.models.device import few_compiled_products
 from pulse_hf.pipeline import run_road
 from pulse_hf.presets import preset_named

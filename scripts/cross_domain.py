@@ -37,9 +37,9 @@ from pulse_hf.artifacts import (
     write_json,
 )
 from pulse_hf.evaluation.baselines import chance, popularity
+from pulse_hf.evaluation.comparisons import compare, summarise
 from pulse_hf.evaluation.our_scores import fitted_with_titles, slm_scores
 from pulse_hf.evaluation.protocol import Study
-from pulse_hf.evaluation.report import compare, summarise
 from pulse_hf.evaluation.score_book import ScoreBook, System
 from pulse_hf.evaluation.systems import systems
 from pulse_hf.metrics import rank_metrics

@@ -28,8 +28,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from pulse_hf.artifacts import content_sha256, read_json, settings_of, write_json
+from pulse_hf.evaluation.comparisons import compare, compared_pairs, summarise
 from pulse_hf.evaluation.protocol import Study, load_study
-from pulse_hf.evaluation.report import compare, compared_pairs, summarise
 from pulse_hf.evaluation.score_book import ScoreBook, System
 from pulse_hf.evaluation.systems import systems
 from pulse_hf.metrics import rank_metrics

@@ -8,21 +8,21 @@ import pytest
 from pulse_hf import artifacts
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.baselines import item_knn
+from pulse_hf.evaluation.comparisons import (
+    against_the_strongest,
+    compare,
+    compare_slices,
+    compared_pairs,
+    summarise,
+    what_thoughts_add,
+)
 from pulse_hf.evaluation.cost import rows_kept
 from pulse_hf.evaluation.evaluate import EvaluateSettings, evaluate
 from pulse_hf.evaluation.faithfulness import faithfulness, names_one
 from pulse_hf.evaluation.figures import draw_figures
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.reasons import derangement
-from pulse_hf.evaluation.report import (
-    against_the_strongest,
-    compare,
-    compare_slices,
-    compared_pairs,
-    render,
-    summarise,
-    what_thoughts_add,
-)
+from pulse_hf.evaluation.report import render
 from pulse_hf.metrics import METRICS, rank_metrics
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates
 from pulse_hf.schema import Item, Sequence
@@ -374,13 +374,12 @@ def test_the_readme_says_what_the_kept_reports_say():
     assert done.returncode == 0, done.stderr
 
 
-def test_the_table_at_a_glance_has_a_row_for_each_report_of_a_run(tmp_path, monkeypatch):
-    import json
+def test_the_table_at_a_glance_has_a_row_for_each_report_of_a_run():
     import sys
     from pathlib import Path
 
     sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "scripts"))
-    import render_readme
+    import readme_runs
 
     rows = {"fusion": 0.7, "sasrec": 0.6, "pulse": 0.65, "pulse-fused": 0.71}
     paired = {"baseline": "fusion", "metric": "hr@1", "low": -0.01, "high": 0.03, "p": 0.2, "p_holm": 0.4}
@@ -394,11 +393,8 @@ def test_the_table_at_a_glance_has_a_row_for_each_report_of_a_run(tmp_path, monk
             {**paired, "system": "pulse-fused", "baseline": "sasrec", "difference": 0.11},
         ],
     }
-    monkeypatch.setattr(render_readme, "REPORTS", tmp_path)
-    (tmp_path / "shop.json").write_text(json.dumps(report))
-    (tmp_path / "other.json").write_text(json.dumps({"rows": []}))
-    last = render_readme.glance().splitlines()[-1]
+    reports = {"shop": report, "other": {"rows": []}}
+    last = readme_runs.glance(reports).splitlines()[-1]
     assert last == "| shop | 1,234 | 2 | fusion 0.700 | 0.650 | 0.710 | +0.010 [-0.010, +0.030], p 0.400 |"
-    (tmp_path / "shop.json").write_text(json.dumps({**report, "audit": {"passed": False}}))
     with pytest.raises(ValueError, match="failed its audit"):
-        render_readme.glance()
+        readme_runs.glance({"shop": {**report, "audit": {"passed": False}}})

@@ -195,8 +195,8 @@ def _publish(run: Path, folder: Path) -> None:
 
 
 def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
+    from pulse_hf.evaluation.comparisons import compare, compare_slices, compared_pairs, summarise
     from pulse_hf.evaluation.protocol import load_study
-    from pulse_hf.evaluation.report import compare, compare_slices, compared_pairs, summarise
     from pulse_hf.evaluation.score_book import ScoreBook
     from pulse_hf.evaluation.systems import systems
 
@@ -290,8 +290,8 @@ def _extras(
     settings: EvaluateSettings,
     seed: int,
 ) -> dict[str, Any]:
+    from pulse_hf.evaluation.comparisons import summarise
     from pulse_hf.evaluation.faithfulness import extractive_reasons, faithfulness, measured_oracles
-    from pulse_hf.evaluation.report import summarise
     from pulse_hf.evaluation.train_vs_test import train_vs_test
     from pulse_hf.reasoning.examples import load_thoughts
 
@@ -324,8 +324,8 @@ def _worth(
     *,
     ablations: bool,
 ) -> dict[str, Any]:
+    from pulse_hf.evaluation.comparisons import compare, summarise
     from pulse_hf.evaluation.reasons import OWN, variants
-    from pulse_hf.evaluation.report import compare, summarise
 
     measured = {OWN: own}
     for name, system in variants(study, decisions, seed, ablations=ablations).items():

@@ -12,9 +12,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from pulse_hf.artifacts import ArtifactError
-from pulse_hf.evaluation.outcomes import Outcome
-from pulse_hf.evaluation.reasons import OWN, score_file
-from pulse_hf.evaluation.report import (
+from pulse_hf.evaluation.comparisons import (
     Metrics,
     compare,
     compare_measured,
@@ -22,6 +20,8 @@ from pulse_hf.evaluation.report import (
     compared_pairs,
     summarise,
 )
+from pulse_hf.evaluation.outcomes import Outcome
+from pulse_hf.evaluation.reasons import OWN, score_file
 from pulse_hf.metrics import METRICS
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, settings_of
 from pulse_hf.data.sequences import load_items
-from pulse_hf.evaluation.report import against_the_strongest
+from pulse_hf.evaluation.comparisons import against_the_strongest
 from pulse_hf.hub import cards
 from pulse_hf.hub.privacy import without_folders
 from pulse_hf.hub.repos import is_repo_id
