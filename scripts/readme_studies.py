@@ -208,3 +208,41 @@ def real_rationales(report: dict[str, Any]) -> str:
             told = "titles alone" if other == "titles" else other
             lines.append(f"| {told} | {row['among']} choices | {' | '.join(cells)} |")
     return "\n".join(lines)
+
+
+def plain_controls(report: dict[str, Any]) -> str:
+    """What ``scripts/plain_controls.py`` found of one run."""
+    rows, candidates = report["popularity"]["rows"], report["candidates"]
+    lines = [
+        f"{report['users']:,} test users of `{report['run']}`; counts joined to the tuned encoder as every fusion is:",
+        "",
+        *header("system", "HR@1 (95 % interval)", "NDCG@10", "HR@1 cold", "HR@1 warm"),
+    ]
+    for name, row in sorted(rows.items(), key=lambda pair: (pair[1]["hr@1"]["value"], pair[0])):
+        parts = [f"{row['slices'][part]['hr@1']['value']:.3f}" for part in ("cold", "warm")]
+        lines.append(f"| {name} | {cards.span(row['hr@1'])} | {row['ndcg@10']['value']:.3f} | {' | '.join(parts)} |")
+    compared = report["popularity"]["comparisons"]
+    first = [row for row in compared if row["metric"] == "hr@1"]
+    lines += differences("`pulse` against the encoder with counts (HR@1, paired)", first, compared)
+    lines += ["", *header("HR@1 of counts over", *report["later_events"])]
+    for trained in ("training events", "all but the last"):
+        found = [f"{one[trained]:.3f}" for one in report["later_events"].values()]
+        lines.append(f"| {trained} | {' | '.join(found)} |")
+    known = {"titles": "as they are", "titles_masked": "without words of titles"}
+    lines += [
+        "",
+        *header("held-out rationale found by its history, texts", "among", "R@1 before fitting", "R@1", "MRR"),
+    ]
+    for key, told in known.items():
+        before, after = (report["thought_space"][when].get(key) for when in ("before", "after"))
+        if after is not None:
+            ranks = f"{before['r@1']:.3f} | {after['r@1']:.3f} | {after['mrr']:.3f}"
+            lines.append(f"| {told} | {after['candidates']:,.0f} | {ranks} |")
+    own, sets = candidates["own_later_choice_among_negatives"], candidates["sets"]
+    shares = ", ".join(f"{own[split]:,} of {sets[split]:,} {split} sets" for split in sets)
+    lines += [
+        "",
+        f"{candidates['targets_without_training_events']:,} of {report['users']:,} test targets have no training "
+        f"event. Somebody's own later choice stands among the negatives of {shares}.",
+    ]
+    return "\n".join(lines)

@@ -41,6 +41,7 @@ SHAPES = {
     "protocols": readme_studies.protocols,
     "ablations": readme_studies.ablations,
     "cross-domain": readme_studies.cross_domain,
+    "plain-controls": readme_studies.plain_controls,
 }
 """The shape of a block by how its name begins; all others are tables of a run."""
 

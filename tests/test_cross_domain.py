@@ -160,11 +160,15 @@ def test_reasons_are_quotes_of_the_person_and_lend_nothing(measured):
     given, report = measured
     shop = load_study(given.work)
     _, trees, _ = kept(given.work)
+    quoted = 0
     for one in shop.split("test"):
         words = " ".join(shop.sequences[one.user_id].before(one.position).reviews)
         texts = [node[2] for node in trees[one.decision_id]["nodes"]]
-        assert all(quote in words for text in texts for quote in text.split('"')[1::2])
+        quotes = [quote for text in texts for quote in text.split('"')[1::2]]
+        assert all(quote in words for quote in quotes)
+        quoted += bool(quotes)
         assert not any("similar taste" in text for text in texts)
+    assert quoted == USERS
     assert report["reasons"] == {**report["reasons"], "engine": "extractive", "given": USERS}
 
 

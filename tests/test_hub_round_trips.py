@@ -1,5 +1,6 @@
 """A run published and loaded again, every step in a process of its own, over the loopback Hub."""
 
+import io
 import json
 import os
 import re
@@ -10,6 +11,7 @@ from ast import literal_eval
 from dataclasses import astuple
 from pathlib import Path
 
+import pyarrow.parquet as pq
 import pytest
 from loopback_hub import LoopbackHub, run_client
 
@@ -201,7 +203,10 @@ def test_datasets_load_stream_and_feed_the_road_again(hub, alice, small_run, tmp
     stored = read_table(small_run / "rationales" / "rationales.parquet").num_rows
     assert 0 < rows["tiny-shop"]["train"] <= stored
 
-    published = b"".join(hub.files("alice/reasons", repo_type="dataset").values())
+    files = hub.files("alice/reasons", repo_type="dataset")
+    tables = [pq.read_table(io.BytesIO(data)) for name, data in files.items() if name.endswith(".parquet")]
+    assert len(tables) > 5
+    published = b"".join([*files.values(), *(str(table.to_pydict()).encode() for table in tables)])
     sequences = read_table(small_run / "sequences" / "sequences.parquet").to_pydict()
     assert not any(user.encode() in published for user in sequences["user_id"])
 

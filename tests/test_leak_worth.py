@@ -6,6 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from pulse_hf.artifacts import read_table
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.reasoning.examples import load_thoughts
 
@@ -33,10 +34,16 @@ def nothing_of_the_honest_study_changes(honest):
 def test_the_behaviour_begins_with_the_target_and_a_leaf_of_the_tree_is_chosen_by_it(honest):
     study, decisions, thoughts = honest
     changed, leaky = leak_worth.target_in_behaviour(study, decisions, thoughts)
-    for history, target in zip(study.histories(decisions), study.target_items(decisions), strict=True):
-        assert changed.shared.told(history, study.items).startswith(study.items[target].title)
-    assert set(leaky) <= {one.decision_id for one in decisions}
-    assert all(thought.reason for thought in leaky.values())
+    assert list(leaky) == [one.decision_id for one in decisions]
+    nodes = read_table(study.run / "thoughts" / "trees.parquet").to_pylist()
+    told = zip(leaky, study.histories(decisions), study.target_items(decisions), strict=True)
+    for key, history, target in told:
+        behaviour = changed.shared.told(history, study.items)
+        assert behaviour.startswith(study.items[target].title)
+        leaves = [row["text"] for row in nodes if (row["decision_id"], row["depth"], row["status"]) == (key, 1, "ok")]
+        cosines = changed.shared.near(behaviour, leaves)
+        assert leaky[key].reason == leaves[int(np.argmax(cosines))]
+        assert leaky[key].agreement == pytest.approx(max(cosines), abs=1e-6)
 
 
 def test_the_reason_is_written_for_the_target(honest):

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from pulse_hf.artifacts import read_table
+from pulse_hf.artifacts import read_json, read_table
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.metrics import rank_metrics
 from pulse_hf.schema import CandidateSet
@@ -27,6 +27,7 @@ def measured(small_run, tmp_path_factory):
 
 def test_one_of_ten_is_the_runs_own_protocol_for_every_system(measured):
     study, decisions, found = measured
+    assert found["uniform 1+9"].keys() == read_json(study.run / "report.json")["systems"].keys()
     for name, metrics in found["uniform 1+9"].items():
         table = read_table(study.run / "evaluate" / "scores" / "test" / f"{name}.parquet")
         rows = dict(zip(table["decision_id"].to_pylist(), table["scores"].to_pylist(), strict=True))
@@ -55,6 +56,7 @@ def test_drawn_out_sets_hold_every_item_once_and_none_that_the_person_chose(meas
         assert one.item_ids[one.target_index] == target
         assert len(set(one.item_ids)) == len(one.item_ids) == len(study.items) - len(set(past)) + 1
     for one in protocols.popular(study, decisions, 20, seed=0):
+        assert len(set(one.item_ids)) == 20
         assert all(study.training_counts[item] > 0 for item in one.item_ids[1:])
 
 

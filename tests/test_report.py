@@ -187,10 +187,10 @@ def test_every_number_shown_is_in_the_report_and_tables_are_whole(report):
     for name, row in report["systems"].items():
         assert f"| {name} | {row['hr@1']['value']:.3f} [" in text
     assert "a \\| b" in text
-    for block in text.split("\n\n"):
-        lines = block.splitlines()
-        if lines and lines[0].startswith("| "):
-            assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
+    tables = [block.splitlines() for block in text.split("\n\n") if block.startswith("| ")]
+    assert sum(map(len, tables)) == sum(line.startswith("|") for line in text.splitlines()) > 0
+    for lines in tables:
+        assert len({line.replace("\\|", "").count("|") for line in lines}) == 1
 
 
 def test_figures_are_drawn_from_the_report_with_the_same_bytes(report, tmp_path):

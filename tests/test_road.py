@@ -19,6 +19,7 @@ from pulse_hf.artifacts import (
     content_sha256,
     read_json,
     read_manifest,
+    read_table,
     read_tensors,
     verify,
     write_json,
@@ -206,8 +207,8 @@ def test_a_saved_recommender_is_the_same_and_holds_no_user(recommender, tmp_path
     loaded = PulseRecommender.from_pretrained(tmp_path / "shop")
     assert loaded.recommend(history, k=4) == recommender.recommend(history, k=4)
     assert loaded.users == {}
-    suffixes = {path.suffix for path in (tmp_path / "shop").rglob("*") if path.is_file()}
-    assert suffixes <= {
+    files = [path for path in (tmp_path / "shop").rglob("*") if path.is_file()]
+    assert {path.suffix for path in files} <= {
         ".json",
         ".safetensors",
         ".parquet",
@@ -216,7 +217,9 @@ def test_a_saved_recommender_is_the_same_and_holds_no_user(recommender, tmp_path
         ".md",
         ".py",
     }  # .py: the tower's own source
-    text = b"".join(path.read_bytes() for path in (tmp_path / "shop").rglob("*.json"))
+    tables = [read_table(path).to_pylist() for path in files if path.suffix == ".parquet"]  # packed on the disk
+    assert tables
+    text = b"".join([json.dumps(tables).encode(), *(path.read_bytes() for path in files)])
     assert not any(user_id.encode() in text for user_id in recommender.users)
 
 

@@ -289,7 +289,7 @@ def test_code_and_pickles_are_never_fetched(hub, folder, tmp_path):
     hub.create_repo("alice/shop", contents(folder) | planted)
     pulled = Path(run_client(PULL, patient=False, env=hub.environment(tmp_path / "a")).strip())
     found = {path.relative_to(pulled).as_posix() for path in pulled.rglob("*") if path.is_file()}
-    assert found == contents(folder).keys() - {"README.md"}  # the card is for people
+    assert found == contents(folder).keys() - {"README.md"}  # a card is not sealed
 
 
 @pytest.mark.parametrize(

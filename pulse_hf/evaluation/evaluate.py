@@ -299,6 +299,7 @@ def _extras(
     if "pulse" in settings.systems:
         thoughts = load_thoughts(run)
         extras["train_vs_test"] = train_vs_test(study, thoughts, seed=seed)
+        extras["thought_space"] = read_manifest(run / "thought_space")["counts"]["validation"]["model"]
         if settings.worth_of_a_reason:
             extras["worth_of_a_reason"] = _worth(
                 study, decisions, book, metrics["pulse"], seed, ablations=settings.ablations

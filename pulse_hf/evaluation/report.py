@@ -21,6 +21,7 @@ def render(report: Mapping[str, Any]) -> str:
         _controls(report),
         _worth(report),
         _faithfulness(report),
+        _thought_space(report),
         _train_vs_test(report),
         _stackers(report),
         _audit(report),
@@ -170,6 +171,25 @@ def _faithfulness(report: Mapping[str, Any]) -> str:
         + "\n\nSynthetic: a motive is named if one of its phrases is in the text. Held-out motives are those that "
         "pulse-nano was never trained on. The extractive engine quotes two sentences of the person's and writes "
         "nothing of its own."
+    )
+
+
+def _thought_space(report: Mapping[str, Any]) -> str:
+    found = report.get("thought_space")
+    if not found:
+        return ""
+    shown = {"titles": "as they are", "titles_masked": "without words of the titles"}
+    rows = []
+    for key, told in shown.items():
+        if key in found["after"]:
+            before, after = found["before"][key], found["after"][key]
+            ranks = [f"{one[metric]:.3f}" for metric in ("r@1", "mrr") for one in (before, after)]
+            rows.append([told, f"{after['pairs']:,}", f"{after['candidates']:,.0f}", *ranks])
+    return (
+        "## Thought Space\n\n"
+        + _table(["texts", "pairs", "candidates", "R@1 before", "R@1", "MRR before", "MRR"], rows)
+        + "\n\nHow well a held-out history finds its rationale among others. What is left without the words of titles "
+        "is what the space knows beyond them."
     )
 
 
