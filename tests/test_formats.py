@@ -538,6 +538,16 @@ def test_a_hub_that_fails_on_the_way_is_told_in_one_sentence(tmp_path: Path, hub
     assert "status 503" in told[1]
 
 
+def test_a_reader_that_is_given_up_waits_for_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
+    # The garbage collector may close it within a thread that is starting, where joining another one waits for ever.
+    joined = []
+    monkeypatch.setattr(threading.Thread, "join", lambda self, timeout=None: joined.append(self))
+    reader = chunks.ahead(iter([chunks.Chunk(Path("log.jsonl"), line, "{}\n") for line in (1, 2, 3)]))
+    assert next(reader).first_line == 1
+    reader.close()
+    assert joined == []
+
+
 def test_a_large_file_of_the_hub_that_breaks_off_is_silence_and_our_own_faults_are_not():
     # The client's mover of large files (Xet) is compiled code that raises RuntimeError from within huggingface_hub.
     client = {"__name__": "huggingface_hub.file_download"}

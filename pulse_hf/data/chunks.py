@@ -100,11 +100,16 @@ def read_chunks(
 
 def ahead(chunks: Iterator[Chunk]) -> Iterator[Chunk]:
     """The chunks in their order, each read and unpacked while the one before it is worked on."""
-    with ThreadPoolExecutor(1) as reader:
+    reader = ThreadPoolExecutor(1)
+    try:
         coming = reader.submit(next, chunks, None)
         while (chunk := coming.result()) is not None:
             coming = reader.submit(next, chunks, None)
             yield chunk
+    finally:
+        # Not waited for: a generator that was given up may be closed by the garbage collector, within a thread that is
+        # just starting and holds the lock that joining a thread takes.
+        reader.shutdown(wait=False)
 
 
 def _whole_lines(path: Path, stream: Any, chunk_bytes: int, repaired: Counter[str], salvage: bool) -> Iterator[bytes]:
