@@ -131,7 +131,7 @@ def preset_named(name: str) -> RunSettings:
     """The preset of that name.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No preset has that name.
     """
     presets = {"demo": demo, "small": small, "paper": paper}
     if name not in presets:

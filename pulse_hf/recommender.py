@@ -131,10 +131,11 @@ class PulseRecommender:
             At most ``k`` items, best first; equal scores keep the candidates' order.
 
         Raises:
-            ValueError: ``k`` is no whole number or below 1, ``candidates`` is empty, an item of it or of the history
-                is, one of the two is no list, a rating is no number, or a review or the rationale is no text.
-            ConnectionError: The encoder of titles outside the catalogue is not here and the Hub is out of reach, or a
-                server that writes the reasons does not answer.
+            ValueError: ``k`` is not a whole number of at least 1; ``history`` or ``candidates`` is not a list;
+                ``candidates`` is empty; an item is an empty string; a rating is not a number; a review or the
+                rationale is not a string.
+            ConnectionError: The encoder for titles outside the catalogue is not cached and the Hub cannot be reached,
+                or the server that writes the reasons does not answer.
         """
         return self._ranked([history], k, candidates, rationale)[0]
 
@@ -199,7 +200,7 @@ class PulseRecommender:
             history), and the chosen leaf, if one was usable.
 
         Raises:
-            ValueError: The history is no list, or as in :meth:`recommend`.
+            ValueError: The history is not a list, or as in :meth:`recommend`.
             ConnectionError: See :meth:`recommend`.
         """
         return deepcopy(self._steps.trees_of([Asked(*self._steps.names.read(history))])[0])
@@ -219,7 +220,7 @@ class PulseRecommender:
             ``parts.shared.vectors``. The product of the two is the agreement; of an empty history it means nothing.
 
         Raises:
-            ValueError: The history is no list, or as in :meth:`recommend`, or ``reasons`` is no list of texts.
+            ValueError: The history is not a list, or as in :meth:`recommend`, or ``reasons`` is not a list of strings.
         """
         import numpy as np
 
@@ -324,7 +325,7 @@ class PulseRecommender:
             The commit (``None`` if nothing had changed) and what was sent.
 
         Raises:
-            ValueError: ``repo_id`` is none, or it is public and should be private.
+            ValueError: ``repo_id`` is not of the form ``owner/name``, or the repo is public and should be private.
             ArtifactError: A part lies on this machine only, or somebody else changed the repo meanwhile.
             NoAccessError: The token may not write there; it is asked before anything is saved.
             ConnectionError: The Hub could not be reached.
@@ -376,7 +377,8 @@ class PulseRecommender:
                 float32).
 
         Raises:
-            ArtifactError: It is none, is damaged, or was made with other prompts or another base model.
+            ArtifactError: The folder or repo is not a saved recommender, is damaged, or was made with other prompts or
+                another base model.
             ConnectionError: The Hub could not be reached or refused; with ``local_files_only``, a model is not here.
         """
         folder = Path(source)

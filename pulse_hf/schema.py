@@ -39,8 +39,8 @@ class Sequence:
     """All events of one user, oldest first; the four tuples run in parallel.
 
     Leave-one-out: a user with three or more events has a test target (the last event), a validation target
-    (the second last) and training events (the rest); a user with fewer only has training events. A split by
-    global time (``cut``) says for each user which events are what.
+    (the second last) and training events (the rest); a user with fewer only has training events. Where ``cut`` is
+    set (global time, people, or strict times) it says which of the user's events train, validate and test.
 
     Args:
         user_id: The shop's id of the person.

@@ -71,7 +71,7 @@ def test_a_card_says_merged_of_what_the_folder_holds(merged, tmp_path):
 
 @pytest.mark.parametrize("word", ["candidates", "recommender"])
 def test_a_dry_run_needs_a_whole_name_too(word, tmp_path):
-    with pytest.raises(ValueError, match="'noslash' is no repo of the Hub; expected owner/name"):
+    with pytest.raises(ValueError, match="'noslash' is not a Hub repo id; expected owner/name"):
         publish(word, tmp_path, Publication("noslash", dry_run=True))
 
 

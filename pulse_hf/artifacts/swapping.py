@@ -73,7 +73,7 @@ def finish_replacing(folder: Path) -> None:
     """Carry out what a killed process had planned; nothing else is touched.
 
     Raises:
-        ArtifactError: The plan is none of ours, or another process saves into the folder.
+        ArtifactError: The plan was not written by this package, or another process saves into the folder.
     """
     if (folder / _WORK / _PLAN).exists():
         with _alone(folder):

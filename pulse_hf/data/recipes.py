@@ -66,7 +66,7 @@ def recipe_named(name: str) -> Recipe:
         name: ``dataset/variant``, for example ``"luxury-beauty/paper"``.
 
     Raises:
-        ValueError: There is none.
+        ValueError: No recipe has that name.
 
     Example:
         >>> recipe_named("luxury-beauty/paper").settings.expected["users"]

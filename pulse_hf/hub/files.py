@@ -181,7 +181,8 @@ def read_seal(folder: Path) -> Seal:
     """Read ``checksums.json``, trusting nothing in it.
 
     Raises:
-        ArtifactError: There is none, it is of another version, or it names a file that no folder of ours has.
+        ArtifactError: There is no such file, it is of another version, or it names a file that this package
+            never writes.
     """
     path = folder / CHECKSUMS
     if not path.is_file():

@@ -57,7 +57,7 @@ class ModelCards:
         """The run's report.
 
         Raises:
-            ArtifactError: There is none.
+            ArtifactError: The run has no report.
         """
         if not (self.run / "report.json").is_file():
             raise ArtifactError(f"{self.run} has no report.json; finish it with: pulse evaluate --run {self.run}")
@@ -123,7 +123,7 @@ class ModelCards:
             record: What ``pulse.json`` holds.
             pool: People whose item lists are in it.
             base_included: Whether the base model is in it.
-            base_revision: The base model's commit; ``None`` if it is none of the Hub.
+            base_revision: The base model's commit; ``None`` if it does not come from the Hub.
             merged: Whether the adapter is merged into the base model.
             plain_adapter: Whether the adapter loads into the base model alone.
         """

@@ -134,7 +134,7 @@ class _Source:
     def decisions(self, table: str, file: str, made: Exported) -> list[dict[str, Any]]:
         """The rows of a table that has one or more rows per decision, people renamed and in the order of these names.
 
-        Decisions with a row that quotes are left out whole: a tree without one of its nodes is none.
+        Decisions with a row that quotes are left out whole: a tree without one of its nodes is not a tree.
         """
         rows = read_table(self.run / made.word / file).to_pylist()
         quoting = {row["decision_id"] for row in rows if self._quotes(row)}

@@ -31,13 +31,13 @@ def is_repo_id(name: str) -> bool:
 
 
 def require_repo_id(name: str) -> None:
-    """Refuse a name that is none of a repo.
+    """Refuse a string that is not a repo id.
 
     Raises:
         ValueError: It has not the form ``owner/name``.
     """
     if not is_repo_id(name):
-        raise ValueError(f"{name!r} is no repo of the Hub; expected owner/name, of letters, digits, '-', '_' and '.'")
+        raise ValueError(f"{name!r} is not a Hub repo id; expected owner/name, of letters, digits, '-', '_' and '.'")
 
 
 def require_writable(
@@ -46,7 +46,7 @@ def require_writable(
     """Ask the Hub before something is made for it whether it may be pushed there.
 
     Raises:
-        ValueError: ``repo_id`` is none, or it is public and should be private.
+        ValueError: ``repo_id`` is not of the form ``owner/name``, or the repo is public and should be private.
         NoAccessError: The token may not write there.
         ConnectionError: The Hub could not be reached.
     """
@@ -60,7 +60,7 @@ def require_writable(
         except errors.HfHubHTTPError as error:
             if error.response.status_code != 404:
                 raise
-            # There is none yet: a new one takes a token that may write somewhere.
+            # There is no such repo yet: a new one takes a token that may write somewhere.
             if api.whoami().get("auth", {}).get("accessToken", {}).get("role") == "read":
                 raise NoAccessError(not_writable(repo_id, token)) from None
         if private:
@@ -68,7 +68,7 @@ def require_writable(
 
 
 def refuse_public(api: HfApi, repo_id: str, repo_type: RepoType) -> None:
-    """See that a repo is private, or that there is none yet.
+    """See that a repo is private, or does not exist yet.
 
     Raises:
         WrongRepoError: It is public.

@@ -87,7 +87,8 @@ def push_folder(
         dry_run: Only say what would be sent; a repo is neither made nor asked.
 
     Raises:
-        ValueError: ``repo_id`` is none, the repo holds another kind of artefact, or is public and should be private.
+        ValueError: ``repo_id`` is not of the form ``owner/name``, or the repo holds another kind of artefact, or is
+            public and should be private.
         ArtifactError: A file may not be published, or somebody else changed the repo meanwhile.
         NoAccessError: The token may not write there, or the Hub refused what was sent.
         ConnectionError: The Hub could not be reached; the repo is as it was.
@@ -209,8 +210,9 @@ def pull(
         The folder with the files.
 
     Raises:
-        ValueError: ``repo_id`` is none.
-        ArtifactError: The repo is none of ours, names unsafe files, does not fit on the disk, or stays damaged.
+        ValueError: ``repo_id`` is not of the form ``owner/name``.
+        ArtifactError: The repo was not made by this package, names unsafe files, does not fit on the disk, or
+            stays damaged.
         NoAccessError: There is no such repo or revision for whoever asks.
         ConnectionError: The Hub could not be reached.
     """

@@ -76,7 +76,7 @@ class Names:
             history: Oldest first: item ids, titles (known or not), or events with words, which are cleaned.
 
         Raises:
-            ValueError: It is a text instead of a list, an item is empty, a rating is no number or a review no text.
+            ValueError: It is not a list, an item is empty, a rating is not a number, or a review is not a string.
         """
         if isinstance(history, (str, bytes, Mapping, Set)) or not isinstance(history, Iterable):
             raise ValueError(f"found {history!r}, expected a list, in order, of item ids, titles or events")
@@ -98,7 +98,7 @@ class Names:
             items: The catalogue, to which new items are added.
 
         Raises:
-            ValueError: It is no list of texts, or one is empty.
+            ValueError: It is not a list of strings, or one is empty.
         """
         if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
             raise ValueError(f"found {names!r}, expected a list of item ids or titles")
@@ -177,7 +177,7 @@ def typed_text(text: object, what: str) -> str:
         what: What to call it in a refusal.
 
     Raises:
-        ValueError: It is no text.
+        ValueError: It is not a string.
 
     Example:
         >>> typed_text("so <b>quiet</b> &amp; light", "a review")

@@ -149,7 +149,7 @@ def read_record(folder: Path) -> ScorerRecord:
     """The record of a saved scorer.
 
     Raises:
-        ArtifactError: There is none, or its fields are not ours.
+        ArtifactError: There is no record, or its fields are not those that this package writes.
     """
     try:
         return ScorerRecord(**read_json(folder / RECORD))
