@@ -26,7 +26,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, sha256_of_text, write_json
-from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS, TUNED
+from pulse_hf.evaluation.fusion.fusion import INGREDIENTS, REVIEWS, TUNED
 from pulse_hf.evaluation.outcomes import Outcome, code_sha256, load_outcome, outcome_of, save_outcome
 from pulse_hf.evaluation.pooled import pooled_report
 from pulse_hf.models.device import few_compiled_products

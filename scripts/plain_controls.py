@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from pulse_hf.artifacts import ArtifactError, read_manifest, settings_of, write_json
 from pulse_hf.evaluation.baselines import item_knn, popularity
 from pulse_hf.evaluation.comparisons import compare, summarise
-from pulse_hf.evaluation.joined import stacked_scores
+from pulse_hf.evaluation.fusion.joined import stacked_scores
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.score_book import ScoreBook, System
 from pulse_hf.evaluation.systems import systems

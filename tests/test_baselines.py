@@ -9,16 +9,15 @@ import torch
 
 from pulse_hf.artifacts import write_tensors
 from pulse_hf.evaluation.baselines import (
-    calibration,
     chance,
-    fusion,
     item_knn,
     popularity,
     repeat,
     title_similarity,
 )
-from pulse_hf.evaluation.baselines.fusion import fit_stacker
-from pulse_hf.evaluation.joined import stacked_scores
+from pulse_hf.evaluation.fusion import fusion
+from pulse_hf.evaluation.fusion.joined import stacked_scores
+from pulse_hf.evaluation.fusion.stacker import fit_stacker
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.score_book import ScoreBook, System
 from pulse_hf.evaluation.systems import systems
@@ -142,7 +141,7 @@ def made_up(seed, decisions=600, num_candidates=10):
 
 
 def test_the_stacker_recovers_the_weight_of_what_decides_and_gives_none_to_noise():
-    stacker = fusion.fit_stacker(*made_up(0))
+    stacker = fit_stacker(*made_up(0))
     weights = dict(zip(stacker.names, stacker.weights, strict=True))
     assert weights["signal"] == pytest.approx(1.5, abs=0.15)
     assert abs(weights["noise"]) < 0.12
@@ -152,7 +151,7 @@ def test_the_stacker_recovers_the_weight_of_what_decides_and_gives_none_to_noise
 
 def test_a_fused_score_does_not_depend_on_the_company_of_a_candidate():
     ingredients, targets = made_up(1)
-    stacker = fusion.fit_stacker(ingredients, targets)
+    stacker = fit_stacker(ingredients, targets)
     whole = stacker.scores({name: rows[:1] for name, rows in ingredients.items()})
     few = stacker.scores({name: [rows[0][[3, 1]]] for name, rows in ingredients.items()})
     assert few[0] == pytest.approx(whole[0][[3, 1]])
@@ -162,35 +161,35 @@ def test_the_stacker_does_not_care_about_units_or_a_users_offset():
     ingredients, targets = made_up(2)
     offset = np.random.default_rng(0).normal(0, 100, size=600)
     moved = {**ingredients, "signal": [1000 * row + 3 for row in ingredients["signal"]]}
-    first, second = fusion.fit_stacker(ingredients, targets), fusion.fit_stacker(moved, targets)
+    first, second = fit_stacker(ingredients, targets), fit_stacker(moved, targets)
     assert second.weights == pytest.approx(first.weights, abs=1e-4)
     shifted = {**ingredients, "signal": [row + o for row, o in zip(ingredients["signal"], offset, strict=True)]}
-    assert fusion.fit_stacker(shifted, targets).weights == pytest.approx(first.weights, abs=1e-4)
+    assert fit_stacker(shifted, targets).weights == pytest.approx(first.weights, abs=1e-4)
 
 
 def test_the_stacker_takes_sets_of_different_sizes():
     ingredients, targets = made_up(3)
-    full = fusion.fit_stacker(ingredients, targets)
+    full = fit_stacker(ingredients, targets)
     cut = {}
     for name, rows in ingredients.items():
         cut[name] = [
             row[: target + 1] if place % 7 == 0 else row
             for place, (row, target) in enumerate(zip(rows, targets, strict=True))
         ]
-    ragged = fusion.fit_stacker(cut, targets)
+    ragged = fit_stacker(cut, targets)
     assert ragged.weights[0] == pytest.approx(full.weights[0], abs=0.3)
     assert [len(row) for row in ragged.scores(cut)] == [len(row) for row in cut["signal"]]
 
 
 def test_the_stacker_refuses_nothing_and_nonsense():
     with pytest.raises(ValueError, match="found none"):
-        fusion.fit_stacker({"signal": []}, [])
+        fit_stacker({"signal": []}, [])
     with pytest.raises(ValueError, match="ingredient noise is not finite"):
-        fusion.fit_stacker({"signal": [np.ones(2)], "noise": [np.array([1.0, np.nan])]}, [0])
+        fit_stacker({"signal": [np.ones(2)], "noise": [np.array([1.0, np.nan])]}, [0])
 
 
 def test_log_popularity_is_the_log_of_one_more_than_training_events(study):
-    (row,) = fusion.log_popularity(study, study.split("test")[:1])
+    (row,) = popularity.log_popularity(study, study.split("test")[:1])
     assert row == pytest.approx(np.log([5, 4, 2, 3, 2, 2, 1]))
 
 
@@ -203,15 +202,13 @@ def test_fusion_is_fitted_on_validation_alone_and_applied_to_test(study, tmp_pat
     validation, test = study.split("validation"), study.split("test")
     scorers = {"popularity": popularity.scores, "repeat": repeat.scores}
     given = {name: score(study, validation) for name, score in scorers.items()}
-    expected = calibration.fit_fusion(
-        given, calibration.events_shares(study, validation), study.targets(validation), l2=0.1
-    )
+    expected = fusion.fit_fusion(given, fusion.events_shares(study, validation), study.targets(validation), l2=0.1)
     assert book.beside(fused, "test")["stacker"]["weights"] == pytest.approx(list(expected.stacker.weights))
-    gates = calibration.events_shares(study, test)
+    gates = fusion.events_shares(study, test)
     wanted = expected.scores({name: score(study, test) for name, score in scorers.items()}, gates)
     for row, right in zip(rows, wanted, strict=True):
         assert row == pytest.approx(right)
-    on_test = calibration.fit_fusion(
+    on_test = fusion.fit_fusion(
         {name: score(study, test) for name, score in scorers.items()}, gates, study.targets(test), l2=0.1
     )
     assert on_test.stacker.weights != pytest.approx(expected.stacker.weights)
@@ -222,9 +219,9 @@ def test_the_pull_that_was_chosen_is_the_one_that_is_fitted_with():
     rows = {name: list(generator.normal(size=(60, 5))) for name in ("noise", "more noise")}
     gates = [np.full(5, 0.5)] * 60
     targets = generator.integers(5, size=60).tolist()
-    fitted = calibration.fit_fusion(rows, gates, targets, l2=0.01)
+    fitted = fusion.fit_fusion(rows, gates, targets, l2=0.01)
     assert fitted.l2 > 0.01, "noise asks for the stronger pulls"
-    read = rows if fitted.centres is None else calibration.by_popularity(rows, gates, fitted.centres)
+    read = rows if fitted.centres is None else fusion.by_popularity(rows, gates, fitted.centres)
     right = fit_stacker(read, targets, l2=fitted.l2)
     assert fitted.stacker.weights == pytest.approx(right.weights)
     assert fitted.stacker.weights != pytest.approx(fit_stacker(read, targets, l2=0.01).weights)
@@ -254,12 +251,12 @@ def rare_and_popular(seed, decisions=800, candidates=8):
 
 def test_popularity_enters_the_fusion_where_validation_asks_for_it():
     rows, gates, targets = rare_and_popular(0)
-    fitted = calibration.fit_fusion(rows, gates, targets, l2=1e-3)
+    fitted = fusion.fit_fusion(rows, gates, targets, l2=1e-3)
     assert fitted.centres is not None
     others, shares, chosen = rare_and_popular(1)
-    plain = fusion.fit_stacker(rows, targets)
-    calibrated = calibration.log_loss(fitted.scores(others, shares), chosen)
-    assert calibrated < calibration.log_loss(plain.scores(others), chosen) - 0.2
+    plain = fit_stacker(rows, targets)
+    calibrated = fusion.log_loss(fitted.scores(others, shares), chosen)
+    assert calibrated < fusion.log_loss(plain.scores(others), chosen) - 0.2
     few = fitted.scores({name: [row[0][[3, 1]]] for name, row in others.items()}, [shares[0][[3, 1]]])
     assert few[0] == pytest.approx(fitted.scores(others, shares)[0][[3, 1]])  # no word of a candidate's company
 
@@ -267,7 +264,7 @@ def test_popularity_enters_the_fusion_where_validation_asks_for_it():
 def test_the_fusion_stays_plain_where_popularity_tells_nothing():
     ingredients, targets = made_up(4, decisions=300)
     gates = list(np.random.default_rng(0).uniform(0, 1, size=(300, 10)))
-    fitted = calibration.fit_fusion(ingredients, gates, targets, l2=1e-3)
+    fitted = fusion.fit_fusion(ingredients, gates, targets, l2=1e-3)
     assert fitted.centres is None
     assert len(fitted.cross_validated) == 8
     assert fitted.cross_validated[min(fitted.cross_validated, key=fitted.cross_validated.get)] < np.log(10)
@@ -275,7 +272,7 @@ def test_the_fusion_stays_plain_where_popularity_tells_nothing():
 
 def test_a_handful_of_decisions_is_not_split():
     ingredients, targets = made_up(5, decisions=4)
-    fitted = calibration.fit_fusion(ingredients, list(np.zeros((4, 10))), targets, l2=1e-3)
+    fitted = fusion.fit_fusion(ingredients, list(np.zeros((4, 10))), targets, l2=1e-3)
     assert (fitted.centres, fitted.cross_validated) == (None, {})
 
 

@@ -14,8 +14,8 @@ from transformers import BertConfig, BertModel, LlamaConfig, LlamaForCausalLM, P
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import load_sequences
 from pulse_hf.evaluation import leakage
-from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS
 from pulse_hf.evaluation.evaluate import SYSTEMS, EvaluateSettings, evaluate
+from pulse_hf.evaluation.fusion.fusion import INGREDIENTS, REVIEWS
 from pulse_hf.evaluation.ground import Ground
 from pulse_hf.evaluation.leakage import audit
 from pulse_hf.evaluation.protocol import Study

@@ -13,10 +13,12 @@ from small_road import small_settings
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, read_table, write_table
 from pulse_hf.data.sequences import load_items, load_sequences
 from pulse_hf.evaluation import leakage
-from pulse_hf.evaluation.baselines import bm25, bm25_reviews, calibration, encoder_tuned, gated
-from pulse_hf.evaluation.baselines.fusion import INGREDIENTS, REVIEWS, Stacker
+from pulse_hf.evaluation.baselines import bm25, bm25_reviews, encoder_tuned
 from pulse_hf.evaluation.cost import spent
 from pulse_hf.evaluation.evaluate import evaluate
+from pulse_hf.evaluation.fusion import fusion, gated
+from pulse_hf.evaluation.fusion.fusion import INGREDIENTS, REVIEWS
+from pulse_hf.evaluation.fusion.stacker import Stacker
 from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.score_book import ScoreBook
 from pulse_hf.evaluation.systems import has_reviews, systems
@@ -145,14 +147,14 @@ def test_the_gate_trusts_sasrec_on_popular_items_only(run):
     decisions = study.split("test")[:40]
     counts = study.training_counts
     mean = sum(counts.values()) / len(study.items)
-    for share, items in zip(calibration.events_shares(study, decisions), study.candidates(decisions), strict=True):
+    for share, items in zip(fusion.events_shares(study, decisions), study.candidates(decisions), strict=True):
         assert share.tolist() == pytest.approx([counts[item] / (counts[item] + mean) for item in items])
     ones = [np.ones(len(items)) for items in study.candidates(decisions)]
     constants = Stacker(gated.PARTS, (0.0, 0.5), (1.0, 0.5), (1.0, 1.0), 1)
     found = gated.sides(study, decisions, {"sasrec": ones, "encoder-tuned": ones}, constants)
     for known, text in zip(found["sasrec"], found["encoder-tuned"], strict=True):
         np.testing.assert_allclose(known + text, 1.0)  # both standardise to 1, and the shares add up
-    for known, share in zip(found["sasrec"], calibration.events_shares(study, decisions), strict=True):
+    for known, share in zip(found["sasrec"], fusion.events_shares(study, decisions), strict=True):
         np.testing.assert_allclose(known, share)  # SASRec where there are events, the text elsewhere
 
 

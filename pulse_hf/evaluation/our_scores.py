@@ -10,7 +10,7 @@ import numpy as np
 
 from pulse_hf.artifacts import MANIFEST, ArtifactError, read_manifest, settings_of
 from pulse_hf.evaluation.baselines import a_llmrec
-from pulse_hf.evaluation.joined import rows_of_parts
+from pulse_hf.evaluation.fusion.joined import rows_of_parts
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.score_book import ScoreBook, System
 from pulse_hf.reasoning.examples import load_thoughts

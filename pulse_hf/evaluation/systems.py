@@ -14,15 +14,15 @@ from pulse_hf.evaluation.baselines import (
     bm25_reviews,
     chance,
     encoder_tuned,
-    fusion,
-    gated,
     item_knn,
     popularity,
     repeat,
     sasrec,
     title_similarity,
 )
-from pulse_hf.evaluation.joined import gated_scores, joining, stacked_scores
+from pulse_hf.evaluation.fusion import gated
+from pulse_hf.evaluation.fusion.fusion import INGREDIENTS, REVIEWS, TUNED
+from pulse_hf.evaluation.fusion.joined import gated_scores, joining, stacked_scores
 from pulse_hf.evaluation.our_scores import (
     a_llmrec_with_reasons,
     agreements,
@@ -69,12 +69,12 @@ def systems(book: ScoreBook, *, l2: float) -> dict[str, System]:
 def _without_reasons() -> Iterable[System]:
     yield System("random", chance.scores)
     yield System("popularity", popularity.scores)
-    yield System("log-popularity", fusion.log_popularity)
+    yield System("log-popularity", popularity.log_popularity)
     yield System("repeat", repeat.scores)
     yield System("item-knn", item_knn.scores)
     yield System("title-similarity", title_similarity.scores, models=("sequential/item_vectors.safetensors",))
     yield System("bm25", bm25.scores)
-    yield System(fusion.REVIEWS, bm25_reviews.scores)
+    yield System(REVIEWS, bm25_reviews.scores)
     yield System("encoder-tuned", encoder_tuned.scores, ("baselines",), ("baselines/encoder-tuned",))
     for name in ("sasrec", "sasrec+text"):
         yield System(name, partial(sasrec.scores, model=name), ("sequential",), (f"sequential/{name}",))
@@ -115,8 +115,8 @@ def _joining(named: Mapping[str, System], book: ScoreBook, votes: list[str], *, 
     Without them is without the scorer that reads them, and with the same scorer tuned without reasons in its place.
     """
     run = book.study.run
-    tuned = tuple(name for name in fusion.TUNED if (run / "baselines" / name).exists())
-    shared = (*fusion.INGREDIENTS, *((fusion.REVIEWS,) if has_reviews(run) else ()), *tuned)
+    tuned = tuple(name for name in TUNED if (run / "baselines" / name).exists())
+    shared = (*INGREDIENTS, *((REVIEWS,) if has_reviews(run) else ()), *tuned)
     # Not `pulse` as one: what the logit and each vote count may differ between rare and popular items.
     thoughts = ("pulse-text", *votes) if votes else ("pulse",)
     thinking = (*(("thought-space",) if fitted_with_titles(run) else ()), *thoughts)

@@ -13,7 +13,7 @@ from pulse_hf.schema import Decision
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["scores"]
+__all__ = ["log_popularity", "scores"]
 
 
 def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
@@ -25,3 +25,14 @@ def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float
     """
     counts = study.training_counts
     return [np.array([counts[item] for item in candidates], dtype=float) for candidates in study.candidates(decisions)]
+
+
+def log_popularity(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
+    """log(1 + training events) of each candidate.
+
+    Args:
+        study: Shared data.
+        decisions: What to score.
+    """
+    counts = study.training_counts
+    return [np.log1p([float(counts[item]) for item in candidates]) for candidates in study.candidates(decisions)]

@@ -1,4 +1,4 @@
-"""``fusion``: scores of several systems joined by a conditional logit fitted on validation sets only.
+"""Scores of several systems joined by a conditional logit fitted on validation sets only.
 
 The weights and the constants that standardise each ingredient come from validation decisions and stay
 fixed (DESIGN §6): a test request is never normalised by its own candidates, so a candidate's fused
@@ -13,22 +13,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pulse_hf.evaluation.protocol import Study
-from pulse_hf.schema import Decision
-
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-INGREDIENTS = ("sasrec+text", "sasrec", "item-knn", "title-similarity", "bm25", "log-popularity")
-REVIEWS = "bm25-reviews"
-"""A further ingredient where people have written reviews."""
-TUNED = ("encoder-tuned", "morec")
-"""Further ingredients where stage ``baselines`` has fitted them: text encoders tuned without reasons."""
 L2 = 1e-3
 
 Rows = Sequence["NDArray[np.float64]"]
 
-__all__ = ["INGREDIENTS", "L2", "REVIEWS", "TUNED", "Stacker", "fit_stacker", "log_popularity"]
+__all__ = ["L2", "Rows", "Stacker", "fit_stacker"]
 
 
 @dataclass(frozen=True)
@@ -60,17 +52,6 @@ class Stacker:
             parts = [weight * (np.asarray(row, dtype=float) - mean) / scale for row in ingredients[name]]
             total = [a + b for a, b in zip(total, parts, strict=True)] if total else parts
         return total
-
-
-def log_popularity(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
-    """log(1 + training events) of each candidate.
-
-    Args:
-        study: Shared data.
-        decisions: What to score.
-    """
-    counts = study.training_counts
-    return [np.log1p([float(counts[item]) for item in candidates]) for candidates in study.candidates(decisions)]
 
 
 def fit_stacker(ingredients: Mapping[str, Rows], targets: Sequence[int], *, l2: float = L2) -> Stacker:

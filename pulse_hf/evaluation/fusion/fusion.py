@@ -1,4 +1,4 @@
-"""Fusion calibrated by popularity: what an ingredient counts may differ between rare and popular items.
+"""``fusion``: systems joined, and calibrated by popularity: an ingredient may count otherwise for rare items.
 
 A sequential model knows nothing of an item that nobody chose yet, and much of a popular one; a text model knows both
 alike. One weight for all items makes it give up the one for the other. Each ingredient therefore also enters times
@@ -15,18 +15,35 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from pulse_hf.evaluation.baselines.fusion import Rows, Stacker, fit_stacker
+from pulse_hf.evaluation.fusion.stacker import Rows, Stacker, fit_stacker
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.schema import Decision
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
+INGREDIENTS = ("sasrec+text", "sasrec", "item-knn", "title-similarity", "bm25", "log-popularity")
+REVIEWS = "bm25-reviews"
+"""A further ingredient where people have written reviews."""
+TUNED = ("encoder-tuned", "morec")
+"""Further ingredients where stage ``baselines`` has fitted them: text encoders tuned without reasons."""
 SHARE, UNSEEN = "share of events", "never chosen"
 FOLDS = 5
 _PULLS = (1.0, 10.0, 100.0, 1000.0)
 
-__all__ = ["FOLDS", "SHARE", "UNSEEN", "Fusion", "by_popularity", "events_shares", "fit_fusion", "log_loss"]
+__all__ = [
+    "FOLDS",
+    "INGREDIENTS",
+    "REVIEWS",
+    "SHARE",
+    "TUNED",
+    "UNSEEN",
+    "Fusion",
+    "by_popularity",
+    "events_shares",
+    "fit_fusion",
+    "log_loss",
+]
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,9 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from pulse_hf.evaluation.baselines import calibration, fusion, gated
+from pulse_hf.evaluation.fusion import gated
+from pulse_hf.evaluation.fusion.fusion import events_shares, fit_fusion
+from pulse_hf.evaluation.fusion.stacker import fit_stacker
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.score_book import Fitted, ScoreBook, System
 from pulse_hf.schema import Decision
@@ -33,11 +35,11 @@ def stacked_scores(
 ) -> Fitted:
     """Fit on validation, score the decisions' split from the parts' kept scores."""
     validation = study.split("validation")
-    rows, gates = rows_of_parts(book, parts, "validation"), calibration.events_shares(study, validation)
-    fitted = calibration.fit_fusion(rows, gates, study.targets(validation), l2=l2)
+    rows, gates = rows_of_parts(book, parts, "validation"), events_shares(study, validation)
+    fitted = fit_fusion(rows, gates, study.targets(validation), l2=l2)
     if not decisions:
         return Fitted([], fitted.record())
-    rows, gates = rows_of_parts(book, parts, decisions[0].split), calibration.events_shares(study, decisions)
+    rows, gates = rows_of_parts(book, parts, decisions[0].split), events_shares(study, decisions)
     return Fitted(fitted.scores(rows, gates), fitted.record())
 
 
@@ -47,8 +49,8 @@ def gated_scores(
     """Two fits on validation: the parts' constants, then what the gate's two sides count."""
     validation = study.split("validation")
     rows, targets = rows_of_parts(book, parts, "validation"), study.targets(validation)
-    constants = fusion.fit_stacker(rows, targets, l2=l2)
-    fitted = fusion.fit_stacker(gated.sides(study, validation, rows, constants), targets, l2=l2)
+    constants = fit_stacker(rows, targets, l2=l2)
+    fitted = fit_stacker(gated.sides(study, validation, rows, constants), targets, l2=l2)
     rows = rows_of_parts(book, parts, decisions[0].split) if decisions else {name: [] for name in gated.PARTS}
     return Fitted(fitted.scores(gated.sides(study, decisions, rows, constants)), asdict(fitted))
 

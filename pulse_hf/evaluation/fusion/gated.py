@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
-from pulse_hf.evaluation.baselines.calibration import events_shares
+from pulse_hf.evaluation.fusion.fusion import events_shares
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.schema import Decision
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from pulse_hf.evaluation.baselines.fusion import Rows, Stacker
+    from pulse_hf.evaluation.fusion.stacker import Rows, Stacker
 
 PARTS = ("sasrec", "encoder-tuned")
 
