@@ -36,6 +36,10 @@ ROAD = (
     Stage("evaluate", "evaluate", "evaluate", "score every system, audit for leaks, write the report"),
 )
 
+A_LLMREC = ("a-llmrec", "a-llmrec+reason")
+BASELINES = ("encoder-tuned", "sasrec-bce", "sasrec-gbce", "duorec", "ec4srec", "morec", "ctrl", *A_LLMREC)
+"""What the stage ``baselines`` can fit."""
+
 
 def stage_named(word: str) -> Stage:
     """The stage of a command-line word.

@@ -27,11 +27,11 @@ from pulse_hf.reasoning import rationales as rationales_stage
 from pulse_hf.reasoning import thoughts as thoughts_stage
 from pulse_hf.reasoning.rationales import RationaleSettings, rationales
 from pulse_hf.reasoning.thoughts import ThoughtSettings, thought_inputs, thoughts
-from pulse_hf.reasoning.titles import BASELINES
 from pulse_hf.retrieval import candidates as candidates_stage
 from pulse_hf.retrieval import similar_users
 from pulse_hf.retrieval.candidates import CandidateSettings, candidates, load_candidates
 from pulse_hf.schema import Decision, Item, Sequence
+from pulse_hf.stages import BASELINES
 from pulse_hf.training import scorer as scorer_stage
 from pulse_hf.training import sequential as sequential_stage
 from pulse_hf.training.scorer import RecommenderSettings, recommender

@@ -23,7 +23,8 @@ from pulse_hf.evaluation.protocol import load_study
 from pulse_hf.evaluation.score_book import ScoreBook
 from pulse_hf.evaluation.systems import has_reviews, systems
 from pulse_hf.models.thought_space import PulseThoughtSpaceModel
-from pulse_hf.reasoning.titles import BASELINES, history_titles, title_pairs
+from pulse_hf.reasoning.titles import history_titles, title_pairs
+from pulse_hf.stages import BASELINES
 from pulse_hf.training.baselines import BaselineSettings, baselines
 
 SETTINGS = small_settings()

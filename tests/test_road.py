@@ -34,11 +34,10 @@ from pulse_hf.models.scorer.adapter import files_sha256
 from pulse_hf.pipeline import run_road, run_stage, settings_of_run, token_budget
 from pulse_hf.presets import preset_named
 from pulse_hf.reasoning.generator import ScriptedGenerator
-from pulse_hf.reasoning.titles import BASELINES
 from pulse_hf.recommender import Event, PulseRecommender
 from pulse_hf.saving import named_models, save_published
 from pulse_hf.settings import merge, override
-from pulse_hf.stages import ROAD, stage_named
+from pulse_hf.stages import BASELINES, ROAD, stage_named
 
 FOLDERS = ("world", "sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
 

@@ -159,7 +159,7 @@ def _tuned(run: Path, systems: Sequence[str]) -> tuple[str, ...]:
     from pulse_hf.evaluation.our_scores import fitted_with_titles
     from pulse_hf.evaluation.systems import has_reviews
     from pulse_hf.reasoning.examples import SCORERS
-    from pulse_hf.reasoning.titles import BASELINES
+    from pulse_hf.stages import BASELINES
 
     absent: set[str] = set()
     # Without the stage itself scoring such a row will tell that it is missing.

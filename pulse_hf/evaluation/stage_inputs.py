@@ -19,10 +19,11 @@ from pulse_hf.reasoning.prompts import Prompt, rationale_prompt
 from pulse_hf.reasoning.shared_reasons import chosen_for
 from pulse_hf.reasoning.soft_prompts import soft_examples
 from pulse_hf.reasoning.thoughts import ThoughtInput, thought_inputs
-from pulse_hf.reasoning.titles import A_LLMREC, title_pairs
+from pulse_hf.reasoning.titles import title_pairs
 from pulse_hf.retrieval.candidates import CandidateSettings, chosen_decisions, draw_candidates
 from pulse_hf.retrieval.similar_users import lendable
 from pulse_hf.schema import SPLITS, CandidateSet, Decision, Sequence, Split
+from pulse_hf.stages import A_LLMREC
 
 Texts = dict[str, list[str]]
 Lent = Mapping[str, Series[str]]

@@ -6,11 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping
 
 from pulse_hf.schema import Decision, Item, Sequence
 
-A_LLMREC = ("a-llmrec", "a-llmrec+reason")
-BASELINES = ("encoder-tuned", "sasrec-bce", "sasrec-gbce", "duorec", "ec4srec", "morec", "ctrl", *A_LLMREC)
-FOLDER = "baselines"
-
-__all__ = ["A_LLMREC", "BASELINES", "FOLDER", "history_titles", "title_pairs"]
+__all__ = ["history_titles", "title_pairs"]
 
 
 def history_titles(history: Sequence, items: Mapping[str, Item], num_titles: int) -> str:

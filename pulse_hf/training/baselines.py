@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
-from pulse_hf.reasoning.titles import A_LLMREC, BASELINES, FOLDER
+from pulse_hf.stages import A_LLMREC, BASELINES
 from pulse_hf.training.baseline_fits.material import Material
 from pulse_hf.training.sequential import SequentialSettings
 from pulse_hf.training.thought_pairs import Pair, latest_pairs, next_title_pairs, validation_users
@@ -85,13 +85,14 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
         scorer = artifacts.settings_of(run / "recommender")
         budgets |= {"recommender": scorer, "language_model": resolve_model(scorer["base_model"])[1]}
         parents += ["sequential", "candidates", "thoughts"]
-    if artifacts.num_processes() > 1 and (force or not (run / FOLDER / artifacts.MANIFEST).exists()):
+    folder = run / "baselines"
+    if artifacts.num_processes() > 1 and (force or not (folder / artifacts.MANIFEST).exists()):
         raise ValueError(
-            f"{run / FOLDER}: the learned baselines are fitted by one process, found {artifacts.num_processes()}; run "
+            f"{folder}: the learned baselines are fitted by one process, found {artifacts.num_processes()}; run "
             "this stage alone (pulse baselines --run ...), then launch the others again."
         )
     fingerprint = artifacts.Fingerprint(
-        stage=FOLDER,
+        stage="baselines",
         settings=asdict(settings) | budgets,
         seed=seed,
         parents={name: artifacts.parent_sha256(run / name) for name in parents},
@@ -117,8 +118,8 @@ def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool =
             },
         }
 
-    artifacts.build(run / FOLDER, fingerprint, make, force=force)
-    return run / FOLDER
+    artifacts.build(folder, fingerprint, make, force=force)
+    return folder
 
 
 def _timed(name: str, material: Material, pairs: list[Pair]) -> dict[str, Any]:

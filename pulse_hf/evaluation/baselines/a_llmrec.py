@@ -43,9 +43,8 @@ def scores(
     from pulse_hf.models.scorer.processing_scorer import score_encoded
     from pulse_hf.reasoning.examples import PromptShape
     from pulse_hf.reasoning.soft_prompts import soft_examples
-    from pulse_hf.reasoning.titles import FOLDER
 
-    folder = study.run / FOLDER / model
+    folder = study.run / "baselines" / model
     bridge = PulseALLMRecModel.from_pretrained(str(folder), use_safetensors=True).eval()
     if bridge.config.num_items != len(study.items):
         raise ValueError(f"{folder} knows {bridge.config.num_items} items, the catalogue has {len(study.items)}")

@@ -25,9 +25,9 @@ def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float
         decisions: What to score.
     """
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
-    from pulse_hf.reasoning.titles import FOLDER, history_titles
+    from pulse_hf.reasoning.titles import history_titles
 
-    folder = study.run / FOLDER
+    folder = study.run / "baselines"
     num_titles = settings_of(folder)["num_titles"]
     model = PulseThoughtSpaceModel.from_pretrained(folder / "encoder-tuned").eval()
     texts = [history_titles(history, study.items, num_titles) for history in study.histories(decisions)]
