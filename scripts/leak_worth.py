@@ -26,7 +26,7 @@ import numpy as np
 import torch
 
 from pulse_hf.artifacts import read_table, write_json
-from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.finished_run import FinishedRun
 from pulse_hf.evaluation.our_scores import fitted_with_titles, slm_scores
 from pulse_hf.evaluation.protocol import Study, load_study
 from pulse_hf.evaluation.regenerate import thoughts_again
@@ -88,8 +88,8 @@ def target_in_behaviour(study: Study, decisions: Sequence[Decision], thoughts: T
 
 def rationale_at_test_time(study: Study, decisions: Sequence[Decision], thoughts: Thoughts) -> tuple[Study, Thoughts]:
     """The reason is the positive rationale, written for the choice that is to be predicted."""
-    ground = Ground(study.run)
-    settings = ground.settings("rationales")
+    finished = FinishedRun(study.run)
+    settings = finished.settings("rationales")
     generator = open_generator(settings["engine"], settings["model"], batch_size=settings["batch_size"])
     prompts = [
         rationale_prompt(
@@ -110,9 +110,9 @@ def rationale_at_test_time(study: Study, decisions: Sequence[Decision], thoughts
 
 def neighbours_future(study: Study, decisions: Sequence[Decision], thoughts: Thoughts) -> tuple[Study, Thoughts]:
     """Similar users lend all they ever chose, their own held-out choices too."""
-    ground = Ground(study.run)
-    rows = {row["decision_id"]: row for row in ground.rows("sequential/neighbours.parquet")}
-    most = ground.settings("sequential")["neighbour_items"]
+    finished = FinishedRun(study.run)
+    rows = {row["decision_id"]: row for row in finished.rows("sequential/neighbours.parquet")}
+    most = finished.settings("sequential")["neighbour_items"]
     lent = {}
     for one, history in zip(decisions, study.histories(decisions), strict=True):
         near = rows[one.decision_id]
@@ -125,7 +125,7 @@ def neighbours_future(study: Study, decisions: Sequence[Decision], thoughts: Tho
             max_items=most,
         )
         lent[one.decision_id] = (found,)
-    grown = thoughts_again(ground, list(study.sequences.values()), decisions, lent)
+    grown = thoughts_again(finished, list(study.sequences.values()), decisions, lent)
     made = {}
     for key, tree in grown.items():
         if tree.leaf >= 0:

@@ -44,8 +44,8 @@ from pulse_hf.data.item_text import build_item, clean_text, cut_text
 from pulse_hf.data.items import read_items
 from pulse_hf.data.prepare import PrepareSettings, prepare
 from pulse_hf.data.sequences import decisions, load_items, load_sequences, some_decisions
-from pulse_hf.hub.pulled_datasets import place_dataset
-from pulse_hf.hub.rationale_datasets import export_dataset
+from pulse_hf.hub.dataset_export import export_dataset
+from pulse_hf.hub.dataset_import import place_dataset
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.models.scorer.processing_scorer import PulseScorerProcessor
 from pulse_hf.reasoning.prompts import PromptBudget, candidate_text, inert, reason_prompt, score_prompt

@@ -15,9 +15,9 @@ from pulse_hf.artifacts import read_tensors
 from pulse_hf.data.prepare import prepare
 from pulse_hf.data.sequences import load_sequences
 from pulse_hf.hub.dataset_card import dataset_card
+from pulse_hf.hub.dataset_export import Exported, export_dataset
+from pulse_hf.hub.dataset_import import place_dataset
 from pulse_hf.hub.privacy import pseudonyms
-from pulse_hf.hub.pulled_datasets import place_dataset
-from pulse_hf.hub.rationale_datasets import Exported, export_dataset
 from pulse_hf.retrieval.retriever import Pool
 from pulse_hf.saving import _packed, _unpacked, _write_votes
 from pulse_hf.schema import Decision, table_schema

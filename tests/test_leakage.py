@@ -15,13 +15,13 @@ from pulse_hf import artifacts
 from pulse_hf.data.sequences import load_sequences
 from pulse_hf.evaluation import leakage
 from pulse_hf.evaluation.evaluate import SYSTEMS, EvaluateSettings, evaluate
+from pulse_hf.evaluation.finished_run import FinishedRun
 from pulse_hf.evaluation.fusion.fusion import INGREDIENTS, REVIEWS
-from pulse_hf.evaluation.ground import Ground
 from pulse_hf.evaluation.leakage import audit
 from pulse_hf.evaluation.protocol import Study
 from pulse_hf.evaluation.stage_inputs import sha256_of_inputs, stage_texts
 from pulse_hf.evaluation.stored_trees import wrong_agreements
-from pulse_hf.evaluation.worlds import CANARY, swap_targets
+from pulse_hf.evaluation.swapped_targets import CANARY, swap_targets
 from pulse_hf.reasoning import prompts
 from pulse_hf.reasoning import rationales as rationales_stage
 from pulse_hf.reasoning import thoughts as thoughts_stage
@@ -199,7 +199,7 @@ def test_swapped_worlds_differ_in_the_stated_targets_only():
 def test_inputs_of_training_are_the_same_in_the_swapped_world(collaborative):
     sequences = load_sequences(collaborative)
     both = swap_targets(sequences, CATALOGUE, ("validation", "test"), 0)
-    before, after = (sha256_of_inputs(stage_texts(Ground(collaborative), world)) for world in (sequences, both))
+    before, after = (sha256_of_inputs(stage_texts(FinishedRun(collaborative), world)) for world in (sequences, both))
     assert before == after
 
 
@@ -423,8 +423,8 @@ def test_agreements_with_the_target_in_sight_are_caught(copied_whole):
     rewritten(copied_whole, "thoughts", "thoughts/trees.parquet", flattered, "trees")
     (check,) = [one for one in audit(copied_whole, users=4)["checks"] if one["name"].startswith("chosen leaves")]
     assert not check["passed"]
-    ground = Ground(copied_whole)
-    assert wrong_agreements(ground, ground.decisions("test")[:3])
+    finished = FinishedRun(copied_whole)
+    assert wrong_agreements(finished, finished.decisions("test")[:3])
 
 
 def test_systems_that_are_asked_with_the_target_are_caught(copied, monkeypatch):

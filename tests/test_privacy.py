@@ -13,8 +13,8 @@ from test_data import event_row, table, write_rows
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.data.prepare import prepare
 from pulse_hf.hub.dataset_card import dataset_card
+from pulse_hf.hub.dataset_export import Exported, _public_facts, export_dataset
 from pulse_hf.hub.privacy import Quotes, redacted
-from pulse_hf.hub.rationale_datasets import Exported, _public_facts, export_dataset
 
 PLANTED = {
     "e-mail": [

@@ -10,8 +10,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from pulse_hf.artifacts import ArtifactError, read_manifest
+from pulse_hf.hub.dataset_import import place_dataset
 from pulse_hf.hub.files import seal_folder
-from pulse_hf.hub.pulled_datasets import place_dataset
 from pulse_hf.schema import table_schema
 
 MADE_BY = {"settings.split": '"leave-one-out"', "seed": "7"}

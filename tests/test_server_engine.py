@@ -23,7 +23,7 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.evaluation.leakage import audit
-from pulse_hf.hub.rationale_datasets import export_dataset
+from pulse_hf.hub.dataset_export import export_dataset
 from pulse_hf.models.embedded import resolve_model
 from pulse_hf.reasoning import server_engine
 from pulse_hf.reasoning.generator import Sampling, engine_identity, open_generator

@@ -86,8 +86,8 @@ def pull(
     force: Annotated[bool, typer.Option("--force", help="Replace another version that is there.")] = False,
 ) -> None:
     """Fetch a published model or dataset and check every file against its sha256."""
+    from pulse_hf.hub.dataset_import import place_dataset
     from pulse_hf.hub.files import copy_sealed
-    from pulse_hf.hub.pulled_datasets import place_dataset
     from pulse_hf.hub.refusals import NoAccessError
     from pulse_hf.hub.transfer import pull as fetch
 

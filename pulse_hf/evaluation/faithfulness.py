@@ -67,14 +67,14 @@ def faithfulness(run: Path, decisions: Sequence[Decision], reasons: Mapping[str,
 
 def extractive_reasons(run: Path, decisions: Sequence[Decision]) -> dict[str, str]:
     """What the engine without a language model says to the very prompts of the base reasons, by decision id."""
-    from pulse_hf.evaluation.ground import Ground
+    from pulse_hf.evaluation.finished_run import FinishedRun
     from pulse_hf.evaluation.stage_inputs import thoughts_read
     from pulse_hf.reasoning.generator import Sampling, open_generator
     from pulse_hf.reasoning.parsing import parse_reason
 
-    ground = Ground(run)
-    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
-    prompts = [one.prompt for one in thoughts_read(ground, by_user, decisions, ground.stored_lent)]
+    finished = FinishedRun(run)
+    by_user = {sequence.user_id: sequence for sequence in finished.sequences}
+    prompts = [one.prompt for one in thoughts_read(finished, by_user, decisions, finished.stored_lent)]
     written = open_generator("extractive", "", batch_size=1).generate(prompts, width=1, sampling=Sampling(), seed=0)
     return {prompt.key: parse_reason(texts[0]).text for prompt, texts in zip(prompts, written, strict=True)}
 

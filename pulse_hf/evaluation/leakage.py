@@ -17,10 +17,10 @@ from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, content_sha256, parents_of, read_manifest, sha256_of_file, verify
 from pulse_hf.evaluation.cost import STAGES
-from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.finished_run import FinishedRun
 from pulse_hf.evaluation.lending import lend_again
 from pulse_hf.evaluation.stage_inputs import redrawn, sha256_of_inputs, stage_texts
-from pulse_hf.evaluation.worlds import Worlds
+from pulse_hf.evaluation.swapped_targets import SwappedTargets
 from pulse_hf.schema import SPLITS, Decision, Sequence, fold_of
 
 # A fair shuffle fails by chance once in a hundred thousand audits.
@@ -43,23 +43,23 @@ def audit(run: Path, *, users: int = 8, seed: int = 0) -> dict[str, Any]:
     Returns:
         ``{"passed": bool, "checks": [{"name", "passed", "detail"}]}``.
     """
-    ground = Ground(run)
-    swapped = Worlds(ground, seed)
+    finished = FinishedRun(run)
+    swapped = SwappedTargets(finished, seed)
     checks = [
-        _check("artefacts are whole", lambda: _whole(ground)),
-        _check("stages were made from each other", lambda: _parents(ground)),
-        _check("recorded inputs are the rebuilt ones", lambda: _recorded(ground)),
-        _check("fits saw training events only", lambda: _fits(ground)),
+        _check("artefacts are whole", lambda: _whole(finished)),
+        _check("stages were made from each other", lambda: _parents(finished)),
+        _check("recorded inputs are the rebuilt ones", lambda: _recorded(finished)),
+        _check("fits saw training events only", lambda: _fits(finished)),
         _check("training inputs ignore validation and test targets", swapped.training_inputs),
         _check("all inputs ignore test targets", swapped.all_inputs),
         _check("no canary in any prompt", swapped.canaries),
-        _check("neighbours lend training items only", lambda: _neighbours(ground, swapped)),
-        _check("thoughts made again ignore their targets", lambda: _thoughts(ground, swapped, users, seed)),
-        _check("chosen leaves and agreements are those of the trees", lambda: _trees(ground, users, seed)),
-        _check("systems are asked without the target", lambda: _asked(ground)),
-        _check("candidate sets are sound", lambda: _candidates(ground)),
-        _check("rationales explain training targets only", lambda: _rationales(ground)),
-        _check("encoders are frozen", lambda: _frozen(ground)),
+        _check("neighbours lend training items only", lambda: _neighbours(finished, swapped)),
+        _check("thoughts made again ignore their targets", lambda: _thoughts(finished, swapped, users, seed)),
+        _check("chosen leaves and agreements are those of the trees", lambda: _trees(finished, users, seed)),
+        _check("systems are asked without the target", lambda: _asked(finished)),
+        _check("candidate sets are sound", lambda: _candidates(finished)),
+        _check("rationales explain training targets only", lambda: _rationales(finished)),
+        _check("encoders are frozen", lambda: _frozen(finished)),
     ]
     return {"passed": all(check["passed"] for check in checks), "checks": checks}
 
@@ -73,41 +73,41 @@ def _check(name: str, examine: Callable[[], tuple[list[str], str]]) -> Check:
     return {"name": name, "passed": not problems, "detail": "; ".join(problems[:5]) or examined}
 
 
-def _present(ground: Ground) -> list[str]:
-    return [folder for folder in STAGES.values() if ground.has(folder)]
+def _present(finished: FinishedRun) -> list[str]:
+    return [folder for folder in STAGES.values() if finished.has(folder)]
 
 
-def _whole(ground: Ground) -> tuple[list[str], str]:
+def _whole(finished: FinishedRun) -> tuple[list[str], str]:
     problems = []
-    for folder in _present(ground):
+    for folder in _present(finished):
         try:
-            verify(ground.run / folder)
+            verify(finished.run / folder)
         except ArtifactError as error:
             problems.append(str(error).replace("\n", " "))
-    return problems, f"sha256 of every file of {', '.join(_present(ground))}"
+    return problems, f"sha256 of every file of {', '.join(_present(finished))}"
 
 
-def _parents(ground: Ground) -> tuple[list[str], str]:
+def _parents(finished: FinishedRun) -> tuple[list[str], str]:
     problems, compared = [], 0
-    for folder in _present(ground):
-        for parent, recorded in parents_of(ground.run / folder).items():
+    for folder in _present(finished):
+        for parent, recorded in parents_of(finished.run / folder).items():
             if parent in STAGES.values():
                 compared += 1
-                if not ground.has(parent) or recorded != content_sha256(ground.run / parent):
+                if not finished.has(parent) or recorded != content_sha256(finished.run / parent):
                     problems.append(f"{folder} was made from another {parent} than the one that is here")
     return problems, f"{compared} recorded parents"
 
 
-def _recorded(ground: Ground) -> tuple[list[str], str]:
-    rebuilt = sha256_of_inputs(stage_texts(ground, ground.sequences))
+def _recorded(finished: FinishedRun) -> tuple[list[str], str]:
+    rebuilt = sha256_of_inputs(stage_texts(finished, finished.sequences))
     problems, compared = [], []
-    for folder in _present(ground):
+    for folder in _present(finished):
         if folder == "sequences":
             continue  # its inputs are the raw files themselves
-        if ground.pulled(folder):  # made elsewhere, from people of other names
+        if finished.pulled(folder):  # made elsewhere, from people of other names
             compared.append(f"not {folder}, which was pulled")
             continue
-        recorded = read_manifest(ground.run / folder)["counts"].get("inputs_sha256", {})
+        recorded = read_manifest(finished.run / folder)["counts"].get("inputs_sha256", {})
         if not recorded:
             problems.append(f"{folder} recorded no inputs")
         for name, sha256 in recorded.items():
@@ -117,21 +117,21 @@ def _recorded(ground: Ground) -> tuple[list[str], str]:
     return problems, ", ".join(compared)
 
 
-def _fits(ground: Ground) -> tuple[list[str], str]:
+def _fits(finished: FinishedRun) -> tuple[list[str], str]:
     """Targets that each SASRec counted while fitting, the baselines' ones, too, against how many there are."""
-    if not ground.has("sequential"):
+    if not finished.has("sequential"):
         return [], "no sequential models in this run"
-    settings = ground.settings("sequential")
-    reports = dict(read_manifest(ground.run / "sequential")["counts"]["fits"])
-    if ground.has("baselines"):  # those of SASRec's kind count their targets, too
-        fits = read_manifest(ground.run / "baselines")["counts"]["fits"]
+    settings = finished.settings("sequential")
+    reports = dict(read_manifest(finished.run / "sequential")["counts"]["fits"])
+    if finished.has("baselines"):  # those of SASRec's kind count their targets, too
+        fits = read_manifest(finished.run / "baselines")["counts"]["fits"]
         reports |= {name: fit for name, fit in fits.items() if "cut_users" in fit}
     problems = []
     for name, report in reports.items():
         _, _, fold = name.partition("-fold-")
         kept = [
             sequence.num_train
-            for sequence in ground.sequences
+            for sequence in finished.sequences
             if not fold or fold_of(sequence.user_id, settings["num_folds"], settings["seed"]) != int(fold)
         ]
         expected = sum(min(events, settings["max_length"] + 1) - 1 for events in kept if events >= 2)
@@ -142,15 +142,15 @@ def _fits(ground: Ground) -> tuple[list[str], str]:
     return problems, f"training targets of {', '.join(reports)}"
 
 
-def _neighbours(ground: Ground, worlds: Worlds) -> tuple[list[str], str]:
+def _neighbours(finished: FinishedRun, swapped: SwappedTargets) -> tuple[list[str], str]:
     """Stored neighbours against the lenders' training events, and against ones found anew."""
-    if not ground.has("sequential"):
+    if not finished.has("sequential"):
         return [], "no similar users in this run"
-    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
+    by_user = {sequence.user_id: sequence for sequence in finished.sequences}
     lenders = {user_id: sequence.before(sequence.num_train) for user_id, sequence in by_user.items()}
-    most = ground.settings("sequential")["neighbour_items"]
-    rows = ground.rows("sequential/neighbours.parquet")
-    anew = worlds.lent(())
+    most = finished.settings("sequential")["neighbour_items"]
+    rows = finished.rows("sequential/neighbours.parquet")
+    anew = swapped.lent(())
     problems = []
     for row in rows:
         problems += [f"{row['decision_id']}: {wrong}" for wrong in _wrong_loans(row, by_user)]
@@ -180,20 +180,20 @@ def _wrong_loans(row: Mapping[str, Any], by_user: Mapping[str, Sequence]) -> Ite
         yield "the user is a neighbour of himself"
 
 
-def _thoughts(ground: Ground, worlds: Worlds, users: int, seed: int) -> tuple[list[str], str]:
+def _thoughts(finished: FinishedRun, swapped: SwappedTargets, users: int, seed: int) -> tuple[list[str], str]:
     """Neighbours, base reasons, trees and agreements of a sample, made again in both worlds and held to the stored."""
-    if not ground.has("thoughts"):
+    if not finished.has("thoughts"):
         return [], "no thoughts in this run"
     from pulse_hf.evaluation.regenerate import thoughts_again, thoughts_stored
 
-    chosen = _sample(ground.decisions("test"), users, seed)
-    before = thoughts_again(ground, worlds.sequences(()), chosen, worlds.lent(()))
-    after = thoughts_again(ground, worlds.sequences(("test",)), chosen, worlds.lent(("test",)))
+    chosen = _sample(finished.decisions("test"), users, seed)
+    before = thoughts_again(finished, swapped.sequences(()), chosen, swapped.lent(()))
+    after = thoughts_again(finished, swapped.sequences(("test",)), chosen, swapped.lent(("test",)))
     changed = [key for key, thought in before.items() if not thought.same(after[key])]
     problems = [f"{key}: another thought when the target is swapped" for key in changed]
-    engine = ground.settings("thoughts")["engine"]
-    if engine != "server" and not ground.pulled("thoughts"):  # what a server writes twice may differ
-        stored = thoughts_stored(ground, chosen)
+    engine = finished.settings("thoughts")["engine"]
+    if engine != "server" and not finished.pulled("thoughts"):  # what a server writes twice may differ
+        stored = thoughts_stored(finished, chosen)
         # What a model draws hangs on the last digits, which hang on who shares its batch: half of the refinements come
         # out otherwise, and a base reason rarely. The latter is held to what is stored, and one in four may differ.
         exact = engine == "extractive"
@@ -203,28 +203,28 @@ def _thoughts(ground: Ground, worlds: Worlds, users: int, seed: int) -> tuple[li
     return problems, f"{len(before)} test users"
 
 
-def _trees(ground: Ground, users: int, seed: int) -> tuple[list[str], str]:
+def _trees(finished: FinishedRun, users: int, seed: int) -> tuple[list[str], str]:
     """Every leaf chosen again from its stored tree, and every node of a sample measured again."""
-    if not ground.has("thoughts"):
+    if not finished.has("thoughts"):
         return [], "no thoughts in this run"
     from pulse_hf.evaluation.stored_trees import wrong_agreements, wrong_choices
 
-    problems, measured = wrong_choices(ground), []
-    if not ground.pulled("thoughts"):  # where texts that lead to people were taken out, others agree
-        kept = ground.thoughts
+    problems, measured = wrong_choices(finished), []
+    if not finished.pulled("thoughts"):  # where texts that lead to people were taken out, others agree
+        kept = finished.thoughts
         for split in SPLITS:
-            measured += _sample([one for one in ground.decisions(split) if one.decision_id in kept], users, seed)
-        problems += wrong_agreements(ground, measured)
-    return problems, f"{len(ground.thoughts):,} leaves, {len(measured)} trees measured again"
+            measured += _sample([one for one in finished.decisions(split) if one.decision_id in kept], users, seed)
+        problems += wrong_agreements(finished, measured)
+    return problems, f"{len(finished.thoughts):,} leaves, {len(measured)} trees measured again"
 
 
-def _asked(ground: Ground) -> tuple[list[str], str]:
+def _asked(finished: FinishedRun) -> tuple[list[str], str]:
     """What every system is asked with: histories that end before the target, counts of training events."""
     from pulse_hf.evaluation.protocol import load_study
 
-    study, problems = load_study(ground.run), []
-    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
-    decisions = [one.decision for one in ground.sets]
+    study, problems = load_study(finished.run), []
+    by_user = {sequence.user_id: sequence for sequence in finished.sequences}
+    decisions = [one.decision for one in finished.sets]
     for decision, history in zip(decisions, study.histories(decisions), strict=True):
         told = by_user[decision.user_id]
         if (history.item_ids, history.reviews) != (
@@ -243,11 +243,11 @@ def _sample(decisions: Series[Decision], users: int, seed: int) -> list[Decision
     return sample_decisions(list(decisions), min(users, len(decisions)), seed) if decisions and users else []
 
 
-def _candidates(ground: Ground) -> tuple[list[str], str]:
+def _candidates(finished: FinishedRun) -> tuple[list[str], str]:
     """Target once and where stated, negatives distinct, unseen and known; the target's place is even."""
-    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
+    by_user = {sequence.user_id: sequence for sequence in finished.sequences}
     problems = []
-    for one in ground.sets:
+    for one in finished.sets:
         sequence, place = by_user[one.decision.user_id], one.decision.position
         target, history = sequence.item_ids[place], set(sequence.item_ids[:place])
         rules = {
@@ -255,22 +255,22 @@ def _candidates(ground: Ground) -> tuple[list[str], str]:
             "does not hold its target where it says": one.item_ids[one.target_index] == target,
             "repeats an item": len(set(one.item_ids)) == len(one.item_ids),
             "has a negative from the history": not (set(one.item_ids) - {target}) & history,
-            "holds an item outside the catalogue": all(item in ground.items for item in one.item_ids),
+            "holds an item outside the catalogue": all(item in finished.items for item in one.item_ids),
         }
         problems += [f"{one.decision_id} {rule}" for rule, kept in rules.items() if not kept]
-    if not ground.pulled("candidates"):  # where people have other names than when the sets were drawn
-        drawn = {one.decision_id: one for one in redrawn(ground, ground.sequences)}
-        others = [one.decision_id for one in ground.sets if drawn.get(one.decision_id) != one]
+    if not finished.pulled("candidates"):  # where people have other names than when the sets were drawn
+        drawn = {one.decision_id: one for one in redrawn(finished, finished.sequences)}
+        others = [one.decision_id for one in finished.sets if drawn.get(one.decision_id) != one]
         problems += [f"{key} has another set than its seed draws" for key in others]
-    return problems + _uneven_places(ground), f"{len(ground.sets):,} sets, drawn again"
+    return problems + _uneven_places(finished), f"{len(finished.sets):,} sets, drawn again"
 
 
-def _uneven_places(ground: Ground) -> list[str]:
+def _uneven_places(finished: FinishedRun) -> list[str]:
     from scipy.stats import chisquare
 
     problems = []
     for split in SPLITS:
-        sets = [one for one in ground.sets if one.split == split]
+        sets = [one for one in finished.sets if one.split == split]
         sizes = {len(one.item_ids) for one in sets}
         if len(sizes) == 1 and len(sets) >= 5 * max(sizes):
             counts = Counter(one.target_index for one in sets)
@@ -280,11 +280,11 @@ def _uneven_places(ground: Ground) -> list[str]:
     return problems
 
 
-def _rationales(ground: Ground) -> tuple[list[str], str]:
-    if not ground.has("rationales"):
+def _rationales(finished: FinishedRun) -> tuple[list[str], str]:
+    if not finished.has("rationales"):
         return [], "no rationales in this run"
-    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
-    rows = ground.rows("rationales/rationales.parquet")
+    by_user = {sequence.user_id: sequence for sequence in finished.sequences}
+    rows = finished.rows("rationales/rationales.parquet")
     wrong = [
         row["decision_id"]
         for row in rows
@@ -293,15 +293,15 @@ def _rationales(ground: Ground) -> tuple[list[str], str]:
     return [f"{key} is no training target" for key in wrong], f"{len(rows):,} rationales"
 
 
-def _frozen(ground: Ground) -> tuple[list[str], str]:
+def _frozen(finished: FinishedRun) -> tuple[list[str], str]:
     """Encoder weights now against their sha256 when phase I ended; phase II may not have touched them."""
     problems, compared = [], 0
     for folder in ("sequential", "thought_space"):
-        if ground.has(folder):
-            for name, sha256 in read_manifest(ground.run / folder)["files"].items():
+        if finished.has(folder):
+            for name, sha256 in read_manifest(finished.run / folder)["files"].items():
                 if name.endswith(".safetensors"):
                     compared += 1
-                    path = ground.run / folder / name
+                    path = finished.run / folder / name
                     if not path.exists() or sha256_of_file(path) != sha256:
                         problems.append(f"{folder}/{name} is not what phase I wrote")
     return problems, f"{compared} weight files"

@@ -6,14 +6,16 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Series
 from typing import Any
 
-from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.finished_run import FinishedRun
 from pulse_hf.retrieval.similar_users import NO_USER, lend_items, lendable, neighbours
 from pulse_hf.schema import Decision, Sequence, fold_of
 
 __all__ = ["lend_again", "lent_items"]
 
 
-def lent_items(ground: Ground, sequences: Series[Sequence], decisions: Series[Decision]) -> dict[str, tuple[Any, ...]]:
+def lent_items(
+    finished: FinishedRun, sequences: Series[Sequence], decisions: Series[Decision]
+) -> dict[str, tuple[Any, ...]]:
     """Similar users found anew by the fitted models, and what they lend.
 
     Training decisions are served by the model that was fitted without their fold.
@@ -21,25 +23,29 @@ def lent_items(ground: Ground, sequences: Series[Sequence], decisions: Series[De
     Returns:
         Decision id to ``(lent item ids, neighbours' user ids, cosines)``.
     """
-    settings = ground.settings("sequential")
+    settings = finished.settings("sequential")
     parts: dict[str, list[Decision]] = {}
     for decision in decisions:
         fold = fold_of(decision.user_id, settings["num_folds"], settings["seed"])
         parts.setdefault(f"sasrec-fold-{fold}" if decision.split == "train" else "sasrec", []).append(decision)
     found: dict[str, tuple[Any, ...]] = {}
     for model, mine in sorted(parts.items()):
-        found.update(_lent_by(ground, sequences, mine, model, settings))
+        found.update(_lent_by(finished, sequences, mine, model, settings))
     return found
 
 
 def _lent_by(
-    ground: Ground, sequences: Series[Sequence], decisions: Series[Decision], model: str, settings: Mapping[str, Any]
+    finished: FinishedRun,
+    sequences: Series[Sequence],
+    decisions: Series[Decision],
+    model: str,
+    settings: Mapping[str, Any],
 ) -> dict[str, tuple[Any, ...]]:
     from pulse_hf.models.sasrec.modeling_sasrec import PulseSASRecModel
 
-    index = {item_id: number for number, item_id in enumerate(ground.items, start=1)}
+    index = {item_id: number for number, item_id in enumerate(finished.items, start=1)}
     by_user = {sequence.user_id: sequence for sequence in sequences}
-    fitted = PulseSASRecModel.from_pretrained(str(ground.run / "sequential" / model)).eval()
+    fitted = PulseSASRecModel.from_pretrained(str(finished.run / "sequential" / model)).eval()
 
     def vectors(histories: Series[Sequence]) -> Any:
         return fitted.user_vectors([[index[item] for item in history.item_ids] for history in histories]).numpy()

@@ -7,7 +7,7 @@ from collections.abc import Sequence as Series
 from dataclasses import dataclass
 from typing import Any
 
-from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.finished_run import FinishedRun
 from pulse_hf.evaluation.stage_inputs import thoughts_read
 from pulse_hf.reasoning.generator import open_generator
 from pulse_hf.reasoning.thoughts import ThoughtSettings, load_spaces, think
@@ -60,25 +60,28 @@ class Regrown:
 
 
 def thoughts_again(
-    ground: Ground, sequences: Series[Sequence], decisions: Series[Decision], lent: Mapping[str, tuple[Any, ...]]
+    finished: FinishedRun,
+    sequences: Series[Sequence],
+    decisions: Series[Decision],
+    lent: Mapping[str, tuple[Any, ...]],
 ) -> dict[str, Regrown]:
     """Grow the trees of some decisions as the stage ``thoughts`` does, with its engine and settings.
 
     Args:
-        ground: The run.
+        finished: The run.
         sequences: The run's own, or ones with swapped targets.
         decisions: Whose thoughts.
         lent: Decision id to what similar users lend, found in the same world.
     """
     if not decisions:
         return {}
-    values = ground.settings("thoughts")
+    values = finished.settings("thoughts")
     seed = values.pop("seed")
     settings = ThoughtSettings.from_dict(values)
     items = {one.decision_id: lent[one.decision_id][0] for one in decisions}
-    inputs = thoughts_read(ground, {sequence.user_id: sequence for sequence in sequences}, decisions, items)
+    inputs = thoughts_read(finished, {sequence.user_id: sequence for sequence in sequences}, decisions, items)
     generator = open_generator(settings.engine, settings.model, batch_size=settings.batch_size)
-    trees = think(inputs, generator, load_spaces(ground.run), settings, seed)
+    trees = think(inputs, generator, load_spaces(finished.run), settings, seed)
     return {
         one.prompt.key: Regrown(
             tuple(items[one.prompt.key]),
@@ -90,14 +93,14 @@ def thoughts_again(
     }
 
 
-def thoughts_stored(ground: Ground, decisions: Series[Decision]) -> dict[str, Regrown]:
+def thoughts_stored(finished: FinishedRun, decisions: Series[Decision]) -> dict[str, Regrown]:
     """The same of what the stage kept, by decision id."""
-    leaves = {row["decision_id"]: row["leaf"] for row in ground.rows("thoughts/thoughts.parquet")}
+    leaves = {row["decision_id"]: row["leaf"] for row in finished.rows("thoughts/thoughts.parquet")}
     return {
         key: Regrown(
-            tuple(ground.stored_lent[key]),
-            tuple(node.raw for node in ground.trees[key]),
-            tuple(node.agreement for node in ground.trees[key]),
+            tuple(finished.stored_lent[key]),
+            tuple(node.raw for node in finished.trees[key]),
+            tuple(node.agreement for node in finished.trees[key]),
             leaves[key],
         )
         for key in (one.decision_id for one in decisions)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from collections.abc import Sequence as Series
 from typing import Any
 
-from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.finished_run import FinishedRun
 from pulse_hf.evaluation.regenerate import STORED_SLACK
 from pulse_hf.evaluation.stage_inputs import thoughts_read
 from pulse_hf.reasoning.agreement import agreement_with, load_spaces
@@ -18,12 +18,12 @@ _EQUAL = 1e-6  # a likelihood is kept in half of its digits
 __all__ = ["wrong_agreements", "wrong_choices"]
 
 
-def wrong_choices(ground: Ground) -> list[str]:
+def wrong_choices(finished: FinishedRun) -> list[str]:
     """Stored thoughts of which the leaf is not the one to be chosen from the stored tree, or is told otherwise."""
-    settings, seed = _tree_settings(ground), ground.settings("thoughts")["seed"]
-    pulled, problems = ground.pulled("thoughts"), []
-    for row in ground.rows("thoughts/thoughts.parquet"):
-        key, nodes = row["decision_id"], ground.trees.get(row["decision_id"], [])
+    settings, seed = _tree_settings(finished), finished.settings("thoughts")["seed"]
+    pulled, problems = finished.pulled("thoughts"), []
+    for row in finished.rows("thoughts/thoughts.parquet"):
+        key, nodes = row["decision_id"], finished.trees.get(row["decision_id"], [])
         if pulled and not nodes:  # a tree that quotes a review is not published, its thought may be
             continue
         told = {node.number: (node.text, node.agreement) for node in nodes} | {NO_NODE: ("", None)}
@@ -34,15 +34,15 @@ def wrong_choices(ground: Ground) -> list[str]:
     return problems
 
 
-def wrong_agreements(ground: Ground, decisions: Series[Decision]) -> list[str]:
+def wrong_agreements(finished: FinishedRun, decisions: Series[Decision]) -> list[str]:
     """Decisions with a stored node whose agreement is not that of its words and the behaviour before the target."""
-    stored = [one for one in decisions if one.decision_id in ground.trees]
-    by_user = {sequence.user_id: sequence for sequence in ground.sequences}
-    inputs = thoughts_read(ground, by_user, stored, ground.stored_lent)
-    seed = ground.settings("thoughts")["seed"]
-    evaluate = agreement_with([(one.decision, one.behaviour) for one in inputs], load_spaces(ground.run), seed)
+    stored = [one for one in decisions if one.decision_id in finished.trees]
+    by_user = {sequence.user_id: sequence for sequence in finished.sequences}
+    inputs = thoughts_read(finished, by_user, stored, finished.stored_lent)
+    seed = finished.settings("thoughts")["seed"]
+    evaluate = agreement_with([(one.decision, one.behaviour) for one in inputs], load_spaces(finished.run), seed)
     nodes = [
-        (one.decision_id, node) for one in stored for node in ground.trees[one.decision_id] if node.status == "ok"
+        (one.decision_id, node) for one in stored for node in finished.trees[one.decision_id] if node.status == "ok"
     ]
     values = evaluate([(key, node.text) for key, node in nodes])
     wrong = {
@@ -70,6 +70,6 @@ def _may_be_chosen(
     return bool(equal and chosen.depth == other.depth and chosen.status == "ok")
 
 
-def _tree_settings(ground: Ground) -> TreeSettings:
-    values: Mapping[str, Any] = ground.settings("thoughts")
+def _tree_settings(finished: FinishedRun) -> TreeSettings:
+    values: Mapping[str, Any] = finished.settings("thoughts")
     return TreeSettings(*(values[name] for name in ("depth", "width", "keep", "selection")))

@@ -8,7 +8,7 @@ from collections.abc import Iterable
 from typing import Any
 
 from pulse_hf.hub.cards import metadata_of, plain, render, with_kept_metadata
-from pulse_hf.hub.rationale_datasets import Exported
+from pulse_hf.hub.dataset_export import Exported
 
 _PURPOSE = {
     "rationales": "Why people chose training items, written with the choice in sight. `status` is `ok`, or says why "

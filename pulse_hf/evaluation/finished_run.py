@@ -18,11 +18,11 @@ from pulse_hf.schema import CandidateSet, Decision, Item, Sequence, Split
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-__all__ = ["Ground"]
+__all__ = ["FinishedRun"]
 
 
 @dataclass(frozen=True)
-class Ground:
+class FinishedRun:
     """A run's finished artefacts, read once.
 
     Args:

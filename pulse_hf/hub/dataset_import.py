@@ -9,8 +9,8 @@ from typing import Any
 
 from pulse_hf import artifacts
 from pulse_hf.artifacts import ArtifactError
+from pulse_hf.hub.dataset_export import HISTORY, WORDS
 from pulse_hf.hub.files import CHECKSUMS, Seal, read_seal
-from pulse_hf.hub.rationale_datasets import HISTORY, WORDS
 from pulse_hf.schema import SPLITS, Sequence, table_schema
 
 _EVENT = ("user_id", "position", "split", "item_id", "timestamp", "rating", "review")

@@ -7,14 +7,14 @@ from collections.abc import Sequence as Series
 from dataclasses import replace
 from typing import Any
 
-from pulse_hf.evaluation.ground import Ground
+from pulse_hf.evaluation.finished_run import FinishedRun
 from pulse_hf.evaluation.lending import lent_items
 from pulse_hf.evaluation.stage_inputs import Texts, stage_texts
 from pulse_hf.schema import SPLITS, Sequence, Split, stable_hash
 
 CANARY = "zqcanary"
 
-__all__ = ["CANARY", "Worlds", "swap_targets"]
+__all__ = ["CANARY", "SwappedTargets", "swap_targets"]
 
 
 def swap_targets(sequences: Series[Sequence], items: Series[str], splits: Series[Split], seed: int) -> list[Sequence]:
@@ -48,22 +48,22 @@ def _swapped(sequence: Sequence, items: Series[str], splits: Series[Split], seed
     return replace(sequence, item_ids=tuple(item_ids), ratings=tuple(ratings), reviews=tuple(reviews))
 
 
-class Worlds:
+class SwappedTargets:
     """The run's inputs as they are, with all targets swapped, and with test targets swapped.
 
     Args:
-        ground: The run.
+        finished: The run.
         seed: Which other items.
     """
 
-    def __init__(self, ground: Ground, seed: int) -> None:
-        self.ground = ground
+    def __init__(self, finished: FinishedRun, seed: int) -> None:
+        self.finished = finished
         self.seed = seed
         self._made: dict[tuple[Split, ...], tuple[Texts, dict[str, tuple[Any, ...]]]] = {}
 
     def sequences(self, splits: tuple[Split, ...]) -> list[Sequence]:
         """The users with the targets of some splits swapped."""
-        return swap_targets(self.ground.sequences, list(self.ground.items), splits, self.seed)
+        return swap_targets(self.finished.sequences, list(self.finished.items), splits, self.seed)
 
     def lent(self, splits: tuple[Split, ...]) -> dict[str, tuple[Any, ...]]:
         """Similar users and what they lend, found anew."""
@@ -72,9 +72,9 @@ class Worlds:
     def _world(self, splits: tuple[Split, ...]) -> tuple[Texts, dict[str, tuple[Any, ...]]]:
         if splits not in self._made:
             sequences = self.sequences(splits)
-            decisions = [decision for split in SPLITS for decision in self.ground.decisions(split)]
-            found = lent_items(self.ground, sequences, decisions) if self.ground.has("sequential") else {}
-            texts = stage_texts(self.ground, sequences, {key: row[0] for key, row in found.items()})
+            decisions = [decision for split in SPLITS for decision in self.finished.decisions(split)]
+            found = lent_items(self.finished, sequences, decisions) if self.finished.has("sequential") else {}
+            texts = stage_texts(self.finished, sequences, {key: row[0] for key, row in found.items()})
             for decision in decisions if found else ():
                 lent, others, near = found[decision.decision_id]
                 texts.setdefault(f"similar-users/{decision.split}", []).append(repr((lent, others, near)))
