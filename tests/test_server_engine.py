@@ -21,7 +21,7 @@ import torch
 from small_road import small_settings
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from pulse_hf.artifacts import ArtifactError
+from pulse_hf.artifacts import ArtifactError, read_table
 from pulse_hf.evaluation.leakage import audit
 from pulse_hf.hub.dataset_export import export_dataset
 from pulse_hf.models.embedded import resolve_model
@@ -223,15 +223,24 @@ def test_a_run_whose_reasons_come_from_a_server_is_audited_recommends_and_tells_
     assert audit(tmp_path)["passed"]  # some trees are grown again, by the same server
     (tmp_path / "out").mkdir()
     export_dataset(tmp_path, "thoughts", tmp_path / "out", config="shop")
-    published = [path.read_text(errors="ignore") for path in (tmp_path / "out").rglob("*") if path.is_file()]
-    assert not any("127.0.0.1" in text for text in published)
+    published = {path.name: _as_text(path) for path in (tmp_path / "out").rglob("*") if path.is_file()}
+    assert {"train.parquet", "test.parquet", "checksums.json"} <= published.keys()
+    assert not any("127.0.0.1" in text for text in published.values())
     recommender = PulseRecommender.from_run(tmp_path)
     history = list(recommender.parts.items)[:2]
     assert recommender.recommend(history, k=1)[0].rationale == recommender.explain(history).chosen.text
     recommender.save_pretrained(tmp_path / "saved")
-    saved = [path.read_text(errors="ignore") for path in (tmp_path / "saved").rglob("*.json")]
-    assert not any("127.0.0.1" in text for text in saved)
+    saved = {path.name: _as_text(path) for path in (tmp_path / "saved").rglob("*") if path.is_file()}
+    assert {"pulse.json", "checksums.json"} <= saved.keys()
+    assert not any("127.0.0.1" in text for text in saved.values())
     with pytest.raises(ArtifactError, match="written by the server model .*pass generator="):
         PulseRecommender.from_pretrained(str(tmp_path / "saved"))
     again = PulseRecommender.from_pretrained(str(tmp_path / "saved"), generator=ServerGenerator(address))
     assert again.recommend(history, k=1) == recommender.recommend(history, k=1)
+
+
+def _as_text(path: Path) -> str:
+    """What a file says; a table is unpacked first."""
+    if path.suffix == ".parquet":
+        return str(read_table(path).to_pylist())
+    return path.read_text(errors="ignore")
