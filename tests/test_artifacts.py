@@ -90,7 +90,8 @@ def test_what_an_older_version_made_is_refused_by_name_and_made_anew_if_forced(t
         raise RuntimeError("killed")
 
     with monkeypatch.context() as older:
-        older.setattr("pulse_hf.artifacts.manifest.FORMAT_VERSION", 1)
+        for room in ("manifest", "building"):
+            older.setattr(f"pulse_hf.artifacts.{room}.FORMAT_VERSION", 1)
         build(folder, fingerprint(), make)
         with pytest.raises(RuntimeError):
             build(tmp_path / "half", fingerprint(), fail)
@@ -245,7 +246,7 @@ def test_a_finished_half_does_not_push_aside_what_no_stage_made(tmp_path):
     (tmp_path / "toy").rename(tmp_path / "toy.partial")
     (tmp_path / "toy").mkdir()
     (tmp_path / "toy" / "notes.txt").write_text("mine")
-    with pytest.raises(ArtifactError, match="no finished artefact"):
+    with pytest.raises(ArtifactError, match="not a finished artefact"):
         build(tmp_path / "toy", fingerprint(), make)
     assert (tmp_path / "toy" / "notes.txt").read_text() == "mine"
 

@@ -349,7 +349,7 @@ def test_too_few_rationales_are_told_before_anything_is_fitted() -> None:
 def test_the_learned_baselines_ask_for_one_process(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(artifacts, "num_processes", lambda: 2)
     monkeypatch.setattr(artifacts, "content_sha256", lambda folder: "0")
-    monkeypatch.setattr("pulse_hf.training.baselines._settings_of", lambda folder: {})
+    monkeypatch.setattr("pulse_hf.artifacts.settings_of", lambda folder: {})
     with pytest.raises(ValueError, match="fitted by one process, found 2; run this stage alone"):
         baselines(tmp_path, BaselineSettings(systems=("duorec",)), seed=0)
 

@@ -98,6 +98,7 @@ def test_a_run_stays_at_the_commit_it_began_with(hub: Any, tmp_path: Path) -> No
         from pulse_hf.artifacts import Fingerprint, build
         from pulse_hf.models.embedded import resolve_model
         from pulse_hf.settings import RunSettings
+        from pulse_hf.stages import stage_named
 
         run, names = Path(sys.argv[1]), sys.argv[2:]
 
@@ -106,7 +107,8 @@ def test_a_run_stays_at_the_commit_it_began_with(hub: Any, tmp_path: Path) -> No
                 mark = Fingerprint(word, {}, 0, model=resolve_model(name)[1])
                 build(run / word, mark, lambda work: {}, force=force)
                 return run / word
-            return pipeline.Stage(word, word, make, "try")
+            pipeline._MAKERS[word] = make
+            return stage_named(word)
 
         for word in ("rationales", "thoughts"):
             for name in names:

@@ -333,18 +333,18 @@ def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run):
     decisions = study.split("test")
     words = {"quiet": "She wants Silence.", "cheap": "A low  price matters."}
     right = {one.decision_id: words[names[motives[one.user_id][0]]] for one in decisions}
-    found = faithfulness(run, study, decisions, right, seed=0)
+    found = faithfulness(run, decisions, right, seed=0)
     assert found["own"] == {"value": 1.0, "low": 1.0, "high": 1.0}
     assert 0.3 < found["other"]["value"] < 0.7
     only_quiet = {**right, **{one.decision_id: "" for one in decisions if motives[one.user_id][0] == 1}}
-    partly = faithfulness(run, study, decisions, only_quiet, seed=0)
+    partly = faithfulness(run, decisions, only_quiet, seed=0)
     assert partly["held_out"]["own"]["value"] == 1.0 > partly["own"]["value"]
     assert partly["held_out"]["decisions"] == sum(motives[one.user_id][0] == 0 for one in decisions)
     assert found["ratio"] == pytest.approx(1 / found["other"]["value"])
     wrong = {one.decision_id: words[names[motives[one.user_id][1]]] for one in decisions}
-    assert faithfulness(run, study, decisions, wrong, seed=0)["own"]["value"] == 0.0
+    assert faithfulness(run, decisions, wrong, seed=0)["own"]["value"] == 0.0
     silent = dict.fromkeys(right, "")
-    assert faithfulness(run, study, decisions, silent, seed=0)["ratio"] is None
+    assert faithfulness(run, decisions, silent, seed=0)["ratio"] is None
 
 
 @pytest.mark.parametrize(

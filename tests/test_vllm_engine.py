@@ -33,11 +33,12 @@ class SamplingParams:
 class LLM:
     """What is documented of ``vllm.LLM`` and used here; greedy by pulse-nano, the seed told at the end otherwise."""
 
-    def __init__(self, model, enable_prefix_caching, trust_remote_code):
+    def __init__(self, model, enable_prefix_caching, trust_remote_code, revision):
         from transformers import AutoModelForCausalLM, AutoTokenizer
 
         assert enable_prefix_caching
         assert not trust_remote_code
+        assert revision is None  # of a folder
         self.model = AutoModelForCausalLM.from_pretrained(model, dtype=torch.float32)
         self.tokenizer = AutoTokenizer.from_pretrained(model)
         self.llm_engine = SimpleNamespace(model_config=SimpleNamespace(max_model_len=200))

@@ -166,7 +166,7 @@ def _refuse_foreign(folder: Path, *, force: bool) -> None:
         return
     raise ArtifactError(
         f"{folder} exists, but is not a finished artefact (no {MANIFEST}). Move it elsewhere, "
-        " use another run folder, or pass --force to put the artefact in its place."
+        "use another run folder, or pass --force to put the artefact in its place."
     )
 
 
