@@ -11,7 +11,7 @@ from typing import Any
 
 from pulse_hf.artifacts import MANIFEST, models_of, process, write_json
 from pulse_hf.data.prepare import PrepareSettings, prepare
-from pulse_hf.data.world.stage import world
+from pulse_hf.data.world.stage import is_synthetic, world
 from pulse_hf.evaluation.evaluate import evaluate
 from pulse_hf.models.embedded import settled
 from pulse_hf.reasoning.rationales import rationales
@@ -117,6 +117,8 @@ def run_road(
     """
     if until is not None:
         stage_named(until)
+    if settings.world is not None:
+        _refuse_other_data(run, settings)
     if not any(run.glob(f"*/{MANIFEST}")):
         _keep(run, settings)
     for stage in ROAD:
@@ -131,6 +133,16 @@ def run_road(
             break
     _keep(run, settings)  # not sooner: a stage may have refused them
     return run
+
+
+def _refuse_other_data(run: Path, settings: RunSettings) -> None:
+    """See that nobody asks for a run of their own data, before a world is made that nothing will read."""
+    _input_of(run, settings)
+    if (run / "sequences" / MANIFEST).exists() and not is_synthetic(run):
+        raise ValueError(
+            f"{run} holds a run of other data, and these settings make a shop of their own (the preset demo does): "
+            "add --preset small and the settings that it was made with, or take another run folder"
+        )
 
 
 def _keep(run: Path, settings: RunSettings) -> None:

@@ -12,10 +12,11 @@ from typing import Any
 
 from pulse_hf.artifacts import verify
 from pulse_hf.composition import Parts, parts_of_run
+from pulse_hf.data.world.stage import is_synthetic
 from pulse_hf.hub.cards import with_kept_metadata
 from pulse_hf.hub.dataset_export import WORDS, export_dataset
 from pulse_hf.hub.files import seal_folder
-from pulse_hf.hub.model_cards import ModelCards, is_synthetic
+from pulse_hf.hub.model_cards import ModelCards
 from pulse_hf.hub.repos import RepoType, card_of, head_of, require_repo_id, require_writable
 from pulse_hf.hub.shipped import PACKAGE, shipped
 from pulse_hf.hub.transfer import Pushed, push_folder

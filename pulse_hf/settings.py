@@ -12,6 +12,7 @@ from typing import Any, get_args, get_origin, get_type_hints
 from pulse_hf.data.prepare import PrepareSettings
 from pulse_hf.data.world.shop import WorldSettings
 from pulse_hf.evaluation.evaluate import EvaluateSettings
+from pulse_hf.ranges import at_least
 from pulse_hf.reasoning.rationales import RationaleSettings
 from pulse_hf.reasoning.thoughts import ThoughtSettings
 from pulse_hf.retrieval.candidates import CandidateSettings
@@ -50,6 +51,10 @@ class RunSettings:
     recommender: RecommenderSettings = field(default_factory=RecommenderSettings)
     baselines: BaselineSettings = field(default_factory=lambda: BaselineSettings(systems=()))
     evaluate: EvaluateSettings = field(default_factory=EvaluateSettings)
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        at_least(self, 0, "seed")
 
 
 def load_settings(path: Path, start: RunSettings) -> RunSettings:
@@ -108,7 +113,10 @@ def merge(record: Any, values: Mapping[str, Any], source: str) -> Any:
             raise ValueError(f"{source}: {key}: found null, expected an object of settings")
         else:
             changes[key] = merge(current, value, source)
-    return replace(record, **changes)
+    try:
+        return replace(record, **changes)
+    except ValueError as error:
+        raise ValueError(f"{source}: {error}") from error
 
 
 def _typed(value: Any, expected: Any, where: str) -> Any:

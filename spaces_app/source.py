@@ -23,6 +23,7 @@ from rationale_table import RationaleTable, rationales_of_dataset, rationales_of
 
 from pulse_hf.artifacts import ArtifactError
 from pulse_hf.composition import NoWriterError, OtherVersionError
+from pulse_hf.data.world.stage import is_synthetic
 from pulse_hf.hub.transfer import NoAccessError
 from pulse_hf.recommender import Event, PulseRecommender
 from pulse_hf.stages import ROAD
@@ -155,7 +156,7 @@ class Source:
             except Exception as problem:  # the rationales are an extra; the recommender works without them
                 logger.exception("the rationale dataset could not be opened")
                 self.no_rationales = _unread(problem, shown_name(self.dataset_id))
-        synthetic = not self.repo_id and (self.run / "world" / "manifest.json").exists()
+        synthetic = not self.repo_id and is_synthetic(self.run)
         name = "The embedded demo, a synthetic shop" if synthetic else self._name()
         subject = f"{name} · {len(recommender.parts.items):,} items"
         count = len(recommender.parts.shared.vectors)

@@ -14,7 +14,7 @@ FLOORS = (
     {"training", "evaluation"},
     {"retrieval", "reasoning"},
     {"data", "models"},
-    {"schema", "artifacts", "metrics", "network_faults", "stages"},
+    {"schema", "artifacts", "metrics", "network_faults", "ranges", "stages"},
 )
 BESIDE = {
     ("pipeline", "settings"),

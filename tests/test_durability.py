@@ -681,7 +681,7 @@ def test_an_evaluation_stopped_twice_ends_as_one_that_was_not(
     small_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     names = ("random", "popularity", "sasrec", "sasrec+text", "title-similarity", "fusion")
-    settings = replace(small_settings().evaluate, systems=names, worth_of_a_reason=False, audit_users=0)
+    settings = replace(small_settings().evaluate, systems=names, worth_of_a_reason=False, audit_users=1)
     written, audit, write = [], leakage.audit, ScoreBook._write
 
     def once(run: Path) -> dict[str, Any]:

@@ -315,11 +315,11 @@ def test_a_failed_audit_fails_the_stage_and_leaves_its_report_to_be_read(run, mo
 
 
 def test_unknown_systems_are_named(run):
-    with pytest.raises(ValueError, match="found \\['magic'\\]; expected some of random"):
+    with pytest.raises(ValueError, match="found \\['magic'\\], expected some of random"):
         evaluate(run, EvaluateSettings(systems=("random", "magic")), seed=0)
 
 
-def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run):
+def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run, monkeypatch):
     names = ["quiet", "cheap"]
     study = load_study(run)
     motives = {user: [int(user[1:]) % 2, 1 - int(user[1:]) % 2] for user in study.sequences}
@@ -329,7 +329,7 @@ def test_faithfulness_counts_the_users_own_motive_and_a_strangers(run):
         "held_out_motives": ["quiet"],
         "users": motives,
     }
-    artifacts.write_json(run / "world" / "truth.json", truth)
+    monkeypatch.setattr("pulse_hf.evaluation.faithfulness.load_truth", lambda run: truth)
     decisions = study.split("test")
     words = {"quiet": "She wants Silence.", "cheap": "A low  price matters."}
     right = {one.decision_id: words[names[motives[one.user_id][0]]] for one in decisions}

@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 import torch
 from small_road import small_settings
+from test_data import event_row, write_rows
 from typer.testing import CliRunner
 
 from pulse_hf.artifacts import (
@@ -27,8 +28,10 @@ from pulse_hf.artifacts import (
 )
 from pulse_hf.cli.main import app, main
 from pulse_hf.composition import _of_writer, _pinned
+from pulse_hf.data.world.stage import is_synthetic, load_truth
 from pulse_hf.evaluation.evaluate import SYSTEMS
 from pulse_hf.hub.files import check_folder, seal_folder
+from pulse_hf.hub.model_cards import license_of
 from pulse_hf.models.embedded import MINILM_ID, NANO_ID, resolve_model
 from pulse_hf.models.scorer.adapter import files_sha256
 from pulse_hf.pipeline import run_road, run_stage, settings_of_run, token_budget
@@ -458,6 +461,30 @@ def test_files_of_ones_own_are_not_passed_over(tmp_path, name):
 
 def test_who_has_everything_is_recommended_nothing(recommender):
     assert recommender.recommend(list(recommender.parts.items), k=3) == []
+
+
+def test_a_world_never_gets_into_a_run_of_other_data(tmp_path, monkeypatch):
+    log = write_rows(tmp_path / "log.jsonl", [event_row(f"u{n % 5}", f"i{n}", n + 1) for n in range(40)])
+    words = ["prepare.format=table", f"prepare.reviews={log}", "prepare.min_item_events=0"]
+    own, run = override(preset_named("small"), words), tmp_path / "run"
+    with pytest.raises(ValueError, match="add --preset small, or leave prepare.reviews out"):
+        run_road(run, override(preset_named("demo"), words))
+    assert not (run / "world").exists()
+    run_road(run, own, until="prepare")
+    with pytest.raises(ValueError, match=r"holds a run of other data.* add --preset small"):
+        run_road(run, preset_named("demo"))
+    assert not (run / "world").exists()
+    # Without a preset the command takes the run's own settings.
+    taken = []
+    monkeypatch.setattr("pulse_hf.pipeline.run_road", lambda run, settings, **_: taken.append(settings))
+    done = CliRunner().invoke(app, ["run", "--run", str(run), "--until", "prepare", "--set", "seed=3"])
+    assert done.exit_code == 0, done.output
+    assert taken == [override(own, ["seed=3"])]
+    # One that got there by another way is not taken for the run's.
+    run_stage(stage_named("world"), run, preset_named("demo"))
+    assert not is_synthetic(run)
+    assert load_truth(run) is None
+    assert license_of(run) is None
 
 
 @pytest.mark.parametrize("preset", ["demo", "small", "paper"])

@@ -28,7 +28,6 @@ app = typer.Typer(
 )
 
 Run = Annotated[Path, typer.Option("--run", help="Run folder; every stage has its own folder inside.")]
-Preset = Annotated[str, typer.Option(help="demo (embedded, synthetic), small (one small GPU) or paper.")]
 SettingsFile = Annotated[
     Path | None, typer.Option("--settings", help="JSON file with a group per stage, on top of the preset.")
 ]
@@ -58,6 +57,19 @@ def _settings(preset: str, recipe: str | None, file: Path | None, assignments: l
     return override(settings, assignments or [])
 
 
+def _settings_for(
+    run: Path, otherwise: str, preset: str | None, recipe: str | None, file: Path | None, assignments: list[str] | None
+) -> RunSettings:
+    """The run's own settings where nobody names others; of a new run those of the preset ``otherwise``."""
+    from pulse_hf.pipeline import settings_of_run
+    from pulse_hf.settings import override
+
+    own = settings_of_run(run) if (preset, recipe, file) == (None, None, None) else None
+    if own is not None:
+        return override(own, assignments or [])
+    return _settings(preset or otherwise, recipe, file, assignments)
+
+
 def _stage_command(stage: Stage) -> None:
     @app.command(stage.word, help=stage.purpose[0].upper() + stage.purpose[1:] + ".")
     def command(
@@ -72,17 +84,11 @@ def _stage_command(stage: Stage) -> None:
     ) -> None:
         from pulse_hf.artifacts import process
         from pulse_hf.cli.faults import require_run
-        from pulse_hf.pipeline import run_stage, settings_of_run
-        from pulse_hf.settings import override
+        from pulse_hf.pipeline import run_stage
 
         if stage.word not in _BEGINNING:
             require_run(run)
-        own = settings_of_run(run) if (preset, recipe, settings) == (None, None, None) else None
-        chosen = (
-            _settings(preset or "small", recipe, settings, assignments)
-            if own is None
-            else override(own, assignments or [])
-        )
+        chosen = _settings_for(run, "small", preset, recipe, settings, assignments)
         folder = run_stage(stage, run, chosen, force=force)
         if process() == 0:
             typer.echo(folder)
@@ -93,7 +99,10 @@ _BEGINNING = ("world", "prepare")  # they make the run's folder
 
 @app.command("run")
 def run_command(
-    preset: Preset = "demo",
+    preset: Annotated[
+        str | None,
+        typer.Option(help="demo (embedded, synthetic), small or paper; by default the run's own settings, else demo."),
+    ] = None,
     run: Annotated[Path | None, typer.Option("--run", help="Run folder; runs/<preset> by default.")] = None,
     recipe: Recipe = None,
     settings: SettingsFile = None,
@@ -109,12 +118,13 @@ def run_command(
     from pulse_hf.artifacts import process
     from pulse_hf.pipeline import run_road, token_budget
 
-    chosen = _settings(preset, recipe, settings, assignments)
-    folder = run if run is not None else Path("runs") / preset
+    folder = run if run is not None else Path("runs") / (preset or "demo")
+    chosen = _settings_for(folder, "demo", preset, recipe, settings, assignments)
     budget = ", ".join(f"{value:,} {name}" for name, value in token_budget(chosen).items())
     typer.echo(f"at most {budget}{'' if chosen.world else ' (per user)'}; run folder {folder}", err=True)
-    options = [f"--preset={preset}", *([f"--recipe={recipe}"] if recipe else ()), *(["--force"] if force else ())]
-    options += [*([f"--settings={settings}"] if settings else ()), *(f"--set={one}" for one in assignments or ())]
+    told = {"--preset": preset or ("demo" if recipe or settings else None), "--recipe": recipe, "--settings": settings}
+    options = [f"{name}={value}" for name, value in told.items() if value] + (["--force"] if force else [])
+    options += [f"--set={one}" for one in assignments or ()]
 
     def written_by_several(word: str) -> None:
         from pulse_hf.cli.launch import launch

@@ -26,7 +26,7 @@ def plain(text: str) -> str:
 def show_report(run: Path) -> None:
     """Print HR@1 of every system, best last, and where the report lies."""
     report = read_json(run / "report.json")
-    kind = "SYNTHETIC embedded shop" if (run / "world").exists() else "real data"
+    kind = "SYNTHETIC embedded shop" if report["protocol"]["synthetic"] else "real data"
     typer.echo(
         f"\nHR@1 of {report['protocol']['users']:,} test users, 1 of {report['protocol']['negatives'] + 1} ({kind})"
     )

@@ -25,7 +25,9 @@ from pulse_hf.artifacts import (
     write_json,
     write_text,
 )
+from pulse_hf.data.world.stage import is_synthetic
 from pulse_hf.evaluation.cost import STAGES, cost_of, cost_of_stages
+from pulse_hf.ranges import above, at_least, some_of
 
 if TYPE_CHECKING:
     import numpy as np
@@ -97,6 +99,14 @@ class EvaluateSettings:
     stacker_l2: float = 1e-3
     audit_users: int = 8
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        some_of(self, "systems", SYSTEMS)
+        above(self, 0, "stacker_l2")
+        at_least(self, 1, "audit_users")
+        if not self.systems:
+            raise ValueError("systems is empty, expected at least one row.")
+
 
 def evaluate(run: Path, settings: EvaluateSettings, *, seed: int, force: bool = False) -> Path:
     """Score, compare, audit and report.
@@ -118,9 +128,6 @@ def evaluate(run: Path, settings: EvaluateSettings, *, seed: int, force: bool = 
         ArtifactError: A stage is missing, or the leak audit failed.
         ValueError: A system is unknown or gives a score that is not finite.
     """
-    unknown = sorted(set(settings.systems) - set(SYSTEMS))
-    if unknown or not settings.systems:
-        raise ValueError(f"systems: found {unknown or 'none'}; expected some of {', '.join(SYSTEMS)}")
     folder = run / "evaluate"
     fingerprint = Fingerprint("evaluate", asdict(settings), seed, _parents(run))
     build(folder, fingerprint, lambda work: _make(run, work, settings, seed), force=force)
@@ -130,8 +137,8 @@ def evaluate(run: Path, settings: EvaluateSettings, *, seed: int, force: bool = 
 
 def _parents(run: Path) -> dict[str, str]:
     parents = {name: parent_sha256(run / folder) for name, folder in STAGES.items() if (run / folder).exists()}
-    truth = run / "world" / "truth.json"
-    return parents | ({"world/truth.json": sha256_of_file(truth)} if truth.exists() else {})
+    truth = {"world/truth.json": sha256_of_file(run / "world" / "truth.json")} if is_synthetic(run) else {}
+    return parents | truth
 
 
 def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
@@ -269,7 +276,7 @@ def _protocol(run: Path, study: Study, decisions: Sequence[Decision], seed: int)
         "candidates_sha256": candidates["sha256"],
         "users": len(decisions),
         "refit": False,
-        "synthetic": (run / "world" / "truth.json").exists(),
+        "synthetic": is_synthetic(run),
         "repeats": repeats / len(decisions),
     }
 
@@ -304,7 +311,7 @@ def _extras(
             extras["worth_of_a_reason"] = _worth(
                 study, decisions, book, metrics["pulse"], seed, ablations=settings.ablations
             )
-        if (run / "world" / "truth.json").exists():
+        if is_synthetic(run):
             reasons = {d.decision_id: thoughts[d.decision_id].reason or "" for d in decisions}
             extras["faithfulness"] = faithfulness(run, decisions, reasons, seed=seed)
             floor = faithfulness(run, decisions, extractive_reasons(run, decisions), seed=seed)

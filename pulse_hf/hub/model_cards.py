@@ -12,6 +12,7 @@ from typing import Any
 
 from pulse_hf.artifacts import ArtifactError, read_json, read_manifest, settings_of
 from pulse_hf.data.sequences import load_items
+from pulse_hf.data.world.stage import is_synthetic
 from pulse_hf.evaluation.comparisons import against_the_strongest
 from pulse_hf.hub import cards
 from pulse_hf.hub.privacy import without_folders
@@ -19,14 +20,9 @@ from pulse_hf.hub.repos import is_repo_id
 from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.schema import Item, Sequence
 
-__all__ = ["ModelCards", "is_synthetic", "license_of"]
+__all__ = ["ModelCards", "license_of"]
 
 _TOLD = ("max_events", "review_words")
-
-
-def is_synthetic(run: Path) -> bool:
-    """Whether a run is one of the embedded world."""
-    return (run / "world").is_dir()
 
 
 def license_of(run: Path) -> str | None:

@@ -18,6 +18,7 @@ from functools import cache
 from importlib import resources
 
 from pulse_hf.data.item_text import cut_text
+from pulse_hf.ranges import at_least
 from pulse_hf.schema import Decision, Item, Sequence
 
 Message = dict[str, str]
@@ -49,6 +50,11 @@ class PromptBudget:
     review_words: int = 24
     neighbour_items: int = 5
     score_events: int = 6
+
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        at_least(self, 1, "max_events", "title_words")
+        at_least(self, 0, "review_words", "neighbour_items", "score_events")  # the scorer's events may all be left out
 
 
 @dataclass(frozen=True)

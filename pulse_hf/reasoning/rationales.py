@@ -16,6 +16,7 @@ from typing import Any, Literal, get_args
 
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import items_by_id, sequences_by_user
+from pulse_hf.ranges import at_least, one_of
 from pulse_hf.reasoning.generator import (
     Engine,
     Generation,
@@ -77,15 +78,12 @@ class RationaleSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        engines = (*get_args(Engine), "recorded")
-        if self.engine not in engines:
-            raise ValueError(f"engine is {self.engine!r}; expected one of {', '.join(engines)}")
+        one_of(self, "engine", (*get_args(Engine), "recorded"))
+        at_least(self, 1, "batch_size", "training_decisions_per_user", "max_users")
+        at_least(self, 0, "retry_temperature")
         if not 0 <= self.retries <= 2:
             raise ValueError(f"retries is {self.retries}; expected 0, 1 or 2")
-        if self.training_decisions_per_user is not None and self.training_decisions_per_user < 1:
-            raise ValueError(
-                f"training_decisions_per_user is {self.training_decisions_per_user}; expected at least 1 or none"
-            )
+        _ = self.sampling
 
     @property
     def sampling(self) -> Sampling:

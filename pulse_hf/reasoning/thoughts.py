@@ -12,10 +12,11 @@ from collections.abc import Iterable, Mapping
 from collections.abc import Sequence as Series
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, get_args
 
 from pulse_hf import artifacts
 from pulse_hf.data.sequences import items_by_id, sequences_by_user
+from pulse_hf.ranges import at_least, one_of
 from pulse_hf.reasoning.agreement import FULL_SPACE, agreement_with, load_spaces, weights_sha256
 from pulse_hf.reasoning.behaviour import behaviour_text
 from pulse_hf.reasoning.generator import Engine, Generator, Sampling, engine_identity, open_generator
@@ -76,8 +77,8 @@ class ThoughtSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        if self.users_per_batch < 1:
-            raise ValueError(f"users_per_batch is {self.users_per_batch}; expected at least 1")
+        one_of(self, "engine", get_args(Engine))
+        at_least(self, 1, "batch_size", "users_per_batch", "training_decisions_per_user", "max_training_users")
         _ = self.tree, self.sampling
 
     @classmethod

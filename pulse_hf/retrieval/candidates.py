@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from pulse_hf import artifacts
+from pulse_hf.ranges import at_least, one_of
 from pulse_hf.schema import SPLITS, CandidateSet, Decision, stable_hash
 
 if TYPE_CHECKING:
@@ -59,6 +60,13 @@ class CandidateSettings:
     max_validation_users: int | None = None
     max_train_users: int | None = None
 
+    def __post_init__(self) -> None:
+        """Refuse values that cannot work."""
+        one_of(self, "sampling", _SAMPLINGS)
+        at_least(self, 1, "num_negatives", "training_decisions_per_user")
+        at_least(self, 1, "max_test_users", "max_validation_users", "max_train_users")
+        at_least(self, 0, "test_users_seed")
+
 
 def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool = False) -> Path:
     """Draw the candidate sets of the test, validation and training decisions of a run.
@@ -80,7 +88,6 @@ def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool
     Raises:
         ValueError: The sampling is not one of ours, or the catalogue is too small.
     """
-    _check(settings)
     facts = asdict(settings)
     if settings.test_users_seed is None:  # artefacts made before there was this setting stay what they are
         del facts["test_users_seed"]
@@ -117,15 +124,6 @@ def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool
 
     artifacts.build(run / FOLDER, fingerprint, make, force=force)
     return run / FOLDER
-
-
-def _check(settings: CandidateSettings) -> None:
-    if settings.sampling not in _SAMPLINGS:
-        raise ValueError(f"sampling {settings.sampling!r} is unknown; expected one of {list(_SAMPLINGS)}")
-    if settings.num_negatives < 1:
-        raise ValueError(
-            f"num_negatives is {settings.num_negatives}; a set needs at least 1 negative (the paper takes 9)"
-        )
 
 
 def chosen_decisions(

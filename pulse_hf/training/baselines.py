@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from pulse_hf import artifacts
+from pulse_hf.ranges import at_least, some_of
 from pulse_hf.stages import A_LLMREC, BASELINES
 from pulse_hf.training.baseline_fits.material import Material
 from pulse_hf.training.sequential import SequentialSettings
@@ -47,11 +48,8 @@ class BaselineSettings:
     num_titles: int = 5
 
     def __post_init__(self) -> None:
-        unknown = sorted(set(self.systems) - set(BASELINES))
-        if unknown:
-            raise ValueError(f"systems: found {unknown}; expected some of {', '.join(BASELINES)}")
-        if self.num_titles < 1:
-            raise ValueError(f"num_titles is {self.num_titles}; expected at least 1")
+        some_of(self, "systems", BASELINES)
+        at_least(self, 1, "num_titles")
 
 
 def baselines(run: Path, settings: BaselineSettings, *, seed: int, force: bool = False) -> Path:

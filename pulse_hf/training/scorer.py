@@ -31,6 +31,7 @@ from pulse_hf.artifacts import (
     write_json,
 )
 from pulse_hf.data.sequences import items_by_id, sequences_by_user
+from pulse_hf.ranges import above, at_least, shares, some_of
 from pulse_hf.reasoning.examples import SCORERS, PromptShape, ScorerExample, examples_of_sets, load_thoughts
 from pulse_hf.reasoning.prompts import CANDIDATE_WORDS, PromptBudget, is_cut, prompt_hashes
 from pulse_hf.retrieval.candidates import load_candidates
@@ -121,9 +122,16 @@ class RecommenderSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        for name in ("epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        at_least(self, 1, "lora_rank", "lora_alpha", "lora_layers", "batch_size", "gradient_accumulation")
+        at_least(self, 1, "eval_batch_size", "epochs", "patience", "training_negatives", "validation_sets")
+        at_least(self, 1, "max_length", "max_candidate_tokens", "score_events")
+        at_least(self, 0, "weight_decay", "likelihood_scale", "shared_smoothing")
+        above(self, 0, "learning_rate", "head_learning_rate", "shared_temperature")
+        shares(self, "warmup")
+        shares(self, "lora_dropout", below_one=True)
+        some_of(self, "systems", SCORERS)
+        if "pulse" not in self.systems:
+            raise ValueError(f"systems: found {list(self.systems)}, expected 'pulse' among them.")
 
 
 def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: bool = False) -> Path:
@@ -143,13 +151,6 @@ def recommender(run: Path, settings: RecommenderSettings, *, seed: int, force: b
     """
     from pulse_hf.models.embedded import resolve_model
 
-    if settings.training_negatives is not None and settings.training_negatives < 1:
-        raise ValueError(f"training_negatives is {settings.training_negatives}; expected at least 1, or null for all")
-    unknown = [name for name in settings.systems if name not in SCORERS]
-    if unknown:
-        raise ValueError(f"systems: found {unknown}, expected some of {list(SCORERS)}")
-    if "pulse" not in settings.systems:
-        raise ValueError(f"systems: found {list(settings.systems)}, expected 'pulse' among them")
     _, identity = resolve_model(settings.base_model)
     voting = () if settings.shared_temperature is None else VOTING_PARENTS
     fingerprint = Fingerprint(

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from pulse_hf import artifacts
+from pulse_hf.ranges import above, at_least, one_of, shares
 from pulse_hf.schema import Decision, fold_of, stable_hash
 
 if TYPE_CHECKING:
@@ -73,9 +74,17 @@ class SequentialSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        for name in ("epochs", "patience"):
-            if getattr(self, name) < 1:
-                raise ValueError(f"{name} is {getattr(self, name)}, expected at least 1.")
+        at_least(self, 1, "dim", "num_layers", "num_heads", "max_length", "num_negatives", "epochs", "patience")
+        at_least(self, 1, "batch_size", "max_validation_users", "text_tokens", "num_neighbours", "neighbour_items")
+        at_least(self, 1, "training_decisions_per_user")
+        at_least(self, 0, "weight_decay")
+        above(self, 0, "learning_rate")
+        shares(self, "dropout", below_one=True)
+        one_of(self, "loss", ("ce", "bce", "gbce"))
+        if self.dim % self.num_heads:
+            raise ValueError(f"dim is {self.dim}, expected a multiple of num_heads ({self.num_heads}).")
+        if self.num_folds < 2:
+            raise ValueError(f"num_folds is {self.num_folds}, expected at least 2 for cross-fitting.")
 
 
 def training_sequences(sequences: Iterable[schema.Sequence]) -> list[list[str]]:
@@ -125,8 +134,6 @@ def sequential(run: Path, settings: SequentialSettings, *, seed: int, force: boo
     """
     from pulse_hf.models.embedded import resolve_model
 
-    if settings.num_folds < 2:
-        raise ValueError(f"num_folds is {settings.num_folds}; cross-fitting needs at least 2")
     fingerprint = artifacts.Fingerprint(
         stage=FOLDER,
         settings=asdict(settings),

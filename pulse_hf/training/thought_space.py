@@ -19,6 +19,7 @@ from pulse_hf import artifacts
 from pulse_hf.data.sequences import items_by_id, sequences_by_user
 from pulse_hf.models.device import default_device
 from pulse_hf.models.embedded import MINILM_ID, commit_of, resolve_model
+from pulse_hf.ranges import above, at_least, one_of, shares
 from pulse_hf.reasoning.shared_reasons import VECTORS
 from pulse_hf.schema import fold_of
 from pulse_hf.training.thought_pairs import (
@@ -110,10 +111,15 @@ class ThoughtSpaceSettings:
 
     def __post_init__(self) -> None:
         """Refuse values that cannot work."""
-        if self.behaviour not in ("history", "paper"):
-            raise ValueError(f"behaviour is {self.behaviour!r}, expected 'history' or 'paper'.")
-        if self.precision not in ("auto", "float32", "bfloat16"):
-            raise ValueError(f"precision is {self.precision!r}, expected 'auto', 'float32' or 'bfloat16'.")
+        one_of(self, "behaviour", ("history", "paper"))
+        one_of(self, "precision", ("auto", "float32", "bfloat16"))
+        at_least(self, 0, "trained_layers", "projection_dim", "review_words", "weight_decay", "max_cache_gib")
+        at_least(self, 0, "encoder_learning_rate", "projection_learning_rate")
+        at_least(self, 1, "max_events", "num_negatives", "epochs", "patience", "max_validation_pairs")
+        at_least(self, 1, "training_pairs_per_user")
+        at_least(self, 8, "max_history_tokens", "max_rationale_tokens")
+        above(self, 0, "temperature")
+        shares(self, "warmup_ratio")
         if self.num_folds == 1 or self.num_folds < 0:
             raise ValueError(f"num_folds is {self.num_folds}, expected 0 (no cross-fitting) or at least 2.")
         if not 0 < self.validation_share < 1:
@@ -122,8 +128,6 @@ class ThoughtSpaceSettings:
             raise ValueError("trained_layers=0 and projection_dim=0 leave nothing to train: set one of them.")
         if self.batch_size < 2:
             raise ValueError(f"batch_size is {self.batch_size}, expected at least 2: negatives come from the batch.")
-        if self.patience < 1:
-            raise ValueError(f"patience is {self.patience}, expected at least 1 epoch.")
         if self.max_events < 1:
             raise ValueError(f"max_events is {self.max_events}, expected at least 1: a history is told by its events.")
         if self.all_titles and not self.titles:

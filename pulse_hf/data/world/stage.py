@@ -13,7 +13,16 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from pulse_hf.artifacts import Fingerprint, build, read_json, write_json, write_text
+from pulse_hf.artifacts import (
+    MANIFEST,
+    Fingerprint,
+    build,
+    parents_of,
+    read_json,
+    read_manifest,
+    write_json,
+    write_text,
+)
 from pulse_hf.data.world.shop import WorldSettings, make_world
 
 
@@ -36,7 +45,20 @@ def world(run: Path, settings: WorldSettings, *, seed: int, force: bool = False)
     return folder
 
 
+def is_synthetic(run: Path) -> bool:
+    """Whether a run stands on the embedded world: its sequences were prepared from the world that lies in it.
+
+    A world that was made beside somebody's own data, by a mistaken command, says nothing of the run.
+    """
+    folder, sequences = run / "world", run / "sequences"
+    if not (folder / MANIFEST).exists():
+        return False
+    if not (sequences / MANIFEST).exists():
+        return True
+    made = read_manifest(folder)["files"]
+    return parents_of(sequences).get("reviews") == made["reviews.jsonl"]
+
+
 def load_truth(run: Path) -> dict[str, Any] | None:
-    """The truth of an embedded world, or ``None`` where the run stands on real data."""
-    path = run / "world" / "truth.json"
-    return dict(read_json(path)) if path.exists() else None
+    """The truth of an embedded world, or ``None`` where the run stands on other data."""
+    return dict(read_json(run / "world" / "truth.json")) if is_synthetic(run) else None
