@@ -3,6 +3,7 @@
 import subprocess
 import sys
 
+import numpy as np
 import pytest
 import torch
 from tokenizers import Tokenizer, models, pre_tokenizers, processors
@@ -180,6 +181,13 @@ def test_what_cannot_work_is_refused(encoders):
     model = space(encoders)
     with pytest.raises(ValueError, match="one string"):
         model.encode_histories("w1 w2")
+    with pytest.raises(ValueError, match="batch_size is -1, expected at least 1"):
+        model.encode_histories(TEXTS, batch_size=-1)
+    with pytest.raises(ValueError, match="Found None"):
+        model.encode_histories(None)
+    with pytest.raises(ValueError, match="history text number 1 is 1, expected a string"):
+        model.encode_histories([TEXTS[0], 1])
+    assert torch.equal(model.encode_histories(np.array(TEXTS, dtype=object)), model.encode_histories(TEXTS))
     with pytest.raises(ValueError, match="expected pairs"):
         model.agreement(TEXTS, TEXTS[:2])
     with pytest.raises(ValueError, match="expected a list of rationales"):

@@ -423,7 +423,7 @@ def test_a_file_without_a_training_target_is_refused_and_thoughts_cannot_be_reco
     (run / "why.jsonl").write_text('{"user_id": "u0", "text": "Fine."}\n')
     with pytest.raises(ValueError, match=r"why\.jsonl:1: field 'item_id'.* Correct the row, or take it out\."):
         rationales(run, RationaleSettings(engine="recorded", model=str(run / "why.jsonl")), seed=SEED)
-    with pytest.raises(ValueError, match="engine is 'recordd'; expected one of .*extractive, recorded"):
+    with pytest.raises(ValueError, match="engine is 'recordd', expected one of .*'extractive', 'recorded'"):
         RationaleSettings(engine="recordd")
-    with pytest.raises(ValueError, match="engine is 'recorded'; expected"):
+    with pytest.raises(ValueError, match="engine is 'recorded', expected one of"):
         thoughts(run, ThoughtSettings(engine="recorded"), seed=SEED)

@@ -1,6 +1,7 @@
 """A recommender that serves: several threads, odd texts, typed titles, and what grows with the shop or with time."""
 
 import copy
+import io
 import time
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -238,13 +239,38 @@ def test_a_name_that_finds_nothing_becomes_a_cleaned_item():
 
 def test_stars_and_words_that_are_not_known_are_none():
     names = Names(SHOP, np.zeros((4, 2), np.float32), "none is asked")
-    events = [Event("B1", 4, None), Event("B1", np.float32("nan")), Event("B1", np.int64(3), " so\x00 light&nbsp;")]
+    unknown = Event("B1", np.float32("nan"), float("nan"))
+    events = [Event("B1", 4, None), unknown, Event("B1", np.int64(3), " so\x00 light&nbsp;")]
     past, _ = names.read(events)
     assert past.ratings == (4.0, None, 3.0)
     assert past.reviews == ("", "", "so light")
-    for wrong in ("4", True, float("inf"), [4]):
+    for wrong in ("4", True, [4]):
         with pytest.raises(ValueError, match="rating is .*; expected a number"):
             names.read([Event("B1", wrong)])
+    for wrong in (9, -1, float("inf")):  # of another scale than the five stars that prompts show
+        with pytest.raises(ValueError, match="rating is .*; expected stars of five"):
+            names.read([Event("B1", wrong)])
+
+
+class Table(list):
+    """A list with columns: iterating a data frame gives their names."""
+
+    columns = ("item", "rating")
+
+
+def test_whatever_gives_items_in_order_is_a_history_and_a_table_or_a_file_is_not():
+    names = Names(SHOP, np.zeros((4, 2), np.float32), "none is asked")
+    for given in (["B1", "B2"], ("B1", "B2"), np.array(["B1", "B2"]), (one for one in ("B1", "B2"))):
+        assert names.read(given)[0].item_ids == ("B1", "B2")
+    for given in (np.array(["B1", "B2"]), (one for one in ("B1", "B2"))):
+        assert names.found(given, dict(SHOP)) == ["B1", "B2"]
+    for wrong in (Table(["item"]), io.StringIO("B1\nB2\n"), {"B1"}, {"B1": 1}, "B1", None):
+        with pytest.raises(ValueError, match="expected a list, in order"):
+            names.read(wrong)
+        with pytest.raises(ValueError, match="expected a list, in order"):
+            names.found(wrong, dict(SHOP))
+    with pytest.raises(ValueError, match="found 0 as an item, expected .* as a text, such as '17'"):
+        names.read([0])
     with pytest.raises(ValueError, match="review is 5; expected a text"):
         names.read([Event("B1", review=5)])
 

@@ -45,7 +45,7 @@ class Event:
 
     Args:
         item: An item id of the catalogue, or any title (:class:`Title` where it is a title before it is an id).
-        rating: Stars; ``None`` or NaN where unknown.
+        rating: Stars of five, whatever scale the shop's own file has; ``None`` or NaN where unknown.
         review: The person's own words, if any; reasons are drawn from them.
     """
 
@@ -78,9 +78,8 @@ class Names:
         Raises:
             ValueError: It is not a list, an item is empty, a rating is not a number, or a review is not a string.
         """
-        if isinstance(history, (str, bytes, Mapping, Set)) or not isinstance(history, Iterable):
-            raise ValueError(f"found {history!r}, expected a list, in order, of item ids, titles or events")
-        events = [event if isinstance(event, Event) else Event(event) for event in history]
+        listed = _listed(history, "item ids, titles or events")
+        events = [event if isinstance(event, Event) else Event(event) for event in listed]
         items: MutableMapping[str, Item] = ChainMap({}, self.items)  # no copy: it is as large as the shop
         ids = tuple(self.found([event.item for event in events], items))
         ratings = tuple(_stars(event.rating) for event in events)
@@ -100,10 +99,12 @@ class Names:
         Raises:
             ValueError: It is not a list of strings, or one is empty.
         """
-        if not isinstance(names, (list, tuple)) or not all(isinstance(name, str) for name in names):
-            raise ValueError(f"found {names!r}, expected a list of item ids or titles")
+        listed = _listed(names, "item ids or titles")
+        other = [name for name in listed if not isinstance(name, str)]
+        if other:
+            raise ValueError(f"found {other[0]!r} as an item, expected an item id or a title as a text, such as '17'")
         found = []
-        for name in names:
+        for name in listed:
             known = name in items and not isinstance(name, Title)
             item_id = str(name) if known else self._titled(name)
             if not item_id:
@@ -169,11 +170,19 @@ class Names:
         ]
 
 
+def _listed(names: Any, of_what: str) -> list[Any]:
+    """Whatever gives one thing after another, in an order that means something; no table and no file does."""
+    unordered = isinstance(names, (str, bytes, Mapping, Set)) or hasattr(names, "columns") or hasattr(names, "read")
+    if unordered or not isinstance(names, Iterable):
+        raise ValueError(f"found {names!r:.200}, expected a list, in order, of {of_what}")
+    return list(names)
+
+
 def typed_text(text: object, what: str) -> str:
     """Words that somebody typed, cleaned as the pipeline cleans those that models are fitted on.
 
     Args:
-        text: What was given; ``None`` for no words.
+        text: What was given; ``None`` or NaN for no words.
         what: What to call it in a refusal.
 
     Raises:
@@ -183,7 +192,7 @@ def typed_text(text: object, what: str) -> str:
         >>> typed_text("so <b>quiet</b> &amp; light", "a review")
         'so quiet & light'
     """
-    if text is None:
+    if text is None or (isinstance(text, float) and math.isnan(text)):  # NaN is how tables say that there is none
         return ""
     if not isinstance(text, str):
         raise ValueError(f"{what} is {text!r}; expected a text, or None for none")
@@ -194,9 +203,16 @@ def _stars(rating: object) -> float | None:
     """A rating as prompts show it; NaN is how tables say that there is none."""
     if rating is None:
         return None
-    if isinstance(rating, bool) or not isinstance(rating, Real) or math.isinf(rating):
+    if isinstance(rating, bool) or not isinstance(rating, Real):
         raise ValueError(f"a rating is {rating!r}; expected a number of stars, or None for none")
-    return None if math.isnan(rating) else float(rating)
+    stars = float(rating)
+    if math.isnan(stars):
+        return None
+    if not 0 <= stars <= 5:
+        raise ValueError(
+            f"a rating is {rating!r}; expected stars of five, from 0 to 5: of ten stars give half as many"
+        )
+    return stars
 
 
 def _by_title(items: Mapping[str, Item]) -> dict[str, str]:

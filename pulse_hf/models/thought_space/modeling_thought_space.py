@@ -241,7 +241,7 @@ class PulseThoughtSpaceModel(PreTrainedModel):
             (n, dim), float32 on the CPU, in the order given.
 
         Raises:
-            ValueError: The model has no processor.
+            ValueError: The model has no processor, ``texts`` is not a list of strings, or ``batch_size`` is below 1.
         """
         return self._encode("history", texts, batch_size)
 
@@ -283,6 +283,8 @@ class PulseThoughtSpaceModel(PreTrainedModel):
     def _encode(self, side: str, texts: Sequence[str], batch_size: int) -> Tensor:
         if self.processor is None:
             raise ValueError("The model has no processor: load it with from_pretrained, or set model.processor.")
+        if batch_size < 1:
+            raise ValueError(f"batch_size is {batch_size}, expected at least 1.")
         token_ids = self.processor.token_ids(side, texts)
         dim = self.config.projection_dim or self.tower(side).config.hidden_size
         vectors = torch.zeros(len(token_ids), dim)

@@ -115,10 +115,16 @@ class PulseThoughtSpaceProcessor(ProcessorMixin):
             texts: Raw strings.
 
         Raises:
-            ValueError: ``texts`` is one string, or a text has no token.
+            ValueError: ``texts`` is one string, or none at all, or one of them is not a string or has no token.
         """
         if isinstance(texts, str):
             raise ValueError("Found one string, expected a list of strings: wrap it in [ ].")
+        if texts is None:
+            raise ValueError("Found None, expected a list of strings.")
+        texts = list(texts)
+        for row, text in enumerate(texts):
+            if not isinstance(text, str):
+                raise ValueError(f"{side} text number {row} is {text!r:.80}, expected a string.")
         if not texts:
             return []
         is_history = side == "history"
