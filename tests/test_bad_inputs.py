@@ -321,6 +321,44 @@ def test_a_limit_below_one_is_refused(value: int) -> None:
 @pytest.mark.parametrize(
     ("wrong", "told"),
     [
+        (
+            "recommender.learning_rate=-1",
+            "recommender.learning_rate=-1: learning_rate is -1.0, expected a number above 0",
+        ),
+        ("recommender.lora_rank=0", "lora_rank is 0, expected at least 1"),
+        ("recommender.shared_temperature=0", "shared_temperature is 0.0, expected a number above 0"),
+        ('recommender.systems=["pulse", "pulse"]', "systems: found .'pulse'. twice"),
+        ('recommender.systems=["foo", "pulse"]', "systems: found .'foo'., expected some of"),
+        ("recommender.gradient_accumulation=0", "gradient_accumulation is 0, expected at least 1"),
+        ("recommender.lora_dropout=1", "lora_dropout is 1.0, expected a share from 0 to below 1"),
+        ("thought_space.epochs=0", "epochs is 0, expected at least 1"),
+        ("thought_space.warmup_ratio=7", "warmup_ratio is 7.0, expected a share from 0 to 1"),
+        ("thought_space.max_history_tokens=-1", "max_history_tokens is -1, expected at least 8"),
+        ("thought_space.projection_dim=-1", "projection_dim is -1, expected at least 0"),
+        ("thoughts.batch_size=0", "batch_size is 0, expected at least 1"),
+        ("rationales.batch_size=0", "batch_size is 0, expected at least 1"),
+        ("rationales.budget.max_events=0", "max_events is 0, expected at least 1"),
+        ("sequential.dim=-4", "dim is -4, expected at least 1"),
+        ("sequential.dim=65", "dim is 65, expected a multiple of num_heads"),
+        ("sequential.loss=foo", "loss is 'foo', expected one of 'ce', 'bce', 'gbce'"),
+        ("candidates.sampling=foo", "sampling is 'foo', expected one of 'uniform'"),
+        ("candidates.num_negatives=-1", "num_negatives is -1, expected at least 1"),
+        ("candidates.max_test_users=0", "max_test_users is 0, expected at least 1"),
+        ('evaluate.systems=["foo"]', "systems: found .'foo'., expected some of random"),
+        ("evaluate.audit_users=0", "audit_users is 0, expected at least 1"),
+        ("baselines.num_titles=0", "num_titles is 0, expected at least 1"),
+        ("seed=-1", "seed is -1, expected at least 0"),
+        ('prepare.columns={"user_id": "item_id"}', "user_id and item_id are one column, 'item_id'"),
+    ],
+)
+def test_settings_that_cannot_work_are_refused_when_they_are_set(wrong: str, told: str) -> None:
+    with pytest.raises(ValueError, match=told):
+        override(RunSettings(), [wrong])
+
+
+@pytest.mark.parametrize(
+    ("wrong", "told"),
+    [
         ("prepare.rating_range=5", "rating_range: found 5, expected a list"),
         ('prepare.rating_range=["a", "b"]', "rating_range: found .*, expected a list"),
         ("prepare.rating_range=[1, 2, 3]", "rating_range: found .*, expected a list"),

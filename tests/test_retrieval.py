@@ -8,8 +8,11 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
+from test_data import event_row, table, write_rows
 
 from pulse_hf import artifacts
+from pulse_hf.data.columns import Columns
+from pulse_hf.data.prepare import prepare
 from pulse_hf.data.sequences import decisions, training_decisions
 from pulse_hf.retrieval import candidates as stage
 from pulse_hf.retrieval.candidates import (
@@ -313,6 +316,14 @@ def test_the_stage_stores_what_it_draws_and_samples_whole_users(tmp_path):
     counts = artifacts.read_manifest(folder)["counts"]
     assert counts["candidates_sha256"]["test"] == candidates_sha256(one for one in sets if one.split == "test")
     assert counts["inputs_sha256"]["candidates"] == candidates_sha256(one for one in sets if one.split == "train")
+
+
+def test_data_without_a_target_is_warned_of_and_has_no_candidates(tmp_path, caplog):
+    log = write_rows(tmp_path / "log.jsonl", [event_row(f"u{n}", f"i{n % 7}", n + 1) for n in range(20)])
+    prepare(tmp_path, table(log, min_user_events=0, min_item_events=0, columns=Columns()), seed=0)
+    assert "none of the 20 users has a test target" in caplog.text
+    with pytest.raises(ValueError, match="none of the 20 users has a target"):
+        stage.candidates(tmp_path, CandidateSettings(), seed=0)
 
 
 def test_runs_of_several_seeds_may_share_their_test_users():

@@ -35,6 +35,8 @@ class Columns:
             raise ValueError(
                 "Columns has neither timestamp nor order; sequences need one. The order of rows in a file is not used."
             )
+        if self.user_id == self.item_id:
+            raise ValueError(f"user_id and item_id are one column, {self.user_id!r}; name the column of each.")
 
     @property
     def when(self) -> str:

@@ -289,6 +289,7 @@ def _prepare(work: Path, settings: PrepareSettings, shards: Sequence[Path]) -> d
         strict_time=settings.strict_time,
     )
     count.move("after the user's test target", core.events - counts.events)
+    _warn_of_no_targets(settings, counts)
     shutil.rmtree(work / "spool")
     item_ids = catalogue_order(name for name, kept in zip(log.item_ids, core.items, strict=True) if kept)
     items, metadata = _catalogue(settings, item_ids)
@@ -298,8 +299,23 @@ def _prepare(work: Path, settings: PrepareSettings, shards: Sequence[Path]) -> d
     report["metadata"] = metadata
     report["split"] = {"by": settings.split, **(asdict(split) if split else {})}
     logger.info("kept %(users)d users, %(items)d items, %(events)d events", report["result"])
+    if count.dropped:
+        logger.info(
+            "dropped rows: %s", ", ".join(f"{reason} {rows:,}" for reason, rows in count.dropped.most_common())
+        )
     _check_expected(settings, report["result"])
     return report
+
+
+def _warn_of_no_targets(settings: PrepareSettings, counts: SequenceCounts) -> None:
+    """Tell of data on which nothing can be tested, before other stages find that out one by one."""
+    if not counts.users_with_test:
+        logger.warning(
+            "%s: none of the %d users has a test target (by %s; leave-one-out needs three events of a person)",
+            settings.reviews,
+            counts.users,
+            settings.split,
+        )
 
 
 def _core(log: EventLog, settings: PrepareSettings, count: RowCount) -> Core:

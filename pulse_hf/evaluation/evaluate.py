@@ -143,9 +143,10 @@ def _parents(run: Path) -> dict[str, str]:
 
 def _make(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> dict[str, Any]:
     from pulse_hf.evaluation.figures import draw_figures
-    from pulse_hf.evaluation.leakage import audit
+    from pulse_hf.evaluation.leakage import audit, require_one_run
     from pulse_hf.evaluation.report import render
 
+    require_one_run(run)
     report = _measure(run, work, replace(settings, systems=_tuned(run, settings.systems)), seed)
     report["audit"] = audit(run, users=settings.audit_users, seed=seed)
     if not report["audit"]["passed"]:
@@ -212,6 +213,8 @@ def _measure(run: Path, work: Path, settings: EvaluateSettings, seed: int) -> di
     _check_decisions(run, decisions)
     book = ScoreBook(work / "scores", study)
     known = systems(book, l2=settings.stacker_l2)
+    for word in dict.fromkeys(word for name in settings.systems for word in known[name].stages):
+        read_manifest(run / STAGES[word])  # a stage that is missing is told before anything is scored
     _score_parts(book, known, settings)
     metrics = {
         name: _metrics(study, decisions, known[name].name, book.rows(known[name], "test")) for name in settings.systems

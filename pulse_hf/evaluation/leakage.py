@@ -88,14 +88,29 @@ def _whole(finished: FinishedRun) -> tuple[list[str], str]:
 
 
 def _parents(finished: FinishedRun) -> tuple[list[str], str]:
-    problems, compared = [], 0
-    for folder in _present(finished):
-        for parent, recorded in parents_of(finished.run / folder).items():
-            if parent in STAGES.values():
-                compared += 1
-                if not finished.has(parent) or recorded != content_sha256(finished.run / parent):
-                    problems.append(f"{folder} was made from another {parent} than the one that is here")
-    return problems, f"{compared} recorded parents"
+    compared = [
+        (folder, parent, recorded)
+        for folder in _present(finished)
+        for parent, recorded in parents_of(finished.run / folder).items()
+        if parent in STAGES.values()
+    ]
+    problems = [
+        f"{folder} was made from another {parent} than the one that is here"
+        for folder, parent, recorded in compared
+        if not finished.has(parent) or recorded != content_sha256(finished.run / parent)
+    ]
+    return problems, f"{len(compared)} recorded parents"
+
+
+def require_one_run(run: Path) -> None:
+    """See that a run's stages were made from each other, before hours are spent on scoring what is stale.
+
+    Raises:
+        ArtifactError: They were not; each that has to be made anew is named.
+    """
+    problems, _ = _parents(FinishedRun(run))
+    if problems:
+        raise ArtifactError(f"{run}: {'; '.join(problems)}. Make these stages anew first (--force), or all: pulse run")
 
 
 def _recorded(finished: FinishedRun) -> tuple[list[str], str]:

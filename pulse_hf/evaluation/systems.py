@@ -49,7 +49,7 @@ VOTES = {
     "behaviour, title": "title-near-behaviour",
 }
 """What stands beside the logit in ``pulse``, by its name there."""
-_REASON_MODELS = ("sequential/sasrec", "thought_space")
+_REASON_MODELS = ("sequential/sasrec", "thought_space/model")
 _SLM_STAGES = ("sequential", "candidates", "rationales", "thought-space", "thoughts", "recommender")
 
 

@@ -103,6 +103,11 @@ def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool
 
         sequences = load_sequences(run)
         chosen = chosen_decisions(sequences, settings, seed=seed)
+        if not chosen:
+            raise ValueError(
+                f"{run}: none of the {len(sequences):,} users has a target, which takes three events of a person "
+                "(leave-one-out), or a split by time or people that gives some"
+            )
         sets = draw_candidates(sequences, [item.item_id for item in load_items(run)], chosen, settings, seed=seed)
         rows = (
             {
