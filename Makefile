@@ -37,6 +37,8 @@ evidence: $(READY)  ## every table of hub_cards/reports/README.md but `make cont
 		--set prepare.metadata=$(DATA)/gift_cards_2018/meta_Gift_Cards.json.gz \
 		--set 'baselines.systems=["encoder-tuned", "sasrec-bce", "sasrec-gbce"]'
 	cp runs/gift-cards/report.json hub_cards/reports/gift-cards.json
+	$(BIN)/python scripts/plain_controls.py --run runs/gift-cards
+	$(BIN)/python scripts/plain_controls.py --run runs/evidence/luxury-beauty-dedup-1x9-s2
 	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s1 --users 500 --read 20 \
 		--out hub_cards/reports/protocols-of-luxury-beauty.json
 	$(BIN)/python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-minilm-s0 --users 9154 --most 20 \

@@ -234,13 +234,16 @@ def compose(
 
     Raises:
         ArtifactError: It was made with other prompts or another base model, or a weight is not finite.
+        ValueError: ``device`` is not here, or ``dtype`` is none of torch's.
     """
+    from pulse_hf.models.device import require_usable
     from pulse_hf.models.folders import check_model_folder
     from pulse_hf.models.sasrec import PulseSASRecModel
     from pulse_hf.models.scorer.adapter import files_sha256, load_scorer, read_record
     from pulse_hf.models.thought_space import PulseThoughtSpaceModel
     from pulse_hf.reasoning.examples import PromptShape
 
+    require_usable(device, dtype)
     changed = sorted(name for name, sha256 in prompt_hashes().items() if record["prompts"].get(name) != sha256)
     if changed:
         raise OtherVersionError(

@@ -91,6 +91,8 @@ def save_parts(parts: Parts, folder: Path, *, merge: bool = False, cards: ModelC
         ArtifactError: The folder holds something else, or the scorer's files are not those that were loaded.
     """
     _require_loaded_files(parts)
+    if folder.exists() and not folder.is_dir():
+        raise ArtifactError(f"{folder} is a file, expected a folder or nothing. Name another place.")
     folder.mkdir(parents=True, exist_ok=True)
     finish_replacing(folder)
     with replacing(folder, lambda: _earlier_save(folder), last=CHECKSUMS) as made:

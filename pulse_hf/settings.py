@@ -68,10 +68,20 @@ def load_settings(path: Path, start: RunSettings) -> RunSettings:
         ValueError: A key is unknown or a value has another type; the message names file and key.
     """
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, json.JSONDecodeError, UnicodeDecodeError) as error:
+        values = json.loads(path.read_text(encoding="utf-8"), object_pairs_hook=_each_once)
+    except OSError as error:
         raise ValueError(f"{path}: {error}") from error
+    except ValueError as error:
+        raise ValueError(f"{path} is not a JSON file of settings: {error}") from error
     return merge(start, values, str(path))
+
+
+def _each_once(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    values = dict(pairs)
+    if len(values) < len(pairs):
+        twice = sorted({key for key, _ in pairs if sum(key == other for other, _ in pairs) > 1})
+        raise ValueError(f"{', '.join(map(repr, twice))} stands in it twice")
+    return values
 
 
 def override(settings: RunSettings, assignments: Series[str]) -> RunSettings:
@@ -132,7 +142,10 @@ def _typed(value: Any, expected: Any, where: str) -> Any:
     simple = tuple(option for option in plain if option in (bool, int, float, str, type(None)))
     if simple and (type(value) not in simple) and not getattr(expected, "__origin__", None):
         names = ", ".join(option.__name__ for option in simple)
-        raise ValueError(f"{where}: found {value!r}, expected {names}")
+        quoted = (
+            f"; a text is written in quotes: '\"{value}\"'" if str in simple and isinstance(value, int | float) else ""
+        )
+        raise ValueError(f"{where}: found {value!r}, expected {names}{quoted}")
     return value
 
 

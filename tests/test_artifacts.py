@@ -102,6 +102,16 @@ def test_what_an_older_version_made_is_refused_by_name_and_made_anew_if_forced(t
         verify(made)
 
 
+def test_what_is_there_already_takes_no_lock_and_writes_nothing(tmp_path, monkeypatch):
+    folder = tmp_path / "toy"
+    build(folder, fingerprint(), make)
+    monkeypatch.setattr("pulse_hf.artifacts.building.FileLock", None)  # a read-only disk has no room for one
+    assert build(folder, fingerprint(), make) is False
+    (folder.with_name(".toy.old")).mkdir()  # a swap that was cut short is finished under the lock
+    with pytest.raises(TypeError):
+        build(folder, fingerprint(), make)
+
+
 def test_a_failing_stage_leaves_the_old_artefact(tmp_path):
     folder = tmp_path / "toy"
     build(folder, fingerprint(), make)

@@ -1,6 +1,7 @@
 """The embedded world: fair by construction, and pulse-nano never saw the held-out part."""
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ import pytest
 from pulse_hf.data.world.oracles import oracle_scores
 from pulse_hf.data.world.shop import WorldSettings, full_lexicon, held_out_motives, make_world, training_lexicon
 from pulse_hf.data.world.stage import load_truth, world
+from pulse_hf.presets import preset_named
 from pulse_hf.schema import CandidateSet, Sequence
 
 
@@ -154,3 +156,10 @@ def test_the_stage_writes_raw_input_and_truth(tmp_path):
     assert truth is not None
     assert len(truth["events"]) == 12
     assert load_truth(tmp_path / "nowhere") is None
+
+
+def test_the_quickstart_asks_with_a_title_that_the_embedded_shop_has():
+    readme = (Path(__file__).resolve().parents[1] / "README.md").read_text(encoding="utf-8")
+    (title,) = re.findall(r'history = \[\n    Event\("([^"]+)", rating', readme)
+    demo = preset_named("demo")
+    assert title in {item["title"] for item in make_world(demo.world, demo.seed).items}

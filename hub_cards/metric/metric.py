@@ -42,9 +42,11 @@ class TieAwareRanking(evaluate.Metric):
         )
 
     def _compute(
-        self, predictions: list[list[float]], references: list[int], k: Sequence[int] = (1, 5, 10)
+        self, predictions: list[list[float]], references: list[int], k: int | Sequence[int] = (1, 5, 10)
     ) -> dict[str, float]:
-        cutoffs = [int(cutoff) for cutoff in k]
+        cutoffs = [int(cutoff) for cutoff in ([k] if isinstance(k, int) else k)]
+        if not predictions:
+            raise ValueError("found no predictions, expected at least one decision")
         if not cutoffs or min(cutoffs) < 1:
             raise ValueError(f"k is {list(k)}, expected cutoffs of at least 1")
         rows = [

@@ -88,26 +88,47 @@ def build(
     """
     if process() > 0:
         return _helped(folder, make, together=together)
-    # A refused lock is told to the others, too.
-    with room_for(folder), _telling() as begun, _locked(folder):
-        _refuse_foreign(folder, force=force)
-        _recover(folder)
-        if (folder / MANIFEST).exists():
-            otherwise = made_otherwise(folder, fingerprint)
-            if not otherwise:
-                begun(False)
-                return False
-            if not force:
-                raise ArtifactError(_refusal(folder, otherwise))
-        work = folder.with_name(folder.name + ".partial")
-        _open_work(work, fingerprint, force=force)
-        begun(True)
-        started = time.perf_counter()
-        counts = make(work)
-        write_manifest(work, fingerprint, counts, seconds=time.perf_counter() - started)
-        _recover(folder)
-        wait_for_all()
+    with room_for(folder), _telling() as begun:
+        if _is_there(folder, fingerprint):  # no lock is taken: the run may lie on a read-only disk
+            begun(False)
+            return False
+        with _locked(folder):  # a refused lock is told to the others, too
+            return _made(folder, fingerprint, make, begun, force=force)
+
+
+def _made(
+    folder: Path,
+    fingerprint: Fingerprint,
+    make: Callable[[Path], Mapping[str, Any]],
+    begun: Callable[[bool], None],
+    *,
+    force: bool,
+) -> bool:
+    _refuse_foreign(folder, force=force)
+    _recover(folder)
+    if (folder / MANIFEST).exists():
+        otherwise = made_otherwise(folder, fingerprint)
+        if not otherwise:
+            begun(False)
+            return False
+        if not force:
+            raise ArtifactError(_refusal(folder, otherwise))
+    work = folder.with_name(folder.name + ".partial")
+    _open_work(work, fingerprint, force=force)
+    begun(True)
+    started = time.perf_counter()
+    counts = make(work)
+    write_manifest(work, fingerprint, counts, seconds=time.perf_counter() - started)
+    _recover(folder)
+    wait_for_all()
     return True
+
+
+def _is_there(folder: Path, fingerprint: Fingerprint) -> bool:
+    """Whether the artefact is finished and what is asked for, and no swap of folders was cut short."""
+    swapping = folder.with_name(f"{folder.name}.partial") / MANIFEST, folder.with_name(f".{folder.name}.old")
+    there = (folder / MANIFEST).exists() and not any(path.exists() for path in swapping)
+    return there and not made_otherwise(folder, fingerprint)
 
 
 def _helped(folder: Path, make: Callable[[Path], Mapping[str, Any]], *, together: bool) -> bool:

@@ -58,7 +58,7 @@ def show_recommendations(folder: Path, *, user: str | None, history: list[str], 
     if user is not None:
         _print_user(recommender, user, k, rationale)
     else:
-        _print_ranked(recommender.recommend([Title(one) for one in history], k=k, rationale=rationale))
+        _print_ranked(recommender.recommend([Title(one) for one in history], k=k, rationale=rationale), rationale)
 
 
 def _open(folder: Path) -> PulseRecommender:
@@ -79,7 +79,7 @@ def _print_user(recommender: PulseRecommender, user_id: str, k: int, rationale: 
     typer.echo(f"\nuser {plain(user_id)}, the last of {len(history)} events:")
     for event in history[-3:]:
         typer.echo(f"  {_event(event, recommender)}")
-    _print_ranked(recommender.recommend(history, k=k, rationale=rationale))
+    _print_ranked(recommender.recommend(history, k=k, rationale=rationale), rationale)
 
 
 def _event(event: Event, recommender: PulseRecommender) -> str:
@@ -87,14 +87,15 @@ def _event(event: Event, recommender: PulseRecommender) -> str:
     return plain(f"{title}{f': {event.review}' if event.review else ''}")
 
 
-def _print_ranked(ranked: list[Recommendation]) -> None:
+def _print_ranked(ranked: list[Recommendation], rationale: str | None) -> None:
     if not ranked:
         typer.echo("nothing left to recommend")
         return
     if ranked[0].cold_start:
         typer.echo("nothing of this history is in the catalogue")
     agreement = "" if ranked[0].agreement is None else f" (agreement {ranked[0].agreement:.2f})"
-    typer.echo(f"because: {plain(ranked[0].rationale) or 'no reason could be written'}{agreement}")
+    absent = "no reason could be written" if rationale is None else "no reason was asked for"
+    typer.echo(f"because: {plain(ranked[0].rationale) or absent}{agreement}")
     for place, one in enumerate(ranked, start=1):
         typer.echo(f"  {place:>2}. {plain(one.title)}  [{plain(one.item_id)}]  {one.score:.2f}")
 

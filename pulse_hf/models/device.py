@@ -12,6 +12,20 @@ def default_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
+def require_usable(device: str | None, dtype: object) -> None:
+    """Refuse a device that torch has not here, or a precision that is not one of torch's.
+
+    Raises:
+        ValueError: One of them; ``None`` stands for the default and passes.
+    """
+    import torch
+
+    if device is not None and torch.device(device).type == "cuda" and not torch.cuda.is_available():
+        raise ValueError(f"device is {device!r}, but torch sees no GPU here; leave it out, or name 'cpu'")
+    if dtype is not None and not isinstance(dtype, torch.dtype):
+        raise ValueError(f"dtype is {dtype!r}, expected one of torch's, such as torch.float32")
+
+
 def few_compiled_products() -> None:
     """Have oneDNN keep few compiled matrix products, unless the environment says otherwise; before torch multiplies.
 
