@@ -7,6 +7,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.metadata import version
 from pathlib import Path
 
 import pytest
@@ -39,7 +40,7 @@ from pulse_hf.presets import preset_named
 from pulse_hf.reasoning.generator import ScriptedGenerator
 from pulse_hf.recommender import Event, PulseRecommender
 from pulse_hf.saving import named_models, save_published
-from pulse_hf.settings import merge, override
+from pulse_hf.settings import load_settings, merge, override
 from pulse_hf.stages import BASELINES, ROAD, stage_named
 
 FOLDERS = ("world", "sequences", "sequential", "candidates", "rationales", "thought_space", "thoughts", "recommender")
@@ -440,6 +441,13 @@ def test_help_lists_every_stage():
     assert done.returncode == 0
     for stage in ROAD:
         assert stage.word in done.stdout
+
+
+def test_the_command_tells_its_version_and_every_setting(tmp_path):
+    assert CliRunner().invoke(app, ["--version"]).output.strip() == version("pulse-hf")
+    printed = CliRunner().invoke(app, ["settings", "--preset", "demo", "--set", "seed=3"]).output
+    (tmp_path / "mine.json").write_text(printed)
+    assert load_settings(tmp_path / "mine.json", preset_named("small")) == override(preset_named("demo"), ["seed=3"])
 
 
 def test_a_stage_that_is_left_out_still_ends_the_road(tmp_path, monkeypatch):

@@ -24,7 +24,6 @@ app = typer.Typer(
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
-    help="Recommendation that knows why. Start with: pulse run --preset demo",
 )
 
 Run = Annotated[Path, typer.Option("--run", help="Run folder; every stage has its own folder inside.")]
@@ -39,6 +38,24 @@ Recipe = Annotated[
     typer.Option(help="Filters and expected counts of a known dataset, for example luxury-beauty/paper."),
 ]
 Force = Annotated[bool, typer.Option("--force", help="Make anew what was made from other settings or inputs.")]
+
+
+def _print_version(asked: bool) -> None:
+    if asked:
+        from importlib.metadata import version
+
+        typer.echo(version("pulse-hf"))
+        raise typer.Exit
+
+
+@app.callback()
+def about(
+    version: Annotated[
+        bool,
+        typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop."),
+    ] = False,
+) -> None:
+    """Recommendation that knows why. Start with: pulse run --preset demo."""
 
 
 def _settings(preset: str, recipe: str | None, file: Path | None, assignments: list[str] | None) -> RunSettings:
@@ -136,6 +153,20 @@ def run_command(
     run_road(folder, chosen, until=until, force=force, launch=written_by_several if processes > 1 else None)
     if until in (None, "evaluate") and process() == 0:
         _show(folder)
+
+
+@app.command("settings")
+def settings_command(
+    preset: Annotated[str, typer.Option(help="demo, small or paper.")] = "small",
+    recipe: Recipe = None,
+    settings: SettingsFile = None,
+    assignments: Assignments = None,
+) -> None:
+    """Print every setting of a run as JSON, as --set and --settings name them."""
+    import json
+    from dataclasses import asdict
+
+    typer.echo(json.dumps(asdict(_settings(preset, recipe, settings, assignments)), indent=2))
 
 
 def _show(folder: Path) -> None:
