@@ -183,7 +183,7 @@ def hash_order(kind: str, names: Series[str]) -> list[int]:
 
 
 def fold_of(user_id: str, num_folds: int, seed: int) -> int:
-    """The cross-fitting fold of a user, in ``[0, num_folds)`` (DESIGN §8.3)."""
+    """The cross-fitting fold of a user, in ``[0, num_folds)``."""
     return stable_hash("fold", seed, user_id) % num_folds
 
 

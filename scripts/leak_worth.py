@@ -2,7 +2,7 @@
 
     python scripts/leak_worth.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 --users 1000
 
-The leaks are those found in this family of papers (DESIGN §8; IDGenRec #1, MLLMRec #6, RDRec's README). Nothing in
+The leaks are those found in this family of papers (IDGenRec #1, MLLMRec #6, RDRec's README). Nothing in
 the package can switch them on: this script replaces functions and inputs of its own process. Models stay as the honest
 run fitted them, since a leak in *training* would need a run of its own; the few constants that weigh the scorer's text
 and the votes are fitted anew on validation decisions with the same leak, as whoever did not notice it would do. So a

@@ -3,7 +3,7 @@
     python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 --users 1000
     python scripts/protocols.py --run runs/evidence/luxury-beauty-dedup-1x9-s0 --users 9154 --most 20 --read 20
 
-No score of this package depends on the company a candidate is in (DESIGN §6), so one scoring of many candidates ranks
+No score of this package depends on the company a candidate is in, so one scoring of many candidates ranks
 any part of them, too. Each test decision's own set is drawn out: its ten candidates come first, more negatives behind
 them, so that 1 of 10 is the run's own protocol on these users and 20, 100, 1,000 and the whole catalogue go on from
 it. ``popularity`` draws negatives in proportion to training events instead. Nothing is fitted anew: fusions keep the

@@ -1,4 +1,4 @@
-"""A user's events in order, and the decisions that every later stage takes from them (DESIGN §8.1)."""
+"""A user's events in order, and the decisions that every later stage takes from them."""
 
 from __future__ import annotations
 

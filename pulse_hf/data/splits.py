@@ -1,4 +1,4 @@
-"""Whose events train, validate and test: by leaving the last two out, by the calendar, or by people (DESIGN §8.1)."""
+"""Whose events train, validate and test: by leaving the last two out, by the calendar, or by people."""
 
 from __future__ import annotations
 

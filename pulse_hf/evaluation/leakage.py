@@ -1,4 +1,4 @@
-"""The leak audit (DESIGN §8.4): has any stage seen a validation or test target?
+"""The leak audit: has any stage seen a validation or test target?
 
 It trusts no flag and no record alone. What each stage reads is rebuilt from the sequences and compared
 with what the stage recorded; rebuilt again with all targets swapped, it must not change; neighbours and

@@ -1,4 +1,4 @@
-"""Similar users of a finished run and what they lend, found anew for the leak audit (DESIGN §8.4)."""
+"""Similar users of a finished run and what they lend, found anew for the leak audit."""
 
 from __future__ import annotations
 

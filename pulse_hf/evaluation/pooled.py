@@ -1,6 +1,6 @@
 """One report of several seeds: every user's metrics are averaged over the runs, then compared as ever.
 
-A difference that one seed shows may be luck of its fits. The unit stays the user (DESIGN §8.6): averaging over seeds
+A difference that one seed shows may be luck of its fits. The unit stays the user: averaging over seeds
 first keeps the rows independent of each other, which several rows of one user would not be.
 """
 
@@ -42,7 +42,7 @@ def pooled_report(outcomes: Sequence[Outcome], *, seed: int = 0) -> dict[str, An
         seed: Of resamples and flips.
 
     Returns:
-        A report with a run's own keys (DESIGN §8.7). A system is averaged over the runs that have it, ``seeds`` says
+        A report with a run's own keys. A system is averaged over the runs that have it, ``seeds`` says
         over which, a pair is compared over those that have both; ``protocol`` has all ``seeds`` and each run's
         ``candidates_sha256``; ``code_sha256`` is of the package that kept each run (empty where nobody told);
         ``by_seed`` has each run's HR@1, ``None`` where it has none. What cannot be pooled

@@ -82,7 +82,7 @@ class Study:
         return [d for d in self.decisions.values() if d.split == split]
 
     def cold(self, decisions: Sequence[Decision]) -> NDArray[np.bool_]:
-        """(decisions,) whether each one's target has at most ``COLD_EVENTS`` training events (DESIGN §8)."""
+        """(decisions,) whether each one's target has at most ``COLD_EVENTS`` training events."""
         return np.array([self.training_counts[item] <= COLD_EVENTS for item in self.target_items(decisions)])
 
     def histories(self, decisions: Sequence[Decision]) -> list[History]:

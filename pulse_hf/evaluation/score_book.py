@@ -39,7 +39,7 @@ class System:
     """One row of the report.
 
     Args:
-        name: The name in the report (DESIGN §8.7).
+        name: The name in the report.
         scores: Scores of every candidate of every decision; ``None`` for an invalid answer.
         stages: Stages whose work it rests on, for its cost.
         models: Files or folders of the run that it loads, for its size.

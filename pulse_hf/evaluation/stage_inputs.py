@@ -1,4 +1,4 @@
-"""What every stage reads, rebuilt from sequences for the leak audit (DESIGN §8.4).
+"""What every stage reads, rebuilt from sequences for the leak audit.
 
 The texts come from the functions that the stages call themselves (prompts, behaviour texts, candidate
 draws, lending); the glue between them is written once more here, on purpose: a stage whose own glue let

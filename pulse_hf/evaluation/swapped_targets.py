@@ -1,4 +1,4 @@
-"""A run in other worlds, for the leak audit (DESIGN §8.4): targets are swapped, and what changes hangs on them."""
+"""A run with other targets, for the leak audit: what changes with them hangs on them."""
 
 from __future__ import annotations
 

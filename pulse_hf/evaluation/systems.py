@@ -110,7 +110,7 @@ def _with_reasons(book: ScoreBook, votes: list[System]) -> Iterable[System]:
 
 
 def _joining(named: Mapping[str, System], book: ScoreBook, votes: list[str], *, l2: float) -> Iterable[System]:
-    """The fusions: exactly one stacker over exactly the same ingredients, with the thoughts and without (DESIGN §8.7).
+    """The fusions: exactly one stacker over exactly the same ingredients, with the thoughts and without.
 
     Without them is without the scorer that reads them, and with the same scorer tuned without reasons in its place.
     """

@@ -1,4 +1,4 @@
-"""Train like test (DESIGN §8.3): are the rows that the scorer was tuned on like those it is tested on?"""
+"""Train like test: are the rows that the scorer was tuned on like those it is tested on?"""
 
 from __future__ import annotations
 

@@ -44,7 +44,7 @@ def behaviour_text(
 
 
 def without_words(text: str, titles: Iterable[str]) -> str:
-    """The words of a text that no title has (DESIGN §8.2).
+    """The words of a text that no title has.
 
     They are left out on both sides, not replaced: two texts with the same words replaced by the same mask match by
     their masks alone.

@@ -1,7 +1,7 @@
 """Stage ``thoughts``: base reasons, their trees, and the leaf that agrees best (paper §4.2, Eq. 2).
 
 Thoughts of training rows are made exactly as at test time, and judged by the thought space that was
-fitted without their user's fold; validation and test rows are judged by the full one (DESIGN §8.3).
+fitted without their user's fold; validation and test rows are judged by the full one.
 """
 
 from __future__ import annotations

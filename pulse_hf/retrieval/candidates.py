@@ -1,4 +1,4 @@
-"""Stage ``candidates``: the frozen, hashed sets that every system ranks (DESIGN §2, §8)."""
+"""Stage ``candidates``: the frozen, hashed sets that every system ranks."""
 
 from __future__ import annotations
 

@@ -283,7 +283,7 @@ class ProgressBar(TrainerCallback):
 
 
 def hits_at_1(logits: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
-    """HR@1 of each decision, in [0, 1]; ties by expected value (DESIGN §8.5).
+    """HR@1 of each decision, in [0, 1]; ties by expected value.
 
     >>> hits_at_1(torch.tensor([[1.0, 2.0], [3.0, 3.0], [2.0, 1.0]]), torch.tensor([1, 0, 1])).tolist()
     [1.0, 0.5, 0.0]

@@ -31,7 +31,7 @@ class SequentialSettings:
     """Settings of the stage; the paper's own values are lost in the seed text, so all are ours unless said.
 
     Args:
-        dim: Width of item and user vectors (DESIGN §10: 64).
+        dim: Width of item and user vectors (ours).
         num_layers: Self-attention blocks (Kang & McAuley 2018: 2).
         num_heads: Attention heads.
         dropout: Share of activations dropped in training.
@@ -48,7 +48,7 @@ class SequentialSettings:
         text_tokens: An item's text is cut to so many tokens for the encoder.
         num_neighbours: Similar users per decision.
         neighbour_items: Items they lend at most.
-        num_folds: Folds of cross-fitting (DESIGN §8.3), at least 2.
+        num_folds: Folds of cross-fitting, at least 2.
         training_decisions_per_user: The last so many training targets of each user get similar users.
     """
 
@@ -100,7 +100,7 @@ def training_sequences(sequences: Iterable[schema.Sequence]) -> list[list[str]]:
 def inputs_sha256(sequences: Sequence[schema.Sequence]) -> dict[str, str]:
     """Hashes of what reaches the fits and of what similar users can lend, for the leak audit.
 
-    Both must stay the same when every validation and test target is swapped (DESIGN §8.4).
+    Both must stay the same when every validation and test target is swapped.
     """
     from pulse_hf.retrieval.similar_users import lendable
 

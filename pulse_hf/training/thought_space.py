@@ -73,7 +73,7 @@ class ThoughtSpaceSettings:
         patience: Epochs without a better validation MRR before stopping (ours).
         max_history_tokens: Longest history (ours).
         max_rationale_tokens: Longest rationale (ours).
-        num_folds: Cross-fitted models beside the full one (DESIGN §8.3); 0 for none.
+        num_folds: Cross-fitted models beside the full one; 0 for none.
         validation_share: Share of the training users kept for validation, in (0, 1) (ours).
         max_validation_pairs: Most pairs used for validation (ours).
         training_pairs_per_user: Fit on at most so many of each user's latest pairs; ``None`` for all (ours).

@@ -1,4 +1,4 @@
-"""How much the text and the votes of shared reasons count: constants fitted on validation (DESIGN §6)."""
+"""How much the text and the votes of shared reasons count: constants fitted on validation."""
 
 from __future__ import annotations
 

@@ -113,7 +113,7 @@ def full_lexicon() -> Lexicon:
 
 
 def training_lexicon() -> Lexicon:
-    """What pulse-nano may see: without the held-out motives, domain and sentences (DESIGN §9)."""
+    """What pulse-nano may see: without the held-out motives, domain and sentences."""
     raw = _raw()
     held_templates = raw["held_out_templates"]
 

@@ -1,4 +1,4 @@
-"""``encoder-tuned``: an encoder tuned from history titles to the next title, without reasons (DESIGN §8.7)."""
+"""``encoder-tuned``: an encoder tuned from history titles to the next title, without reasons."""
 
 from __future__ import annotations
 

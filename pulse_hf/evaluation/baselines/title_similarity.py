@@ -20,7 +20,7 @@ __all__ = ["MAX_WEIGHT", "RECENT_EVENTS", "scores"]
 
 
 def scores(study: Study, decisions: Sequence[Decision]) -> list[NDArray[np.float64]]:
-    """0.7 times the largest plus 0.3 times the mean cosine with the last 10 history items (DESIGN §10)."""
+    """0.7 times the largest plus 0.3 times the mean cosine with the last 10 history items."""
     vectors, index = study.item_vectors, study.item_index
     result = []
     for history, candidates in zip(study.histories(decisions), study.candidates(decisions), strict=True):

@@ -4,7 +4,7 @@ A sequential model knows nothing of an item that nobody chose yet, and much of a
 alike. One weight for all items makes it give up the one for the other. Each ingredient therefore also enters times
 ``events / (events + mean events per item)``, beside this share itself and a mark for items without any event. Whether
 that helps, and how strongly weights are pulled to zero, is chosen by cross-validation on validation decisions. All of
-it depends on the item alone, so no candidate's score depends on the company it is in (DESIGN §6).
+it depends on the item alone, so no candidate's score depends on the company it is in.
 """
 
 from __future__ import annotations

@@ -2,7 +2,7 @@
 
 The gate of CLAM-Rec (an independent re-run of A-LLMRec) is ``events / (events + mean events per item)``. Its two sides
 are standardised by constants of validation and weighed by two numbers fitted there, instead of by each request's own
-candidates (DESIGN §6). It depends on the item alone, so no candidate's score depends on the others.
+candidates. It depends on the item alone, so no candidate's score depends on the others.
 """
 
 from __future__ import annotations

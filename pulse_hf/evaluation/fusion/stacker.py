@@ -1,7 +1,7 @@
 """Scores of several systems joined by a conditional logit fitted on validation sets only.
 
 The weights and the constants that standardise each ingredient come from validation decisions and stay
-fixed (DESIGN §6): a test request is never normalised by its own candidates, so a candidate's fused
+fixed: a test request is never normalised by its own candidates, so a candidate's fused
 score does not depend on the company it is in.
 """
 

@@ -11,6 +11,7 @@ The folder::
 from __future__ import annotations
 
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -236,7 +237,11 @@ def load_scorer(
         raise ArtifactError(f"{folder}: trained on a base model with {expected}, {base_id_or_path} has {found}")
     scorer.load_state_dict(_trained_tensors(folder / HEAD, head_state(scorer)), strict=False)
     if not merged:
-        adapted = PeftModel.from_pretrained(scorer, str(folder / ADAPTER), config=_for_ours(_adapter_config(folder)))
+        with warnings.catch_warnings():  # PEFT asks transformers by an older name, which whoever loads cannot mend
+            warnings.filterwarnings("ignore", "`is_gradient_checkpointing` is deprecated", FutureWarning)
+            adapted = PeftModel.from_pretrained(
+                scorer, str(folder / ADAPTER), config=_for_ours(_adapter_config(folder))
+            )
         # PEFT goes on with a warning where a tensor is missing.
         lora = get_peft_model_state_dict(adapted, save_embedding_layers=False)
         _trained_tensors(folder / ADAPTER / "adapter_model.safetensors", lora)
