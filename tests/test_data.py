@@ -294,7 +294,7 @@ def test_files_that_cannot_be_read(tmp_path: Path) -> None:
         "log.xml": (b"<a/>", "unknown kind of file"),
         "open.csv": (b'user_id,item_id,timestamp\nu,"a,1\n', r"open\.csv:2: .*quotes"),
         "ragged.csv": (b"user_id,item_id,timestamp\nu,a\n", r"ragged\.csv:2: .*3 columns"),
-        "semicolon.csv": (b"user_id;item_id;timestamp\n", "cut at ','"),
+        "semicolon.csv": (b"user_id;item_id;timestamp\n", "cut at ','.* write it with commas"),
         "twice.csv": (b"user_id,item_id,timestamp,user_id\n", "twice"),
         "other.jsonl": (b'{"user": "u", "item_id": "a", "timestamp": 1500000000}\n', r"the row has \['item_id'"),
     }

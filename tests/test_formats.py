@@ -538,6 +538,11 @@ def test_a_hub_that_fails_on_the_way_is_told_in_one_sentence(tmp_path: Path, hub
     assert "status 503" in told[1]
 
 
+def test_an_address_of_another_kind_is_told_as_it_was_given() -> None:
+    with pytest.raises(ValueError, match=r"https://shop\.example/log\.csv: expected a file of this machine"):
+        sources.local_file("https://shop.example/log.csv")
+
+
 def test_a_reader_that_is_given_up_waits_for_no_thread(monkeypatch: pytest.MonkeyPatch) -> None:
     # The garbage collector may close it within a thread that is starting, where joining another one waits for ever.
     joined = []

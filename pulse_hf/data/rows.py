@@ -288,10 +288,10 @@ def check_header(where: str, header: list[str], required: list[str], delimiter: 
     """Refuse a header that lacks a declared column or names one twice."""
     absent = [name for name in required if name not in header]
     if absent:
-        raise ValueError(
-            f"{where}: the header has {header} (cut at {delimiter!r}), expected also {absent}. "
-            "Declare the columns as the file names them, and name a tab-separated file .tsv."
-        )
+        remedy = "Declare the columns as the file names them, and name a tab-separated file .tsv."
+        if len(header) == 1 and ";" in header[0]:
+            remedy = "Files cut at ';' are not read: write it with commas, or with tabs as .tsv."
+        raise ValueError(f"{where}: the header has {header} (cut at {delimiter!r}), expected also {absent}. {remedy}")
     if len(set(header)) != len(header):
         raise ValueError(f"{where}: the header names a column twice: {header}. Give each column its own name.")
 

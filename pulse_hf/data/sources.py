@@ -46,6 +46,10 @@ def local_file(name: str) -> Path:
         ConnectionError: The Hub cannot be reached.
     """
     if not name.startswith("hf://"):
+        if "://" in name:
+            raise ValueError(
+                f"{name}: expected a file of this machine or hf://datasets/OWNER/REPO/FILE; download it first"
+            )
         path = Path(name)
         expect_file(path)
         return path
