@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
@@ -45,6 +46,7 @@ def matched(
     """
     import bm25s
 
+    logging.getLogger("bm25s").setLevel(logging.WARNING)  # it tells of every index, whatever level others have
     index, candidates_of = study.item_index, study.candidates(decisions)
     told = bm25s.tokenize(documents, show_progress=False)
     if not any(told.ids):  # nobody wrote a word; bm25s takes no empty corpus
