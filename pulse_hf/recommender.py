@@ -178,7 +178,8 @@ class PulseRecommender:
             rationale: A reason to score by instead of a generated one; ``""`` for none.
 
         Returns:
-            One raw logit per candidate, in the candidates' order; independent of that order and of each other, up to rounding.
+            One raw logit per candidate, in the candidates' order; independent of that order and of each other, up to
+            rounding.
 
         Raises:
             ValueError: There is no candidate, or as in :meth:`recommend`.
