@@ -333,7 +333,7 @@ def test_a_limit_below_one_is_refused(value: int) -> None:
         ("recommender.lora_dropout=1", "lora_dropout is 1.0, expected a share from 0 to below 1"),
         ("thought_space.epochs=0", "epochs is 0, expected at least 1"),
         ("thought_space.warmup_ratio=7", "warmup_ratio is 7.0, expected a share from 0 to 1"),
-        ("thought_space.max_history_tokens=-1", "max_history_tokens is -1, expected at least 8"),
+        ("thought_space.max_history_tokens=-1", "max_history_tokens is -1, expected at least 3"),
         ("thought_space.projection_dim=-1", "projection_dim is -1, expected at least 0"),
         ("thoughts.batch_size=0", "batch_size is 0, expected at least 1"),
         ("rationales.batch_size=0", "batch_size is 0, expected at least 1"),

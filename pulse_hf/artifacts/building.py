@@ -125,9 +125,9 @@ def _made(
 
 
 def _is_there(folder: Path, fingerprint: Fingerprint) -> bool:
-    """Whether the artefact is finished and what is asked for, and no swap of folders was cut short."""
+    """Whether the artefact is finished and what is asked for, and nothing of a swap that was cut short lies about."""
     swapping = folder.with_name(f"{folder.name}.partial") / MANIFEST, folder.with_name(f".{folder.name}.old")
-    there = (folder / MANIFEST).exists() and not any(path.exists() for path in swapping)
+    there = (folder / MANIFEST).exists() and not any(path.exists() for path in (*swapping, *folder.rglob(".*")))
     return there and not made_otherwise(folder, fingerprint)
 
 

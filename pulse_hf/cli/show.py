@@ -87,7 +87,7 @@ def _event(event: Event, recommender: PulseRecommender) -> str:
     return plain(f"{title}{f': {event.review}' if event.review else ''}")
 
 
-def _print_ranked(ranked: list[Recommendation], rationale: str | None) -> None:
+def _print_ranked(ranked: list[Recommendation], rationale: str | None = None) -> None:
     if not ranked:
         typer.echo("nothing left to recommend")
         return

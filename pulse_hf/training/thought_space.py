@@ -117,7 +117,7 @@ class ThoughtSpaceSettings:
         at_least(self, 0, "encoder_learning_rate", "projection_learning_rate")
         at_least(self, 1, "max_events", "num_negatives", "epochs", "patience", "max_validation_pairs")
         at_least(self, 1, "training_pairs_per_user")
-        at_least(self, 8, "max_history_tokens", "max_rationale_tokens")
+        at_least(self, 3, "max_history_tokens", "max_rationale_tokens")  # a token between two that frame it
         above(self, 0, "temperature")
         shares(self, "warmup_ratio")
         if self.num_folds == 1 or self.num_folds < 0:
