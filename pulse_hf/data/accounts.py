@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections import Counter
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -41,6 +40,7 @@ class RowCount:
     damaged: int = 0
     unreadable: Counter[str] = field(default_factory=Counter)
     unused: list[str] = field(default_factory=list)
+    _seen: int = 0  # damage of the rows before
 
     def refuse(self, error: RowError, *, drop: bool) -> None:
         """Count an unreadable row as dropped, or raise its error.
@@ -52,13 +52,13 @@ class RowCount:
             raise error
         self.dropped[error.reason] += 1
         self.unreadable[error.reason] += 1
+        self._seen = self.repaired[DAMAGE]
 
-    @contextmanager
-    def row(self) -> Iterator[None]:
-        """Within, one row is read: however much of it is broken, it is one damaged row."""
-        before = self.repaired[DAMAGE]
-        yield
-        self.damaged += self.repaired[DAMAGE] > before
+    def end_row(self) -> None:
+        """A row was read and is kept: however much of it was broken, it is one damaged row."""
+        if self.repaired[DAMAGE] > self._seen:
+            self.damaged += 1
+            self._seen = self.repaired[DAMAGE]
 
     def move(self, reason: str, rows: int) -> None:
         """Count rows as dropped that were kept until now."""

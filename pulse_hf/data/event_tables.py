@@ -203,8 +203,8 @@ class _Reader:
                     raise row
                 self.seen.update(row)
                 self._note_unused(row)
-                with self.count.row():
-                    values.append(_values(row, where, self.form, self.count.repaired))
+                values.append(_values(row, where, self.form, self.count.repaired))
+                self.count.end_row()
             except RowError as error:
                 self.count.refuse(error, drop=self.drop)
             if len(values) == _STRICT_ROWS:

@@ -57,8 +57,8 @@ def read_items(
             if item_id not in wanted:
                 count.dropped["not in the catalogue"] += 1
                 continue
-            with count.row():
-                item, source = _item(item_id, row, columns, where, item_text_words, count.repaired)
+            item, source = _item(item_id, row, columns, where, item_text_words, count.repaired)
+            count.end_row()
         except RowError as error:
             count.refuse(error, drop=drop_bad_rows)
             continue
