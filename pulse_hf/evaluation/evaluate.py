@@ -125,8 +125,8 @@ def evaluate(run: Path, settings: EvaluateSettings, *, seed: int, force: bool = 
         The folder ``evaluate/``.
 
     Raises:
-        ArtifactError: A stage is missing, or the leak audit failed.
-        ValueError: A system is unknown or gives a score that is not finite.
+        ArtifactError: A stage is missing or was made from another one than is here, or the leak audit failed.
+        ValueError: A system gives a score that is not finite.
     """
     folder = run / "evaluate"
     fingerprint = Fingerprint("evaluate", asdict(settings), seed, _parents(run))

@@ -86,7 +86,7 @@ def candidates(run: Path, settings: CandidateSettings, *, seed: int, force: bool
         The artefact's folder.
 
     Raises:
-        ValueError: The sampling is not one of ours, or the catalogue is too small.
+        ValueError: Nobody has a target, or the catalogue is too small.
     """
     facts = asdict(settings)
     if settings.test_users_seed is None:  # artefacts made before there was this setting stay what they are

@@ -130,7 +130,7 @@ def sequential(run: Path, settings: SequentialSettings, *, seed: int, force: boo
         The artefact's folder.
 
     Raises:
-        ValueError: The data is too small to fit on, or a setting is out of range.
+        ValueError: The data is too small to fit on.
     """
     from pulse_hf.models.embedded import resolve_model
 
